@@ -1,0 +1,149 @@
+/*
+ * conf.h: the configuration of a node. One table (conf_keys[] in keys.c) gives
+ * each key its name, type, unit, default, range, reloadability and manual
+ * text; the parser, `-t`, etc/mqttc.conf and mqttc.conf(5) all read that table.
+ *
+ * Sources, later ones win: the defaults, a file (`key = value`, # comments),
+ * the environment (MQTTC_NODE__NAME=..., two underscores for a dot, lower case),
+ * -o key=value. An unknown key or a bad value is an error that names where it
+ * stands (file and line, variable, or option), the key, and what would be right.
+ */
+#ifndef CONF_CONF_H
+#define CONF_CONF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#define CONF_STR_MAX	512	/* bytes of a text value, with its NUL */
+
+/* Every key there is. Text is NUL-terminated; an empty text is "not set". */
+struct conf {
+	char		node_name[CONF_STR_MAX];	/* name@host */
+	char		node_data_dir[CONF_STR_MAX];
+	char		node_run_dir[CONF_STR_MAX];
+	char		node_user[CONF_STR_MAX];
+
+	char		listener_tcp_external[CONF_STR_MAX];	/* HOST:PORT */
+	char		listener_tcp_each[CONF_STR_MAX];	/* HOST:PORT */
+	uint32_t	listener_processes;
+	uint32_t	listener_sockets;
+	uint32_t	listener_max_connections;	/* 0: by descriptors */
+	uint32_t	listener_output_max;		/* bytes a client */
+	uint32_t	listener_connect_timeout_ms;
+
+	uint32_t	supervise_hang_timeout_ms;
+	uint32_t	supervise_stop_timeout_ms;
+	uint32_t	supervise_backoff_max_ms;
+
+	uint32_t	log_level;			/* enum log_level */
+	char		log_dir[CONF_STR_MAX];		/* empty: stderr */
+	uint32_t	log_rotate_size;		/* bytes */
+	uint32_t	log_rotate_count;
+
+	uint32_t	bus_credit;			/* bytes a stream */
+	uint32_t	bus_stream_max;			/* bytes a stream */
+
+	uint32_t	router_reader_lag_max;		/* bytes */
+	uint32_t	router_reader_lag_ms;
+	uint32_t	router_anchor_shapes;
+
+	uint32_t	cluster_suback_timeout_ms;
+	uint32_t	cluster_max_skew_ms;
+
+	uint32_t	mqtt_max_packet_size;
+	uint32_t	mqtt_max_topic_levels;
+	uint32_t	mqtt_max_topic_alias;
+	uint32_t	mqtt_max_qos;
+	uint32_t	mqtt_max_clientid_len;
+	uint32_t	mqtt_max_subscriptions;		/* a client */
+	uint32_t	mqtt_max_inflight;		/* to a client */
+	uint32_t	mqtt_receive_maximum;		/* from a client */
+	uint32_t	mqtt_max_mqueue_len;
+	uint32_t	mqtt_max_mqueue_bytes;
+	uint32_t	mqtt_server_keepalive;		/* s; 0: the client's */
+	uint32_t	mqtt_keepalive_max;		/* s */
+	uint32_t	mqtt_wildcard_shapes;		/* a client and anchor */
+	uint32_t	mqtt_wildcard_shapes_all;	/* a client */
+	bool		mqtt_wildcard_subscription;
+	char		mqtt_response_information[CONF_STR_MAX];
+
+	uint32_t	sys_interval_ms;		/* 0: none */
+};
+
+enum conf_type {
+	CONF_T_U32, CONF_T_SIZE, CONF_T_DURATION, CONF_T_BOOL, CONF_T_STR,
+	CONF_T_ENUM, CONF_T_ADDR, CONF_T_NODE_NAME, CONF_T_DIR
+};
+
+enum { CONF_RELOAD = 1 };	/* takes effect on reload, without a restart */
+
+struct conf_key {
+	const char	*name;
+	enum conf_type	 type;
+	size_t		 offset;
+	const char	*def;		/* as it would be written in the file */
+	uint64_t	 min, max;	/* numbers: inclusive; text: bytes */
+	const char	*unit;		/* NULL if none */
+	const char	*values;	/* enum: "error|warn|info|debug" */
+	int		 flags;
+	const char	*help;		/* one or two sentences */
+};
+
+extern const struct conf_key conf_keys[];
+extern const size_t conf_nkeys;
+
+/* What is wrong, ready to print: where, key, value, what would be right. */
+struct conf_error {
+	char	text[1024];
+};
+
+/* Fill c with the defaults. */
+void conf_init(struct conf *c);
+
+/* Set one key from text; origin ("etc/mqttc.conf:12", "-o", "environment
+ * MQTTC_X") goes into the error. ERR_INVAL with *e filled and c untouched. */
+int conf_set(struct conf *c, const char *key, const char *value,
+    const char *origin, struct conf_error *e);
+
+/* "key=value" as given to -o. */
+int conf_set_option(struct conf *c, const char *arg, struct conf_error *e);
+
+/* A whole file. ERR_IO if it cannot be read, ERR_INVAL if a line is wrong. */
+int conf_read_file(struct conf *c, const char *path, struct conf_error *e);
+
+/* The same from an open stream or bytes; name goes into errors. */
+int conf_read_stream(struct conf *c, FILE *f, const char *name,
+    struct conf_error *e);
+int conf_read_bytes(struct conf *c, const char *bytes, size_t len,
+    const char *name, struct conf_error *e);
+
+/* Every MQTTC_<KEY> of envp. */
+int conf_read_env(struct conf *c, char *const envp[], struct conf_error *e);
+
+/* What only shows when all keys are known (an empty run_dir and such). */
+int conf_check(const struct conf *c, struct conf_error *e);
+
+/* Write all keys as `key = value`: to hand to children, read back by
+ * conf_read_stream. Returns ERR_IO if the stream failed. */
+int conf_write(const struct conf *c, FILE *f);
+
+/* One key's value as text. */
+void conf_value(const struct conf *c, const struct conf_key *k, char *out,
+    size_t size);
+
+/* The sample file: every key commented with its help, unit and default. */
+int conf_write_sample(FILE *f);
+
+/* The rows of mqttc.conf(5) as mdoc, for the page and for `make check`. */
+int conf_write_mdoc(FILE *f);
+
+/* Split HOST:PORT, [v6]:PORT or :PORT; host gets size bytes. ERR_INVAL. */
+int conf_split_addr(const char *addr, char *host, size_t size, uint16_t *port);
+
+/* The name before '@' and the host after it; ERR_INVAL if not name@host. */
+int conf_split_node(const char *node, char *name, size_t nsize, char *host,
+    size_t hsize);
+
+#endif
