@@ -25,7 +25,7 @@ endif
 # One line each: what a room may include (always rooms above it in this list;
 # `make lint` prints what goes the other way) and the libraries it brings.
 
-MODULES	:= base log metric conf fault mqtt topic window session rib fib \
+MODULES	:= base log metric conf fault topic mqtt window session rib fib \
 	   proto shm report bus net proc
 
 DEPS_base    :=
@@ -33,8 +33,8 @@ DEPS_log     := base
 DEPS_metric  := base
 DEPS_conf    := base
 DEPS_fault   := base
-DEPS_mqtt    := base
 DEPS_topic   := base
+DEPS_mqtt    := base topic
 DEPS_window  := base
 DEPS_session := base mqtt topic window
 DEPS_rib     := base topic
