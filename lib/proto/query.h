@@ -1,0 +1,134 @@
+/*
+ * query.h: what tools ask and how they are answered (query.proto), written
+ * into and read out of one buffer without copies. Slices need not end in NUL.
+ */
+#ifndef PROTO_QUERY_H
+#define PROTO_QUERY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/util.h"
+#include "proto/wire.h"
+
+/* Of a Query, a Reply, a Kick: no body is longer. */
+#define QUERY_BODY_MAX	(512 * 1024)
+#define QUERY_CURSOR_MAX	(64 * 1024 + 64)
+#define QUERY_SUBS_MAX	1024		/* subscriptions told in one row */
+
+enum query_what {
+	QUERY_CLIENTS	= 1,	/* listener: client rows; arg: one client id */
+	QUERY_CLIENT	= 2,	/* listener: one client with subscriptions */
+	QUERY_ROUTES	= 3,	/* router: route rows; arg: prefix of filters */
+	QUERY_MATCH	= 4,	/* router: routes that match the topic in arg */
+	QUERY_STATS	= 5,	/* anybody: key and value rows */
+};
+
+struct query {
+	uint32_t	what;		/* enum query_what, not checked here */
+	uint32_t	limit;
+	uint64_t	id;
+	struct slice	arg, cursor;
+};
+
+/* Encode q. Returns the length, or ERR_FULL. */
+long query_encode(const struct query *q, void *buf, size_t size);
+int query_decode(struct query *q, const void *body, size_t len);
+
+struct kick {
+	struct slice	client_id;
+	uint64_t	id;
+};
+long kick_encode(const struct kick *k, void *buf, size_t size);
+int kick_decode(struct kick *k, const void *body, size_t len);
+
+struct sub_row {
+	struct slice	filter;
+	uint32_t	options, id;
+};
+
+struct client_row {
+	struct slice	client_id, peer, username, listener;
+	uint32_t	version, keepalive_s;
+	uint64_t	connected_ms;
+	bool		clean;
+	uint32_t	inflight, mqueue_len;
+	uint64_t	mqueue_bytes;
+	uint64_t	bytes_in, bytes_out, messages_in, messages_out, dropped;
+	uint32_t	nsubs;			/* how many there are */
+
+	/* Writing: those to tell, at most QUERY_SUBS_MAX. */
+	const struct sub_row *subs;
+	size_t		subs_told;
+	/* Reading: walk them with client_row_sub. */
+	struct wire_in	subs_in;
+};
+
+struct route_info {
+	struct slice	filter, dest, share, state, as;
+	uint32_t	members, qos;
+	bool		widened;
+};
+
+struct kv_row {
+	struct slice	key, value;
+};
+
+/* --- Answering ------------------------------------------------------------ */
+
+struct reply_writer {
+	struct wire_out	out;
+	uint64_t	id;
+	unsigned	rows;
+};
+
+/* id is that of the query. */
+void reply_begin(struct reply_writer *w, void *buf, size_t size, uint64_t id);
+
+/* Append a row. ERR_FULL: end this page with a cursor that goes on with this
+ * row. Room for reply_end (with a cursor of QUERY_CURSOR_MAX if size allows,
+ * else of size / 4) is always kept. */
+int reply_client(struct reply_writer *w, const struct client_row *row);
+int reply_route(struct reply_writer *w, const struct route_info *row);
+int reply_kv(struct reply_writer *w, const struct kv_row *row);
+
+/* Finish the page: cursor {NULL, 0} says it is the last. Returns the length,
+ * or ERR_INVAL if the cursor is longer than was kept room for. */
+long reply_end(struct reply_writer *w, struct slice cursor);
+
+/* A page that says why there is none: status by sysexits(3). */
+long reply_error(void *buf, size_t size, uint64_t id, uint32_t status,
+    const char *error);
+
+/* --- Reading an answer ---------------------------------------------------- */
+
+struct reply {
+	uint32_t	status;		/* sysexits.h; 0: success */
+	uint64_t	id;
+	struct slice	cursor;		/* empty: the last page */
+	struct slice	error;
+	unsigned	rows;
+	struct wire_in	in;
+};
+
+enum reply_row_kind { REPLY_CLIENT = 1, REPLY_ROUTE, REPLY_KV };
+
+struct reply_row {
+	enum reply_row_kind kind;
+	union {
+		struct client_row client;
+		struct route_info route;
+		struct kv_row	  kv;
+	};
+};
+
+/* Check all of body, rows included. ERR_PROTO. */
+int reply_decode(struct reply *r, const void *body, size_t len);
+
+/* The next row. Returns 1, or 0 at the end. */
+int reply_next(struct reply *r, struct reply_row *row);
+
+/* The next subscription of a client row that was read. 1, or 0 at the end. */
+int client_row_sub(struct client_row *row, struct sub_row *sub);
+
+#endif
