@@ -121,5 +121,33 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIBS_A)
 unit: $(if $(T),$(BUILD)/tests/unit/test_$(T),$(UNIT))
 	@for t in $^; do echo "== $$t"; $$t || exit 1; done
 
+# A fuzz target is linked with replay.c here, with libFuzzer by `make fuzz`.
+FUZZ	:= $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+
+$(FUZZ): %: %.o $(BUILD)/tests/fuzz/replay.o $(LIBS_A)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LINK_ALL)
+
+## replay         run every fuzz target over its corpus, no fuzzer needed
+.PHONY: replay
+replay: $(FUZZ)
+	@for t in $^; do c=tests/fuzz/corpus/$${t##*/fuzz_}; echo "== $$c"; \
+	    find $$c -type f -exec $$t {} + >/dev/null || exit 1; done
+
+## fuzz           look for new failures with libFuzzer: T=name SECONDS=60
+SECONDS	?= 60
+.PHONY: fuzz
+fuzz:
+	@[ -n "$(T)" ] || { echo "make fuzz T=name, one of:" \
+	    $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c)); exit 2; }
+	$(MAKE) BUILD=build/fuzz CC=clang SAN=address,undefined,fuzzer-no-link \
+	    build/fuzz/fuzzer_$(T)
+	@mkdir -p build/fuzz/found/$(T)
+	build/fuzz/fuzzer_$(T) -max_total_time=$(SECONDS) -timeout=10 \
+	    -artifact_prefix=build/fuzz/found/$(T)/ build/fuzz/found/$(T) \
+	    tests/fuzz/corpus/$(T)
+
+$(BUILD)/fuzzer_%: $(BUILD)/tests/fuzz/fuzz_%.o $(LIBS_A)
+	$(CC) $(CFLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< $(LINK_ALL)
+
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 .SECONDARY:

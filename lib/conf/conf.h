@@ -94,6 +94,12 @@ struct conf_key {
 extern const struct conf_key conf_keys[];
 extern const size_t conf_nkeys;
 
+/* The row of a key, NULL if there is none. */
+const struct conf_key *conf_find(const char *name);
+
+/* What a key takes, in words: "a number from 0 to 2". */
+void conf_key_expects(const struct conf_key *k, char *out, size_t size);
+
 /* What is wrong, ready to print: where, key, value, what would be right. */
 struct conf_error {
 	char	text[1024];
@@ -102,15 +108,27 @@ struct conf_error {
 /* Fill c with the defaults. */
 void conf_init(struct conf *c);
 
-/* Set one key from text; origin ("etc/mqttc.conf:12", "-o", "environment
- * MQTTC_X") goes into the error. ERR_INVAL with *e filled and c untouched. */
+/*
+ * Text forms: sizes 512, 64KB, 1MB; durations 500ms, 10s, 5m, 1h; on, off,
+ * true, false; HOST:PORT, [v6]:PORT, :PORT. Blanks around a value do not
+ * count. A directory that does not start with '/' is below the working
+ * directory of who reads it, and kept in full. Of a key given twice the later
+ * value counts.
+ *
+ * Set one key from text; origin ("etc/mqttc.conf:12", "-o", "environment
+ * MQTTC_X") goes into the error. ERR_INVAL with *e filled and c untouched.
+ */
 int conf_set(struct conf *c, const char *key, const char *value,
     const char *origin, struct conf_error *e);
 
 /* "key=value" as given to -o. */
 int conf_set_option(struct conf *c, const char *arg, struct conf_error *e);
 
-/* A whole file. ERR_IO if it cannot be read, ERR_INVAL if a line is wrong. */
+/*
+ * A whole file: lines `key = value` of at most 1023 bytes; a comment is a line
+ * that starts with # or ;, and both are ordinary bytes inside a value. ERR_IO
+ * if it cannot be read, ERR_INVAL if a line is wrong; c is untouched then.
+ */
 int conf_read_file(struct conf *c, const char *path, struct conf_error *e);
 
 /* The same from an open stream or bytes; name goes into errors. */
@@ -119,7 +137,10 @@ int conf_read_stream(struct conf *c, FILE *f, const char *name,
 int conf_read_bytes(struct conf *c, const char *bytes, size_t len,
     const char *name, struct conf_error *e);
 
-/* Every MQTTC_<KEY> of envp. */
+/*
+ * Every MQTTC_<KEY> of envp, and MQTTC_NODE_NAME; variables without two
+ * underscores after the prefix are not configuration and left alone.
+ */
 int conf_read_env(struct conf *c, char *const envp[], struct conf_error *e);
 
 /* What only shows when all keys are known (an empty run_dir and such). */
@@ -132,6 +153,10 @@ int conf_write(const struct conf *c, FILE *f);
 /* One key's value as text. */
 void conf_value(const struct conf *c, const struct conf_key *k, char *out,
     size_t size);
+
+/* Whether a and b agree in key k: for a reload to tell what changed. */
+bool conf_same(const struct conf *a, const struct conf *b,
+    const struct conf_key *k);
 
 /* The sample file: every key commented with its help, unit and default. */
 int conf_write_sample(FILE *f);

@@ -70,9 +70,16 @@ size_t metric_segment_size(void);
 /*
  * Move all values into mem (len bytes, zeroed, mapped shared) and describe
  * them there. ERR_INVAL if len is too small. Rows registered later stay
- * private.
+ * private. mem is at least cache-line aligned, as mmap(2) gives it.
  */
 int metric_attach(void *mem, size_t len, const char *process);
+
+/* Move the values back into private memory, before mem is unmapped. */
+void metric_detach(void);
+
+/* The name given to metric_attach (cut at 39 bytes). ERR_CORRUPT as below. */
+int metric_segment_process(const void *mem, size_t len, char *out,
+    size_t size);
 
 /*
  * Read somebody's segment, mapped read-only: calls each(ctx, name, help, kind,

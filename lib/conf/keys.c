@@ -1,0 +1,206 @@
+/*
+ * keys.c: every configuration key there is. A new key is one row here and one
+ * field in struct conf; the parser, the sample file and mqttc.conf(5) follow.
+ */
+#include "conf/conf.h"
+
+#include "base/util.h"
+
+#define KB	1024ULL
+#define MB	(1024 * KB)
+#define GB	(1024 * MB)
+#define SEC	1000ULL
+#define MINUTE	(60 * SEC)
+#define HOUR	(60 * MINUTE)
+
+#define ROW(n, t, field, d, lo, hi, u, v, fl, h) \
+	{ .name = (n), .type = (t), .offset = offsetof(struct conf, field), \
+	  .def = (d), .min = (lo), .max = (hi), .unit = (u), .values = (v), \
+	  .flags = (fl), .help = (h) }
+#define U32(n, f, d, lo, hi, u, fl, h) \
+	ROW(n, CONF_T_U32, f, d, lo, hi, u, NULL, fl, h)
+#define SIZE(n, f, d, lo, hi, fl, h) \
+	ROW(n, CONF_T_SIZE, f, d, lo, hi, "bytes", NULL, fl, h)
+#define DURATION(n, f, d, lo, hi, fl, h) \
+	ROW(n, CONF_T_DURATION, f, d, lo, hi, NULL, NULL, fl, h)
+#define BOOL(n, f, d, fl, h) \
+	ROW(n, CONF_T_BOOL, f, d, 0, 1, NULL, NULL, fl, h)
+#define STR(n, f, d, lo, hi, fl, h) \
+	ROW(n, CONF_T_STR, f, d, lo, hi, NULL, NULL, fl, h)
+#define ENUM(n, f, d, v, fl, h) \
+	ROW(n, CONF_T_ENUM, f, d, 0, 0, NULL, v, fl, h)
+#define ADDR(n, f, d, lo, h) \
+	ROW(n, CONF_T_ADDR, f, d, lo, 280, NULL, NULL, 0, h)
+#define DIR(n, f, d, lo, h) \
+	ROW(n, CONF_T_DIR, f, d, lo, 400, NULL, NULL, 0, h)
+
+const struct conf_key conf_keys[] = {
+	/* The node. */
+	ROW("node.name", CONF_T_NODE_NAME, node_name, "mqttc@127.0.0.1", 3, 255,
+	    NULL, NULL, 0,
+	    "The name of this node, unique in its cluster. The host is an "
+	    "address or a full domain name by which the other nodes reach it."),
+	DIR("node.data_dir", node_data_dir, "/var/lib/mqttc", 1,
+	    "Where everything lies that must outlive a restart."),
+	DIR("node.run_dir", node_run_dir, "/run/mqttc", 1,
+	    "Where the running node keeps its sockets and its lock; one "
+	    "directory per node. It is made with mode 0700 if it is missing."),
+	STR("node.user", node_user, "", 0, 64, 0,
+	    "The user to become once the ports are bound, when started by "
+	    "root. Empty: stay who we are."),
+
+	/* Listeners. */
+	ADDR("listener.tcp.external", listener_tcp_external, "0.0.0.0:1883", 0,
+	    "The address on which all listeners together serve MQTT over TCP. "
+	    "Empty: none."),
+	ADDR("listener.tcp.each", listener_tcp_each, "", 0,
+	    "A second address that tells the listeners apart: listener i, "
+	    "counted from 0, also serves PORT+i. Empty: none."),
+	U32("listener.processes", listener_processes, "2", 1, 1024, NULL, 0,
+	    "How many listener processes to start."),
+	U32("listener.sockets", listener_sockets, "16", 1, 1024, NULL, 0,
+	    "Listening sockets made for each address and dealt to the "
+	    "listeners; never fewer than there are listeners."),
+	U32("listener.max_connections", listener_max_connections, "0", 0,
+	    16777216, NULL, CONF_RELOAD,
+	    "Clients that one listener serves at a time; 0 allows as many as "
+	    "it may open descriptors."),
+	SIZE("listener.output_max", listener_output_max, "1MB", 4 * KB, GB,
+	    CONF_RELOAD,
+	    "Output waiting for one client before its messages stay in the "
+	    "queue of its session."),
+	DURATION("listener.connect_timeout", listener_connect_timeout_ms, "15s",
+	    100, HOUR, CONF_RELOAD,
+	    "A connection that has not sent its whole CONNECT packet by then "
+	    "is closed."),
+
+	/* The supervisor. */
+	DURATION("supervise.hang_timeout", supervise_hang_timeout_ms, "10s",
+	    100, HOUR, CONF_RELOAD,
+	    "A process that does not answer the supervisor for so long is "
+	    "killed and started again."),
+	DURATION("supervise.stop_timeout", supervise_stop_timeout_ms, "30s",
+	    100, HOUR, CONF_RELOAD,
+	    "How long a process may take to finish its work when it is asked "
+	    "to stop; then it is killed."),
+	DURATION("supervise.backoff_max", supervise_backoff_max_ms, "10s",
+	    100, HOUR, CONF_RELOAD,
+	    "The longest pause before a process that keeps failing is started "
+	    "again."),
+
+	/* Logs. */
+	ENUM("log.level", log_level, "info", "error|warn|info|debug",
+	    CONF_RELOAD,
+	    "The least important lines that are written; debug says something "
+	    "about every packet."),
+	DIR("log.dir", log_dir, "", 0,
+	    "Where log files go. Empty: to the standard error of "
+	    "mqttc-supervise."),
+	SIZE("log.rotate_size", log_rotate_size, "10MB", 4 * KB, GB, CONF_RELOAD,
+	    "A log file that has grown to this size is put aside and a new one "
+	    "begun."),
+	U32("log.rotate_count", log_rotate_count, "5", 1, 1000, "files",
+	    CONF_RELOAD,
+	    "How many log files put aside are kept."),
+
+	/* Between the processes of a node. */
+	SIZE("bus.credit", bus_credit, "16MB", 64 * KB, GB, 0,
+	    "How far ahead of its consumption a process lets each other "
+	    "process send to it."),
+	SIZE("bus.stream_max", bus_stream_max, "64MB", 64 * KB, 2 * GB, 0,
+	    "What a process keeps at most for one receiver until that has "
+	    "acknowledged it. Beyond it QoS 0 is dropped and publishers wait."),
+
+	/* The router. */
+	SIZE("router.reader_lag_max", router_reader_lag_max, "64MB", 64 * KB,
+	    2 * GB, CONF_RELOAD,
+	    "Memory of the route index that one slow reader may keep from "
+	    "being used again before it has to start its lookup anew."),
+	DURATION("router.reader_lag", router_reader_lag_ms, "1s", 10, MINUTE,
+	    CONF_RELOAD,
+	    "How long one slow reader may do that."),
+	U32("router.anchor_shapes", router_anchor_shapes, "32", 1, 1024, NULL,
+	    CONF_RELOAD,
+	    "Kinds of wildcard filters (by the places of their wildcards) "
+	    "routed exactly below one literal prefix. Of those beyond it the "
+	    "least used is routed by the prefix alone, which costs frames "
+	    "but loses nothing."),
+
+	/* The cluster. */
+	DURATION("cluster.suback_timeout", cluster_suback_timeout_ms, "1s", 0,
+	    MINUTE, CONF_RELOAD,
+	    "The longest that a SUBACK waits until everybody knows the "
+	    "subscription."),
+	DURATION("cluster.max_skew", cluster_max_skew_ms, "10s", 10, HOUR, 0,
+	    "A peer whose clock is further ahead of ours is refused."),
+
+	/* MQTT. */
+	SIZE("mqtt.max_packet_size", mqtt_max_packet_size, "1MB", 2, 268435455,
+	    CONF_RELOAD,
+	    "The largest packet taken from a client. It is announced in "
+	    "CONNACK; a larger one ends the connection with reason 0x95."),
+	U32("mqtt.max_topic_levels", mqtt_max_topic_levels, "128", 1, 65535,
+	    NULL, CONF_RELOAD,
+	    "The most levels of a topic name or filter."),
+	U32("mqtt.max_topic_alias", mqtt_max_topic_alias, "65535", 0, 65535,
+	    NULL, CONF_RELOAD,
+	    "The highest topic alias a client may use, and the most that we "
+	    "use towards a client."),
+	U32("mqtt.max_qos", mqtt_max_qos, "2", 0, 2, NULL, CONF_RELOAD,
+	    "The highest QoS granted to subscriptions and accepted in "
+	    "publishes."),
+	U32("mqtt.max_clientid_len", mqtt_max_clientid_len, "65535", 23, 65535,
+	    "bytes", CONF_RELOAD,
+	    "The longest client identifier."),
+	U32("mqtt.max_subscriptions", mqtt_max_subscriptions, "10000", 1,
+	    10000000, NULL, CONF_RELOAD,
+	    "The most subscriptions of one client; more are answered with "
+	    "reason 0x97."),
+	U32("mqtt.max_inflight", mqtt_max_inflight, "32", 1, 65535, "messages",
+	    CONF_RELOAD,
+	    "QoS 1 and 2 messages on their way to one client at a time. A "
+	    "client's own Receive Maximum may lower it."),
+	U32("mqtt.receive_maximum", mqtt_receive_maximum, "100", 1, 65535,
+	    "messages", CONF_RELOAD,
+	    "QoS 1 and 2 messages that a client may have on their way to us; "
+	    "announced in CONNACK."),
+	U32("mqtt.max_mqueue_len", mqtt_max_mqueue_len, "1000", 1, 10000000,
+	    "messages", CONF_RELOAD,
+	    "Messages waiting for one client. When it is full, waiting QoS 0 "
+	    "messages go first, then the oldest."),
+	SIZE("mqtt.max_mqueue_bytes", mqtt_max_mqueue_bytes, "16MB", KB, 2 * GB,
+	    CONF_RELOAD,
+	    "Bytes of the messages waiting for one client."),
+	U32("mqtt.server_keepalive", mqtt_server_keepalive, "0", 0, 65535, "s",
+	    CONF_RELOAD,
+	    "The keep-alive that every MQTT 5 client is told to use; 0 leaves "
+	    "it to the client."),
+	U32("mqtt.keepalive_max", mqtt_keepalive_max, "65535", 1, 65535, "s",
+	    CONF_RELOAD,
+	    "The longest keep-alive granted. An MQTT 5 client that asks for "
+	    "more is told so."),
+	U32("mqtt.wildcard_shapes", mqtt_wildcard_shapes, "32", 1, 65535, NULL,
+	    CONF_RELOAD,
+	    "Kinds of wildcard filters (by the places of their wildcards) one "
+	    "client may use below one literal prefix; more are answered with "
+	    "reason 0x97."),
+	U32("mqtt.wildcard_shapes_all", mqtt_wildcard_shapes_all, "1024", 1,
+	    1000000, NULL, CONF_RELOAD,
+	    "The same below all its prefixes together."),
+	BOOL("mqtt.wildcard_subscription", mqtt_wildcard_subscription, "on",
+	    CONF_RELOAD,
+	    "Whether filters may contain wildcards; if not, they are answered "
+	    "with reason 0xA2."),
+	STR("mqtt.response_information", mqtt_response_information, "", 0, 256,
+	    CONF_RELOAD,
+	    "What an MQTT 5 client gets that asks for response information, "
+	    "such as the start of the topics it may use for answers. Empty: "
+	    "nothing."),
+
+	/* Figures about the broker itself. */
+	DURATION("sys.interval", sys_interval_ms, "60s", 0, 24 * HOUR,
+	    CONF_RELOAD,
+	    "How often $SYS figures are published; 0 publishes none."),
+};
+
+const size_t conf_nkeys = NELEM(conf_keys);

@@ -1,0 +1,91 @@
+#include "fault/fault.h"
+
+#ifdef FAULTS
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define POINTS_MAX	32
+
+enum act { ACT_FAIL, ACT_KILL, ACT_STOP };
+
+static struct point {
+	char		name[64];
+	unsigned long	nth, visits;
+	enum act	act;
+} points[POINTS_MAX];
+static int npoints = -1;		/* the environment was not read yet */
+
+/* One NAME:nth=N[:do=ACT]; what is not understood ends the test loudly. */
+static void
+point_parse(struct point *p, char *text)
+{
+	char	*save = NULL, *word, *end;
+
+	if ((word = strtok_r(text, ":", &save)) == NULL)
+		abort();
+	snprintf(p->name, sizeof(p->name), "%s", word);
+	while ((word = strtok_r(NULL, ":", &save)) != NULL) {
+		if (strncmp(word, "nth=", 4) == 0) {
+			p->nth = strtoul(word + 4, &end, 10);
+			if (word[4] == '\0' || *end != '\0')
+				abort();
+		} else if (strcmp(word, "do=kill") == 0) {
+			p->act = ACT_KILL;
+		} else if (strcmp(word, "do=stop") == 0) {
+			p->act = ACT_STOP;
+		} else {
+			abort();
+		}
+	}
+}
+
+static void
+faults_read(void)
+{
+	const char	*env = getenv("FAULTS");
+	char		*text, *save = NULL, *word;
+
+	npoints = 0;
+	if (env == NULL || (text = strdup(env)) == NULL)
+		return;
+	for (word = strtok_r(text, ",", &save); word != NULL;
+	    word = strtok_r(NULL, ",", &save)) {
+		if (npoints == POINTS_MAX)
+			abort();
+		point_parse(&points[npoints++], word);
+	}
+	free(text);
+}
+
+bool
+fault_hit(const char *name)
+{
+	int	 i;
+
+	if (npoints < 0)
+		faults_read();
+	for (i = 0; i < npoints; i++) {
+		struct point	*p = &points[i];
+
+		if (strcmp(p->name, name) != 0)
+			continue;
+		p->visits++;
+		if (p->nth != 0 && p->visits != p->nth)
+			continue;
+		fprintf(stderr, "fault: %s visit %lu\n", name, p->visits);
+		switch (p->act) {
+		case ACT_FAIL:
+			return true;
+		case ACT_KILL:
+			raise(SIGKILL);
+			break;
+		case ACT_STOP:
+			raise(SIGSTOP);
+			break;
+		}
+	}
+	return false;
+}
+#endif
