@@ -25,7 +25,7 @@ endif
 # One line each: what a room may include (always rooms above it in this list;
 # `make lint` prints what goes the other way) and the libraries it brings.
 
-MODULES	:= base log metric conf fault topic mqtt window session rib fib \
+MODULES	:= base log metric conf fault topic mqtt window session fib rib \
 	   proto shm report bus net proc
 
 DEPS_base    :=
@@ -37,8 +37,8 @@ DEPS_topic   := base
 DEPS_mqtt    := base topic
 DEPS_window  := base
 DEPS_session := base mqtt topic window
-DEPS_rib     := base topic
-DEPS_fib     := base topic
+DEPS_fib     := base
+DEPS_rib     := base fib
 DEPS_proto   := base
 DEPS_shm     := base
 DEPS_report  := base
