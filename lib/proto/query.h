@@ -78,6 +78,7 @@ struct kv_row {
 
 struct reply_writer {
 	struct wire_out	out;
+	size_t		room;		/* kept back for reply_end */
 	uint64_t	id;
 	unsigned	rows;
 };

@@ -49,10 +49,11 @@ struct wire_field {
 	struct slice	 bytes;		/* a string, bytes, a message within */
 };
 
+/* body may be NULL if len is 0. */
 static inline void
 wire_in_init(struct wire_in *in, const void *body, size_t len)
 {
-	in->at = body;
+	in->at = body != NULL ? body : (const uint8_t *)"";
 	in->end = in->at + len;
 }
 
@@ -62,5 +63,24 @@ wire_in_init(struct wire_in *in, const void *body, size_t len)
  * fields with numbers the caller does not know are for it to skip.
  */
 int wire_next(struct wire_in *in, struct wire_field *f);
+
+/* --- Rows told by a table ------------------------------------------------- */
+
+enum wire_type { WIRE_U32, WIRE_U64, WIRE_BOOL, WIRE_SLICE };
+
+/* One field of a message and the member of the struct it goes to. */
+struct wire_col {
+	unsigned	number;
+	enum wire_type	type;
+	size_t		offset;
+};
+
+void wire_put_cols(struct wire_out *w, const struct wire_col *cols, size_t n,
+    const void *row);
+
+/* Set the member f belongs to. 0 (also if there is none), or ERR_PROTO if it
+ * is of another type or does not fit. */
+int wire_get_col(const struct wire_col *cols, size_t n, void *row,
+    const struct wire_field *f);
 
 #endif
