@@ -4,11 +4,18 @@
 
 VERSION := 0.1.0
 PREFIX	?= /usr/local
+SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
 BUILD	?= build
 PYTHON	:= /usr/bin/python3
+JOBS	?= 2
+PORT	?= 1883
 
 CC	?= gcc
 OPT	?= -O2
+# V=1 shows the commands.
+Q	:= $(if $(V),,@)
+tell	 = $(if $(V),:,printf '  %-3s %s\n' $(1) $@)
+
 WARN	:= -Wall -Wextra -Wshadow -Wswitch-enum -Wmissing-prototypes -Wvla
 CFLAGS	+= -std=c11 -g $(OPT) $(WARN) $(if $(WERROR),-Werror)
 CPPFLAGS += -D_GNU_SOURCE -DMQTTC_VERSION='"$(VERSION)"' -DPB_ENABLE_MALLOC \
@@ -17,6 +24,7 @@ ifneq ($(FAULTS),)
 CPPFLAGS += -DFAULTS
 endif
 ifneq ($(SAN),)
+OPT	= -O1
 CFLAGS	+= -fsanitize=$(SAN) -fno-omit-frame-pointer
 LDFLAGS	+= -fsanitize=$(SAN)
 endif
@@ -71,83 +79,186 @@ uniq	 = $(if $(1),$(firstword $(1)) $(call uniq,$(filter-out $(firstword $(1)),$
 LINK_ALL := -Wl,--start-group $(LIBS_A) -Wl,--end-group -lprotobuf-nanopb \
 	    -lzmq -lev -linih -ljansson -lm -lpthread
 
-.PHONY: all help clean setup
+.PHONY: all help clean setup run
 all: $(BINS)
 
 help:
-	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
 
 ## all            build every program into build/bin (the default)
+## run            install what is missing, build, start a node on PORT=1883
+## check          the same set-up, then every test; ends with a count
 ## clean          remove build/
+## setup          install what building needs
+setup:
+	@scripts/setup build
+
+run: setup
+	@$(MAKE) --no-print-directory -j$(JOBS) all
+	@PORT=$(PORT) scripts/run
+
 clean:
 	rm -rf build
 
 $(BUILD)/gen/proto/%.pb.c $(BUILD)/gen/proto/%.pb.h: lib/proto/%.proto $(wildcard lib/proto/*.options)
 	@mkdir -p $(@D)
-	$(PYTHON) /usr/bin/nanopb_generator.py -q -I lib -D $(BUILD)/gen $<
+	@$(call tell,GEN)
+	$(Q)$(PYTHON) /usr/bin/nanopb_generator.py -q -I lib -D $(BUILD)/gen $<
 
 $(BUILD)/gen/%.pb.o: $(BUILD)/gen/%.pb.c
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	@$(call tell,CC)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 $(BUILD)/%.o: %.c | $(GEN_H)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	@$(call tell,CC)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 define library
 $(BUILD)/lib/lib$(1).a: $(call lib_o,$(1)) $(if $(filter proto,$(1)),$(GEN_O))
 	@mkdir -p $$(@D)
 	@rm -f $$@
-	$(AR) crs $$@ $$^
+	$$(Q)$(AR) crs $$@ $$^
 endef
 $(foreach m,$(MODULES),$(eval $(call library,$(m))))
 
 define program
 $(BUILD)/bin/$(1): $(patsubst %.c,$(BUILD)/%.o,$(wildcard cmd/$(1)/*.c)) $(LIBS_A)
 	@mkdir -p $$(@D)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $$@ $$(filter %.o,$$^) $(LINK_ALL)
+	@$$(call tell,LD)
+	$$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $$@ $$(filter %.o,$$^) $(LINK_ALL)
 endef
 $(foreach p,$(PROGRAMS),$(eval $(call program,$(p))))
 
 # --- Tests -----------------------------------------------------------------
 
 UNIT	:= $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/test_*.c))
+FUZZ	:= $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+BENCH	:= $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(wildcard tests/bench/bench_*.c))
+SUBMAKE	:= $(MAKE) --no-print-directory -j$(JOBS)
+
+$(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(LIBS_A)
+	@$(call tell,LD)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LINK_ALL) -lcmocka
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIBS_A)
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LINK_ALL) -lcmocka
+	@$(call tell,LD)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LINK_ALL)
+
+# A fuzz target is linked with replay.c here, with libFuzzer by `make fuzz`.
+$(FUZZ): %: %.o $(BUILD)/tests/fuzz/replay.o $(LIBS_A)
+	@$(call tell,LD)
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LINK_ALL)
+
+$(BUILD)/fuzzer_%: $(BUILD)/tests/fuzz/fuzz_%.o $(LIBS_A)
+	@$(call tell,LD)
+	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< $(LINK_ALL)
+
+.PHONY: unit unit-build replay replay-build bench-build docs-tool
+unit-build: $(UNIT)
+replay-build: $(FUZZ)
+bench-build: $(BENCH)
+docs-tool: $(BUILD)/tests/support/confdoc
 
 ## unit           build and run the unit tests (T=name for one)
-.PHONY: unit
 unit: $(if $(T),$(BUILD)/tests/unit/test_$(T),$(UNIT))
 	@for t in $^; do echo "== $$t"; $$t || exit 1; done
 
-# A fuzz target is linked with replay.c here, with libFuzzer by `make fuzz`.
-FUZZ	:= $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
-
-$(FUZZ): %: %.o $(BUILD)/tests/fuzz/replay.o $(LIBS_A)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LINK_ALL)
-
 ## replay         run every fuzz target over its corpus, no fuzzer needed
-.PHONY: replay
 replay: $(FUZZ)
 	@for t in $^; do c=tests/fuzz/corpus/$${t##*/fuzz_}; echo "== $$c"; \
 	    find $$c -type f -exec $$t {} + >/dev/null || exit 1; done
 
-## fuzz           look for new failures with libFuzzer: T=name SECONDS=60
-SECONDS	?= 60
-.PHONY: fuzz
+.PHONY: check check-asan check-fault check-integration asan ubsan tsan fuzz
+check:
+	@scripts/setup check
+	@scripts/check --jobs $(JOBS) unit replay integration docs
+
+## check-integration  the integration tests alone (T=words for pytest -k)
+check-integration:
+	@scripts/setup check
+	@scripts/check --jobs $(JOBS) $(if $(T),--pytest=-k --pytest='$(T)') integration
+
+## check-asan     the integration tests against programs built with sanitizers
+check-asan: asan
+	@scripts/setup check
+	@TEST_START_DEADLINE=120 TEST_STOP_DEADLINE=120 \
+	    scripts/check --jobs $(JOBS) --bin build/asan/bin integration
+
+## check-fault    clusters with something broken on purpose, fault points in
+check-fault:
+	@scripts/setup check
+	@$(SUBMAKE) BUILD=build/faults FAULTS=1 all
+	@scripts/check --jobs $(JOBS) --bin build/faults/bin fault
+
+## asan           programs with address and undefined sanitizers: build/asan
+asan:
+	@$(SUBMAKE) BUILD=build/asan SAN=address,undefined all
+
+## ubsan          programs with the undefined sanitizer alone: build/ubsan
+ubsan:
+	@$(SUBMAKE) BUILD=build/ubsan SAN=undefined all
+
+## tsan           the unit tests under the thread sanitizer
+tsan:
+	@scripts/setup check
+	@scripts/check --jobs $(JOBS) --san thread --san-dir build/tsan unit
+
+## fuzz           look for new failures with libFuzzer: T=name FUZZ_S=60
+FUZZ_S	?= 60
 fuzz:
 	@[ -n "$(T)" ] || { echo "make fuzz T=name, one of:" \
 	    $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c)); exit 2; }
-	$(MAKE) BUILD=build/fuzz CC=clang SAN=address,undefined,fuzzer-no-link \
+	@scripts/setup lint
+	@$(SUBMAKE) BUILD=build/fuzz CC=clang SAN=address,undefined,fuzzer-no-link \
 	    build/fuzz/fuzzer_$(T)
 	@mkdir -p build/fuzz/found/$(T)
-	build/fuzz/fuzzer_$(T) -max_total_time=$(SECONDS) -timeout=10 \
+	build/fuzz/fuzzer_$(T) -max_total_time=$(FUZZ_S) -timeout=10 \
 	    -artifact_prefix=build/fuzz/found/$(T)/ build/fuzz/found/$(T) \
 	    tests/fuzz/corpus/$(T)
 
-$(BUILD)/fuzzer_%: $(BUILD)/tests/fuzz/fuzz_%.o $(LIBS_A)
-	$(CC) $(CFLAGS) -fsanitize=fuzzer,address,undefined -o $@ $< $(LINK_ALL)
+## bench          measure against mosquitto; figures of this machine
+.PHONY: bench
+bench:
+	@scripts/setup bench
+	@$(SUBMAKE) all bench-build
+	@tests/bench/run
+
+# --- Care --------------------------------------------------------------------
+
+## docs           make etc/mqttc.conf and the key list of mqttc.conf(5) anew
+.PHONY: docs lint cover compdb install
+docs: docs-tool
+	@scripts/docs $(BUILD)
+
+## lint           layout, clang-tidy, cppcheck, pages, include direction
+lint:
+	@$(SUBMAKE) all docs-tool
+	@scripts/lint
+
+## cover          which lines the unit and integration tests reach
+cover:
+	@scripts/setup check
+	@$(SUBMAKE) BUILD=build/cover OPT='-O0 --coverage' all unit-build
+	@scripts/cover build/cover
+
+## compdb         compile_commands.json, by bear
+compdb:
+	bear -- $(MAKE) -B -j$(JOBS) all unit-build replay-build
+
+## install        programs, pages, sample configuration: DESTDIR= PREFIX=
+# What has a page in section 8 is a daemon and goes to sbin.
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin \
+	    $(DESTDIR)$(SYSCONFDIR)
+	for p in $(PROGRAMS); do \
+	    if [ -e man/$$p.1 ]; then d=bin; else d=sbin; fi; \
+	    install -m 755 $(BUILD)/bin/$$p $(DESTDIR)$(PREFIX)/$$d/ || exit 1; done
+	for s in 1 5 7 8; do d=$(DESTDIR)$(PREFIX)/share/man/man$$s; \
+	    for m in man/*.$$s; do [ -e $$m ] || continue; install -d $$d && \
+	    install -m 644 $$m $$d/ || exit 1; done; done
+	[ -e $(DESTDIR)$(SYSCONFDIR)/mqttc.conf ] || \
+	    install -m 644 etc/mqttc.conf $(DESTDIR)$(SYSCONFDIR)/mqttc.conf
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 .SECONDARY:

@@ -29,7 +29,7 @@ wrong(struct conf_error *e, const char *fmt, ...)
 	return ERR_INVAL;
 }
 
-/* --- Units ----------------------------------------------------------------- */
+/* --- Units ---------------------------------------------------------------- */
 
 struct unit {
 	const char	*name;
@@ -101,7 +101,7 @@ format_number(uint64_t v, const struct unit *units, char *out, size_t size)
 	snprintf(out, size, "%llu", (unsigned long long)v);
 }
 
-/* --- Addresses and names --------------------------------------------------- */
+/* --- Addresses and names -------------------------------------------------- */
 
 int
 conf_split_addr(const char *addr, char *host, size_t size, uint16_t *port)
@@ -159,7 +159,7 @@ conf_split_node(const char *node, char *name, size_t nsize, char *host,
 	return 0;
 }
 
-/* --- Finding a key --------------------------------------------------------- */
+/* --- Finding a key -------------------------------------------------------- */
 
 const struct conf_key *
 conf_find(const char *name)
@@ -223,7 +223,7 @@ nearest_key(const char *name)
 	return best;
 }
 
-/* --- Values ---------------------------------------------------------------- */
+/* --- Values --------------------------------------------------------------- */
 
 static const struct unit *
 units_of(const struct conf_key *k)
@@ -249,8 +249,8 @@ conf_key_expects(const struct conf_key *k, char *out, size_t size)
 	case CONF_T_SIZE:
 		format_number(k->min, size_units, lo, sizeof(lo));
 		format_number(k->max, size_units, hi, sizeof(hi));
-		snprintf(out, size, "a size from %s to %s bytes, such as "
-		    "512, 64KB or 1MB", lo, hi);
+		snprintf(out, size, "a size from %s to %s, such as 512, "
+		    "64KB or 1MB", lo, hi);
 		break;
 	case CONF_T_DURATION:
 		format_number(k->min, duration_units, lo, sizeof(lo));
@@ -433,7 +433,7 @@ conf_same(const struct conf *a, const struct conf *b, const struct conf_key *k)
 	return strcmp(x, y) == 0;
 }
 
-/* --- Setting --------------------------------------------------------------- */
+/* --- Setting -------------------------------------------------------------- */
 
 void
 conf_init(struct conf *c)
@@ -538,7 +538,7 @@ int
 conf_read_env(struct conf *c, char *const envp[], struct conf_error *e)
 {
 	static const char	 prefix[] = "MQTTC_";
-	char			 key[128], origin[192];
+	char			 key[128] = "", origin[192];
 	const char		*var, *eq;
 	int			 rc;
 

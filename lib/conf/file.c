@@ -96,7 +96,8 @@ read_line(char *buf, int size, void *stream)
 	while (n > 0 && strchr(" \t\r", buf[n - 1]) != NULL)
 		n--;
 	buf[n] = '\0';
-	lead = r->line == 1 && strncmp(buf, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+	lead = r->line == 1 && n >= 3 &&
+	    memcmp(buf, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
 	lead += strspn(buf + lead, " \t");
 	memmove(buf, buf + lead, n - lead + 1);
 	return line_check(r, buf) < 0 ? NULL : buf;

@@ -193,7 +193,7 @@ fatal_logs_and_exits_with_its_code(void **state UNUSED)
 	pid_t	 pid = fork();
 
 	if (pid == 0) {
-		fclose(stdout);
+		close(STDOUT_FILENO);		/* not the parent's buffer */
 		fatal(78, "conf.invalid", "why=%s", "test");
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
