@@ -28,7 +28,6 @@ enum kind {
 	/* Single messages, unsequenced: lost with the connection. */
 	KIND_ROUTE_ACK	= 32,	/* RouteAck: router -> owner */
 	KIND_FIB_CONFIRM = 33,	/* FibConfirm: reader -> router */
-	KIND_KICK	= 34,	/* Kick: tool -> listener */
 	KIND_QUERY	= 40,	/* Query: tool -> anybody (query.proto) */
 	KIND_REPLY	= 41,	/* Reply: its answer, one page */
 

@@ -11,11 +11,7 @@ static const struct wire_col query_cols[] = {
 	COL(3, WIRE_SLICE, query, cursor),
 	COL(4, WIRE_U32, query, limit),
 	COL(5, WIRE_U64, query, id),
-};
-
-static const struct wire_col kick_cols[] = {
-	COL(1, WIRE_SLICE, kick, client_id),
-	COL(2, WIRE_U64, kick, id),
+	COL(6, WIRE_SLICE, query, owner),
 };
 
 static const struct wire_col sub_cols[] = {
@@ -111,23 +107,6 @@ query_decode(struct query *out, const void *body, size_t len)
 	if (decode(query_cols, NELEM(query_cols), &q, body, len) < 0)
 		return ERR_PROTO;
 	*out = q;
-	return 0;
-}
-
-long
-kick_encode(const struct kick *k, void *buf, size_t size)
-{
-	return encode(kick_cols, NELEM(kick_cols), k, buf, size);
-}
-
-int
-kick_decode(struct kick *out, const void *body, size_t len)
-{
-	struct kick k = { 0 };
-
-	if (decode(kick_cols, NELEM(kick_cols), &k, body, len) < 0)
-		return ERR_PROTO;
-	*out = k;
 	return 0;
 }
 

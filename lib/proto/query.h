@@ -11,36 +11,43 @@
 #include "base/util.h"
 #include "proto/wire.h"
 
-/* Of a Query, a Reply, a Kick: no body is longer. */
+/* Of a Query, a Reply: no body is longer. */
 #define QUERY_BODY_MAX	(512 * 1024)
 #define QUERY_CURSOR_MAX	(64 * 1024 + 64)
 #define QUERY_SUBS_MAX	1024		/* subscriptions told in one row */
 
+/*
+ * To whom, and what arg and the rows of the answer are. No such client is an
+ * answer without rows, not an error; what is none of these is status EX_USAGE.
+ */
 enum query_what {
-	QUERY_CLIENTS	= 1,	/* listener: client rows; arg: one client id */
-	QUERY_CLIENT	= 2,	/* listener: one client with subscriptions */
-	QUERY_ROUTES	= 3,	/* router: route rows; arg: prefix of filters */
-	QUERY_MATCH	= 4,	/* router: routes that match the topic in arg */
+	QUERY_CLIENTS	= 1,	/* listener: a client row each, without
+				 * subscriptions; page by page */
+	QUERY_CLIENT	= 2,	/* listener: the client with the id in arg, with
+				 * its subscriptions */
+	QUERY_ROUTES	= 3,	/* router: routes whose filter begins with arg,
+				 * of `owner` if set; page by page */
+	QUERY_MATCH	= 4,	/* router: routes that match the topic in arg
+				 * (state "installed"), then on the last page
+				 * what the index answers: a row without filter
+				 * for each destination (state "index"), and
+				 * how many entries it looked at (kv "probes") */
 	QUERY_STATS	= 5,	/* anybody: key and value rows */
+	QUERY_KICK	= 6,	/* listener: close the connection of the client
+				 * with the id in arg (0x98, administrative
+				 * action); answered with its client row */
 };
 
 struct query {
 	uint32_t	what;		/* enum query_what, not checked here */
 	uint32_t	limit;
 	uint64_t	id;
-	struct slice	arg, cursor;
+	struct slice	arg, cursor, owner;
 };
 
 /* Encode q. Returns the length, or ERR_FULL. */
 long query_encode(const struct query *q, void *buf, size_t size);
 int query_decode(struct query *q, const void *body, size_t len);
-
-struct kick {
-	struct slice	client_id;
-	uint64_t	id;
-};
-long kick_encode(const struct kick *k, void *buf, size_t size);
-int kick_decode(struct kick *k, const void *body, size_t len);
 
 struct sub_row {
 	struct slice	filter;
