@@ -31,7 +31,7 @@ enum {
 	MQTT_TOPIC_UNCHECKED	= 2,	/* the caller checks the topic itself */
 };
 
-/* --- CONNECT, 3.1 ---------------------------------------------------------- */
+/* --- CONNECT, 3.1 -------------------------------------------------------- */
 
 struct mqtt_connect {
 	uint8_t		version;	/* MQTT_V31, _V311, _V5 */
@@ -59,9 +59,10 @@ struct mqtt_connect {
  * read, so that the answer can be given in the client's own version: version
  * MQTT_NONE means close without one.
  *   0x84	a protocol name or level not known; version is then MQTT_V5
- *		for levels above 4 and MQTT_V311 below: the form of CONNACK to
- *		refuse with (0x84, or 0x01 by mqtt_connack_v3_code). Nothing
- *		after the level has been looked at [MQTT-3.1.2-2]
+ *		for levels above 4 (the bit 0x80 that bridges set not counted)
+ *		and MQTT_V311 below: the form of CONNACK to refuse with (0x84,
+ *		or 0x01 by mqtt_connack_v3_code). Nothing after the level has
+ *		been looked at [MQTT-3.1.2-2]
  *   0x81	also: reserved flag [MQTT-3.1.2-3], will QoS or retain without
  *		a will [MQTT-3.1.2-11] [-13], will QoS 3 [-12], in 3.x a
  *		password without a user name [3.1.1: MQTT-3.1.2-22]
@@ -72,7 +73,7 @@ struct mqtt_connect {
 int mqtt_decode_connect(const struct mqtt_frame *f, unsigned max_levels,
     struct mqtt_connect *out);
 
-/* --- CONNACK, 3.2 ---------------------------------------------------------- */
+/* --- CONNACK, 3.2 -------------------------------------------------------- */
 
 struct mqtt_connack {
 	bool		session_present;
@@ -83,7 +84,7 @@ struct mqtt_connack {
 int mqtt_decode_connack(const struct mqtt_frame *f, unsigned version,
     struct mqtt_connack *out);
 
-/* --- PUBLISH, 3.3 ---------------------------------------------------------- */
+/* --- PUBLISH, 3.3 -------------------------------------------------------- */
 
 struct mqtt_publish {
 	struct slice	topic;		/* empty only with a topic alias */
@@ -109,7 +110,7 @@ static inline int mqtt_decode_publish(const struct mqtt_frame *f,
     unsigned version, unsigned flags, unsigned max_levels,
     struct mqtt_publish *out);
 
-/* --- PUBACK, PUBREC, PUBREL, PUBCOMP, 3.4 to 3.7 ---------------------------- */
+/* --- PUBACK, PUBREC, PUBREL, PUBCOMP, 3.4 to 3.7 ------------------------- */
 
 struct mqtt_ack {
 	uint16_t	packet_id;
@@ -122,7 +123,7 @@ struct mqtt_ack {
 static inline int mqtt_decode_ack(const struct mqtt_frame *f, unsigned version,
     struct mqtt_ack *out);
 
-/* --- SUBSCRIBE and UNSUBSCRIBE, 3.8 and 3.10 -------------------------------- */
+/* --- SUBSCRIBE and UNSUBSCRIBE, 3.8 and 3.10 ----------------------------- */
 
 struct mqtt_subscribe {
 	uint16_t	packet_id;
@@ -177,7 +178,7 @@ int mqtt_decode_unsubscribe(const struct mqtt_frame *f, unsigned version,
 bool mqtt_unsubscribe_next(const struct mqtt_unsubscribe *u,
     unsigned max_levels, size_t *at, struct mqtt_subscription *out);
 
-/* --- SUBACK and UNSUBACK, 3.9 and 3.11 --------------------------------------- */
+/* --- SUBACK and UNSUBACK, 3.9 and 3.11 ----------------------------------- */
 
 struct mqtt_suback {
 	uint16_t	packet_id;
@@ -190,7 +191,7 @@ struct mqtt_suback {
 int mqtt_decode_suback(const struct mqtt_frame *f, unsigned version,
     struct mqtt_suback *out);
 
-/* --- PINGREQ, PINGRESP, 3.12 and 3.13 ---------------------------------------- */
+/* --- PINGREQ, PINGRESP, 3.12 and 3.13 ------------------------------------ */
 
 static inline int
 mqtt_decode_ping(const struct mqtt_frame *f)
@@ -198,7 +199,7 @@ mqtt_decode_ping(const struct mqtt_frame *f)
 	return f->len == 0 ? 0 : MQTT_MALFORMED_PACKET;
 }
 
-/* --- DISCONNECT, 3.14, and AUTH, 3.15 ----------------------------------------- */
+/* --- DISCONNECT, 3.14, and AUTH, 3.15 ------------------------------------ */
 
 struct mqtt_disconnect {
 	uint8_t		reason;		/* 0 in 3.x and when left out */
@@ -218,11 +219,11 @@ struct mqtt_auth {
 };
 
 /* 0x82 also: a reason code this side may not send [MQTT-3.15.2-1], no
- * authentication method [3.15.2.2.2] (the empty form from a server excepted). */
+ * authentication method [3.15.2.2.2] (but the empty form from a server). */
 int mqtt_decode_auth(const struct mqtt_frame *f, unsigned flags,
     struct mqtt_auth *out);
 
-/* --- The hot ones -------------------------------------------------------------- */
+/* --- The hot ones -------------------------------------------------------- */
 
 /* Properties, alias rules and topic of a PUBLISH of 5.0 whose list is not
  * empty: p is where it begins. Sets out->props and *used. */

@@ -21,7 +21,7 @@
 #include "mqtt/mqtt.h"
 #include "mqtt/props.h"
 
-/* --- PUBLISH ---------------------------------------------------------------- */
+/* --- PUBLISH ------------------------------------------------------------- */
 
 struct mqtt_publish_out {
 	struct slice	topic;
@@ -59,7 +59,7 @@ mqtt_publish_head_max(const struct mqtt_publish_out *o)
 	    5 * (size_t)o->nsubscription_ids + o->props.len;
 }
 
-/* --- PUBACK, PUBREC, PUBREL, PUBCOMP ------------------------------------------- */
+/* --- PUBACK, PUBREC, PUBREL, PUBCOMP ------------------------------------- */
 
 /* The four bytes of an acknowledgement of success, in every version. */
 static inline size_t
@@ -78,7 +78,7 @@ size_t mqtt_ack_encode(unsigned version, enum mqtt_type type,
     uint16_t packet_id, uint8_t reason, const struct mqtt_props *props,
     uint8_t *buf);
 
-/* --- CONNACK --------------------------------------------------------------------- */
+/* --- CONNACK ------------------------------------------------------------- */
 
 /* code is a reason code in 5.0 and a return code in 3.x
  * (mqtt_connack_v3_code). */
@@ -86,7 +86,7 @@ size_t mqtt_connack_size(unsigned version, const struct mqtt_props *props);
 size_t mqtt_connack_encode(unsigned version, bool session_present,
     uint8_t code, const struct mqtt_props *props, uint8_t *buf);
 
-/* --- SUBACK, UNSUBACK --------------------------------------------------------------- */
+/* --- SUBACK, UNSUBACK ---------------------------------------------------- */
 
 /*
  * type is MQTT_SUBACK or MQTT_UNSUBACK; codes has count reason codes of 5.0.
@@ -98,7 +98,7 @@ size_t mqtt_suback_encode(unsigned version, enum mqtt_type type,
     uint16_t packet_id, const uint8_t *codes, size_t count,
     const struct mqtt_props *props, uint8_t *buf);
 
-/* --- PINGREQ, PINGRESP ------------------------------------------------------------ */
+/* --- PINGREQ, PINGRESP --------------------------------------------------- */
 
 static inline size_t
 mqtt_ping_encode(enum mqtt_type type, uint8_t *buf)
@@ -108,7 +108,7 @@ mqtt_ping_encode(enum mqtt_type type, uint8_t *buf)
 	return 2;
 }
 
-/* --- DISCONNECT, AUTH -------------------------------------------------------------- */
+/* --- DISCONNECT, AUTH ---------------------------------------------------- */
 
 /* Takes the shortest form there is; two bytes in 3.x. */
 size_t mqtt_disconnect_size(unsigned version, uint8_t reason,
@@ -121,7 +121,7 @@ size_t mqtt_auth_size(uint8_t reason, const struct mqtt_props *props);
 size_t mqtt_auth_encode(uint8_t reason, const struct mqtt_props *props,
     uint8_t *buf);
 
-/* --- What a client says --------------------------------------------------------------- */
+/* --- What a client says -------------------------------------------------- */
 
 /*
  * c->version decides name and level; c->level is not looked at. The props of

@@ -82,7 +82,7 @@ struct mqtt_props {
 				   end of the last; decoded lists may have
 				   others in between */
 	struct slice	raw;	/* decoded lists: the whole region, without its
-				   length; valid also when has is 0 */
+				   length; undefined when has is 0 */
 };
 
 #define MQTT_P_BIT(id)	((uint64_t)1 << (id))
@@ -111,8 +111,7 @@ mqtt_props_has(const struct mqtt_props *p, enum mqtt_prop id)
 int mqtt_props_decode(const uint8_t *buf, size_t len, unsigned in,
     struct mqtt_props *p, size_t *used);
 
-/*
- * Walk the user properties in their order: start with *at = 0. false: no more.
+/* Walk the user properties in their order: start with *at = 0. false: no more.
  */
 bool mqtt_props_user_next(const struct mqtt_props *p, size_t *at,
     struct slice *name, struct slice *value);
@@ -122,14 +121,15 @@ bool mqtt_props_subscription_id_next(const struct mqtt_props *p, size_t *at,
     uint32_t *id);
 
 /*
- * Bytes of the encoded list, without its length. Everything in has counts;
- * whether it belongs in the packet is the caller's care. Strings above 65535
- * bytes are cut off the list by nobody: do not set them.
+ * Bytes of the encoded list, without its length. Everything in `has` counts, of
+ * the subscription identifiers the first. That a property belongs in the packet
+ * and that no string is longer than 65535 bytes is the caller's care. p may be
+ * NULL: 0.
  */
 size_t mqtt_props_size(const struct mqtt_props *p);
 
 /* Encode the list, its length first; returns the bytes written:
- * mqtt_varint_size(size) + size. p NULL is the empty list. */
+ * mqtt_varint_size(size) + size. p may be NULL: the empty list. */
 size_t mqtt_props_encode(const struct mqtt_props *p, uint8_t *buf);
 
 /* One user property, encoded (for building p->user). Bytes: 5 + both. */

@@ -46,8 +46,9 @@ struct topic_sub {
  * (whose group is "$queue"; the same group as `$share/$queue/filter`). The
  * slices point into s. Returns as topic_filter_check does; ERR_INVAL also for
  * an empty share name or one with '+' or '#' in it [MQTT-4.8.2-1] [-2], and
- * for `$share`, `$share/g`, `$share/g/`, `$queue` and `$queue/`, which have no
- * filter. max_levels counts the bare filter. *out is untouched on failure.
+ * for `$share/g`, `$share/g/` and `$queue/`, which have no filter. `$share` and
+ * `$queue` alone are ordinary filters. max_levels counts the bare filter. *out
+ * is untouched on failure.
  */
 int topic_sub_parse(const void *s, size_t len, unsigned max_levels,
     struct topic_sub *out);
