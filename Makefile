@@ -34,7 +34,7 @@ endif
 # `make lint` prints what goes the other way) and the libraries it brings.
 
 MODULES	:= base log metric conf fault topic mqtt window session fib rib \
-	   proto shm report bus net proc
+	   proto shm report bus net keep proc
 
 DEPS_base    :=
 DEPS_log     := base
@@ -52,6 +52,7 @@ DEPS_shm     := base
 DEPS_report  := base
 DEPS_bus     := base log metric conf proto
 DEPS_net     := base log
+DEPS_keep    := base
 DEPS_proc    := base log metric conf proto shm
 
 LIBS_conf    := -linih

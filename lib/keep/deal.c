@@ -1,0 +1,113 @@
+#include "keep/deal.h"
+
+static bool
+takes(const struct deal_taker *t, size_t nt, int k)
+{
+	return k >= 0 && (size_t)k < nt && t[k].serves && !t[k].full;
+}
+
+/* Who has the fewest of this group, and the fewest at all among those. */
+static int
+poorest(const struct deal_taker *t, size_t nt)
+{
+	int	k, best = DEAL_NOBODY;
+
+	for (k = 0; (size_t)k < nt; k++)
+		if (takes(t, nt, k) && (best == DEAL_NOBODY ||
+		    t[k].have < t[best].have ||
+		    (t[k].have == t[best].have && t[k].all < t[best].all)))
+			best = k;
+	return best;
+}
+
+static int
+richest(const struct deal_taker *t, size_t nt)
+{
+	int	k, best = DEAL_NOBODY;
+
+	for (k = 0; (size_t)k < nt; k++)
+		if (takes(t, nt, k) && (best == DEAL_NOBODY ||
+		    t[k].have > t[best].have))
+			best = k;
+	return best;
+}
+
+static void
+give(struct deal_socket *s, struct deal_taker *t, int k)
+{
+	if (s->taker != DEAL_NOBODY) {
+		t[s->taker].have--;
+		t[s->taker].all--;
+	}
+	if ((s->taker = k) != DEAL_NOBODY) {
+		t[k].have++;
+		t[k].all++;
+	}
+}
+
+/* Deal the shared sockets of one address. */
+static size_t
+deal_group(struct deal_socket *s, size_t n, unsigned group,
+    struct deal_taker *t, size_t nt)
+{
+	size_t	i, changed = 0;
+	int	poor, rich;
+
+	for (i = 0; i < nt; i++)
+		t[i].have = 0;
+	for (i = 0; i < n; i++)
+		if (!s[i].own && s[i].group == group &&
+		    s[i].taker != DEAL_NOBODY)
+			t[s[i].taker].have++;
+	for (i = 0; i < n; i++)
+		if (!s[i].own && s[i].group == group &&
+		    s[i].taker == DEAL_NOBODY) {
+			give(&s[i], t, poorest(t, nt));
+			changed += s[i].taker != DEAL_NOBODY;
+		}
+	for (i = n; i-- > 0;) {
+		if (s[i].own || s[i].group != group ||
+		    s[i].taker == DEAL_NOBODY)
+			continue;
+		poor = poorest(t, nt);
+		rich = richest(t, nt);
+		if (t[rich].have <= t[poor].have + 1)
+			break;
+		if (s[i].taker != rich && t[s[i].taker].have < t[rich].have)
+			continue;
+		give(&s[i], t, poor);
+		changed++;
+	}
+	return changed;
+}
+
+size_t
+deal(struct deal_socket *s, size_t n, struct deal_taker *t, size_t nt)
+{
+	size_t		i, changed = 0;
+	unsigned	group, ngroups = 0;
+	int		k;
+
+	for (i = 0; i < nt; i++)
+		t[i].all = 0;
+	for (i = 0; i < n; i++) {
+		if (s[i].own) {
+			k = s[i].instance < nt && t[s[i].instance].serves ?
+			    (int)s[i].instance : DEAL_NOBODY;
+			changed += k != s[i].taker;
+			s[i].taker = k;
+			continue;
+		}
+		if (s[i].group >= ngroups)
+			ngroups = s[i].group + 1;
+		if (takes(t, nt, s[i].taker)) {
+			t[s[i].taker].all++;
+		} else if (s[i].taker != DEAL_NOBODY) {
+			s[i].taker = DEAL_NOBODY;
+			changed++;
+		}
+	}
+	for (group = 0; group < ngroups; group++)
+		changed += deal_group(s, n, group, t, nt);
+	return changed;
+}
