@@ -1,0 +1,172 @@
+/*
+ * super.h: the keeper of a node. One struct, one loop, one thread; each file
+ * here is one conversation it takes part in, decisions are in lib/keep.
+ *
+ *	main.c		options, start, signals, the end
+ *	setup.c		directories, lock, user, descriptor limit
+ *	sockets.c	listening sockets: made once, dealt
+ *	segments.c	shared memory kept for its makers
+ *	conn.c		supervise.sock: what peers and tools say and hear
+ *	child.c		processes: fork, pidfd, the table's actions
+ *	logs.c		their lines, to stderr or to files
+ *	reload.c	the configuration, read again
+ */
+#ifndef SUPER_H
+#define SUPER_H
+
+#include <ev.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/util.h"
+#include "conf/conf.h"
+#include "keep/deal.h"
+#include "keep/lines.h"
+#include "keep/table.h"
+#include "proc/cmdline.h"
+#include "proc/proc.h"
+#include "proc/sup.h"
+
+#define TOOLS_MAX	64		/* connections that are no process */
+#define SEGMENTS_MAX	1024		/* memory kept at once */
+
+struct conn;
+struct super;
+
+struct log_source {			/* a pipe lines come from */
+	struct super	*s;
+	const char	*name;
+	int		 fd;		/* -1: none */
+	ev_io		 reader;
+	struct line_cutter cutter;
+	int		 file;		/* with log.dir; -1 */
+	uint64_t	 file_bytes;
+	uint64_t	 lost;		/* lines the disk did not take */
+};
+
+struct child {				/* beside keep_proc of the same index */
+	struct super	*s;
+	size_t		 i;
+	int		 pidfd;		/* -1: does not run */
+	bool		 ours;		/* our own child, not an adopted one */
+	ev_io		 ended;
+	struct conn	*conn;		/* NULL: none (yet) */
+	bool		 full;		/* wants no shared sockets */
+	bool		 drain;		/* to be told */
+	struct log_source log;
+};
+
+struct listening {
+	struct proc_socket	s;
+	uint64_t		cookie;
+};
+
+struct segment {
+	bool			used, dropped;
+	struct proc_segment	s;
+};
+
+struct super {
+	struct ev_loop	*loop;
+	struct cmdline	 cmd;
+	struct conf	 conf;
+	int		 conf_fd;	/* memfd, merged configuration */
+	uint64_t	 conf_generation;
+	char		 bin[PROC_ENDPOINT_MAX * 40];	/* our directory */
+	uint64_t	 started_ms;
+	int		 lock_fd, dir_fd;
+	uint64_t	 last_incarnation;
+	uid_t		 user;		/* whom we serve as */
+	gid_t		 group;
+	bool		 said_ready, adopting, stopping;
+
+	struct keep_table table;
+	struct keep_proc *procs;
+	struct child	*children;
+	size_t		 nprocs;
+
+	int		 sock;		/* supervise.sock */
+	ev_io		 acceptor;
+	struct conn	*conns;
+	size_t		 ntools;
+	bool		 sockets_changed;
+	uint64_t	 peers_version, deal_version;
+
+	struct listening *listening;
+	struct deal_socket *deals;	/* beside it */
+	size_t		 nlistening;
+	uint32_t	 next_index;
+
+	struct segment	 segments[SEGMENTS_MAX];
+
+	struct log_source own;		/* our own lines */
+	struct line_ring ring;		/* on their way to stderr */
+	int		 err_fd;	/* what was stderr, non-blocking */
+	ev_io		 err_writer;
+	bool		 err_stuck;
+
+	ev_timer	 tick;
+	ev_timer	 adopt_timer;
+	ev_prepare	 before;
+	ev_signal	 term, intr, hup, usr1;
+	struct sup_msg	 msg;		/* scratch, large */
+};
+
+uint64_t super_now_ms(void);
+
+/* setup.c: each ends the program with one clear line if it cannot. */
+void setup_user(struct super *s);
+void setup_fd_limit(void);
+void setup_dirs(struct super *s);
+bool setup_lock(struct super *s);	/* true: somebody died here before */
+void setup_programs(struct super *s);
+void setup_drop_root(struct super *s);
+void setup_clean_ipc(struct super *s);
+
+/* sockets.c */
+void sockets_bind(struct super *s);	/* what is missing; ends the program */
+int sockets_adopt(struct super *s, const SupSocket *row, int fd, size_t child);
+void sockets_deal(struct super *s);
+const char *sockets_where(struct super *s, char *out, size_t size);
+
+/* segments.c */
+int segment_keep(struct super *s, const SupSegment *m, const int *fds,
+    size_t nfds);
+void segments_drop_below(struct super *s, const char *owner, uint32_t kind,
+    uint64_t below);
+void segments_of_dead(struct super *s, const char *owner);
+void segments_sweep(struct super *s);
+
+/* conn.c */
+void conn_listen(struct super *s);
+void conn_flush_all(struct super *s);
+void conn_close(struct conn *c);
+void conn_close_all(struct super *s);
+void conn_last_words(struct conn *c);	/* of a process that ended */
+void conn_ping(struct child *c);
+void conn_forget_segment(struct super *s, size_t slot);
+bool conn_any_knows(struct super *s, size_t slot);
+void conn_has_socket(struct conn *c, uint32_t index);
+
+/* child.c */
+void child_table(struct super *s);	/* rows from the configuration */
+void child_act(struct super *s);	/* what the table says is due */
+void child_adopt(struct super *s, size_t i, pid_t pid, uint64_t incarnation,
+    enum keep_phase phase);
+uint64_t child_incarnation(struct super *s);
+
+/* logs.c */
+void logs_open(struct super *s);
+void logs_capture_own(struct super *s);
+void log_source_init(struct super *s, struct log_source *l, const char *name);
+int log_source_pipe(struct log_source *l);	/* the writing end, or -1 */
+void log_source_end(struct log_source *l);
+void logs_finish(struct super *s);
+
+/* reload.c: 0, or a code of sysexits.h; text says what changed or what is
+ * wrong. */
+int reload_conf(struct super *s, char *text, size_t size);
+int reload_publish(struct super *s);
+
+#endif

@@ -1,0 +1,163 @@
+/*
+ * A process of a node that does nothing but what processes have in common: it
+ * stands in for router and listener where only the supervisor is looked at.
+ * What it is to do comes in files of run_dir, named after it:
+ *
+ *	NAME.exit	exit with the code in it before being ready
+ *	NAME.chatty	log that many lines at once
+ *	NAME.slow	ignore DRAIN
+ *
+ * A router publishes a segment; a listener accepts, says its name and closes.
+ */
+#include <errno.h>
+#include <ev.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "conf/conf.h"
+#include "log/log.h"
+#include "proc/proc.h"
+
+#define WATCHERS	64
+
+static struct {
+	struct proc	*p;
+	ev_io		 w[WATCHERS];
+	bool		 watched[WATCHERS];
+} t;
+
+/* The number in run_dir/NAME.what, or -1. */
+static long
+asked(const char *name, const char *what)
+{
+	char	path[128], text[32] = "";
+	FILE	*f;
+
+	snprintf(path, sizeof(path), "%s.%s", name, what);
+	if ((f = fopen(path, "r")) == NULL)
+		return -1;
+	if (fgets(text, sizeof(text), f) == NULL)
+		text[0] = '0';
+	fclose(f);
+	return strtol(text, NULL, 10);
+}
+
+static void
+on_accept(EV_P_ ev_io *w, int revents UNUSED)
+{
+	int	fd = accept(w->fd, NULL, NULL);
+
+	(void)loop;
+	if (fd < 0)
+		return;
+	dprintf(fd, "%s\n", proc_name(t.p));
+	close(fd);
+}
+
+static void
+on_sockets(void *ctx UNUSED, const struct proc_socket *s, size_t n)
+{
+	size_t	i;
+
+	for (i = 0; i < WATCHERS; i++)
+		if (t.watched[i]) {
+			ev_io_stop(proc_loop(t.p), &t.w[i]);
+			t.watched[i] = false;
+		}
+	for (i = 0; i < n; i++) {
+		if (s[i].index >= WATCHERS)
+			continue;
+		ev_io_init(&t.w[s[i].index], on_accept, s[i].fd, EV_READ);
+		ev_io_start(proc_loop(t.p), &t.w[s[i].index]);
+		t.watched[s[i].index] = true;
+	}
+	log_info("child.sockets", "n=%zu", n);
+}
+
+static void
+on_peers(void *ctx UNUSED, const struct proc_peer *peers, size_t n)
+{
+	size_t	i;
+
+	for (i = 0; i < n; i++)
+		log_debug("child.peer", "name=%s state=%s endpoint=%s",
+		    peers[i].name, proc_state_name(peers[i].state),
+		    peers[i].endpoint);
+}
+
+static void
+on_segment(void *ctx UNUSED, const struct proc_segment *s)
+{
+	log_info("child.segment", "kind=%d owner=%s generation=%llu nfds=%zu",
+	    (int)s->kind, s->owner, (unsigned long long)s->generation,
+	    s->nfds);
+}
+
+static void
+on_drain(void *ctx UNUSED)
+{
+	if (asked(proc_name(t.p), "slow") < 0)
+		proc_exit(t.p, 0);
+}
+
+static void
+on_reload(void *ctx UNUSED, const struct conf *c)
+{
+	log_info("child.reload", "sys_interval_ms=%u", c->sys_interval_ms);
+}
+
+static void
+publish(void)
+{
+	int	fds[2], rc;
+
+	if ((fds[0] = memfd_create("data", MFD_CLOEXEC)) < 0 ||
+	    (fds[1] = memfd_create("epochs", MFD_CLOEXEC)) < 0 ||
+	    ftruncate(fds[0], 4096) < 0 || ftruncate(fds[1], 4096) < 0)
+		fatal(EX_OSERR, "child.memory", "%s", strerror(errno));
+	if ((rc = proc_publish_segment(t.p, PROC_SEGMENT_FIB,
+	    proc_incarnation(t.p), fds, 2)) < 0)
+		fatal(EX_OSERR, "child.segment", "%s", err_str(rc));
+	close(fds[0]);
+	close(fds[1]);
+	proc_drop_segments(t.p, PROC_SEGMENT_FIB, proc_incarnation(t.p));
+}
+
+int
+main(int argc, char **argv)
+{
+	struct proc_handlers	h = {
+		.peers = on_peers, .sockets = on_sockets,
+		.segment = on_segment, .drain = on_drain,
+		.reload = on_reload,
+	};
+	struct proc_opts	o = {
+		.program = program_invocation_short_name,
+		.kind = strstr(program_invocation_short_name, "router") ?
+		    PROC_ROUTER : PROC_LISTENER,
+	};
+	long			n, i;
+	int			rc;
+
+	o.wants = PROC_WANT_PEERS | (o.kind == PROC_LISTENER ?
+	    PROC_WANT_SOCKETS | PROC_WANT_FIB : 0u);
+	if ((rc = proc_start(&t.p, argc, argv, &o, &h, NULL)) < 0)
+		fatal(EX_OSERR, "proc.start", "%s", err_str(rc));
+	if ((n = asked(proc_name(t.p), "exit")) >= 0)
+		fatal((int)n, "child.exit", "as asked");
+	for (i = 0, n = asked(proc_name(t.p), "chatty"); i < n; i++)
+		log_info("child.chatty", "n=%ld", i);
+	if (o.kind == PROC_ROUTER)
+		publish();
+	proc_ready(t.p);
+	rc = proc_run(t.p);
+	proc_free(&t.p);
+	return rc;
+}
