@@ -139,8 +139,9 @@ void fib_enter(struct fib_reader *r);
 bool fib_leave(struct fib_reader *r);
 
 /*
- * The destinations that may want topic (a topic name, not a filter). Only
- * between fib_enter and fib_leave.
+ * The destinations that may want topic (a topic name, not a filter; beyond
+ * 65535 bytes it is none and wanted by nobody). Only between fib_enter and
+ * fib_leave.
  */
 void fib_match(struct fib_reader *r, const void *topic, size_t len,
     struct fib_match *out);
@@ -219,10 +220,10 @@ int fib_get(struct fib_writer *w, uint64_t fp, struct fib_dests *d);
 
 /*
  * Install the n <= 64 shapes of an anchor, in place of what was there; none
- * removes it. Add terminals before the anchor, delete them after it.
- * ERR_NOMEM, ERR_FULL: nothing changed.
+ * removes it. levels is fib_cut.anchor_levels. Add terminals before the anchor,
+ * delete them after it. ERR_NOMEM, ERR_FULL: nothing changed.
  */
-int fib_anchor_put(struct fib_writer *w, uint64_t anchor,
+int fib_anchor_put(struct fib_writer *w, uint64_t anchor, uint32_t levels,
     const uint64_t *shapes, size_t n);
 
 /*
@@ -230,6 +231,15 @@ int fib_anchor_put(struct fib_writer *w, uint64_t anchor,
  * hold back more than allowed. now_ms is any clock that does not step back.
  */
 void fib_reclaim(struct fib_writer *w, uint64_t now_ms);
+
+/*
+ * Grace: what was unlinked before fib_grace may still be looked for by readers
+ * that entered before. fib_grace_over(ticket) says that none of them reads any
+ * more; only fib_reclaim brings that nearer. Needed by who moves a route from
+ * one entry to another: the new one first, grace, then the old one.
+ */
+uint64_t fib_grace(struct fib_writer *w);
+bool fib_grace_over(const struct fib_writer *w, uint64_t ticket);
 
 /* The process behind owner is gone: free its epoch slot, if it has one. */
 void fib_reader_gone(struct fib_writer *w, uint64_t owner);

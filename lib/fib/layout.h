@@ -1,0 +1,141 @@
+/*
+ * layout.h: what lies in a segment of the forwarding index, and in which order
+ * a reader may look at it. Private to lib/fib.
+ *
+ * A segment is pieces of 64 KiB. Piece 0 is the header, piece 1 the node table
+ * (a row per destination slot), all others come and go: the directory (a run of
+ * pieces), buckets (4096 entries of one extendible hash), slabs (blocks of one
+ * size: sets and shape lists). Places are offsets or piece numbers, never
+ * pointers.
+ *
+ *	directory[fp >> 1 & mask] -> bucket; in it, from line fp >> 32 on,
+ *	entries {key, word} until one is empty.
+ *	anchor word:	up to three short shapes, or a block of shapes
+ *	terminal word:	destination slots 0..62 as bits, or a block: a set
+ *
+ * Writing order. All of it is atomic 64-bit (directory: 32-bit) words; stores
+ * that make something reachable are releases, loads that lead on are acquires.
+ *	- Memory first: `pieces` says how many pieces have memory and is raised
+ *	  before anything points into them.
+ *	- An entry comes as word, then key; goes by its key; changes by its word.
+ *	  A place is never moved while a reader may walk over it: splitting a
+ *	  bucket copies it into two others and then swaps directory entries.
+ *	- The directory doubles in place: entries of the upper half first, then
+ *	  depth; beyond its pieces it is copied.
+ *	- Terminals come before the shape in their anchor, and go after it.
+ *	- What became unreachable (pieces, blocks, destination slots) is kept with
+ *	  the number of the epoch and taken back when every announced epoch is
+ *	  above it. Pieces return as pieces only, so whoever is late (evicted)
+ *	  reads words of some piece, checks what it makes of them, and learns from
+ *	  fib_leave that they were void.
+ *
+ * Lines (128 bytes, as CPUs fetch pairs) that change at every update or turn
+ * are not the lines that every probe reads.
+ */
+#ifndef FIB_LAYOUT_H
+#define FIB_LAYOUT_H
+
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "fib/fib.h"
+
+#define FIB_MAGIC	0x314249467474716du	/* "mqttFIB1" */
+#define FIB_VERSION	1u
+
+#define FIB_LINE	128
+#define FIB_ENTRIES	(FIB_PIECE / 16)	/* of a bucket */
+#define FIB_GROUP	4u			/* entries of a 64-byte line */
+#define FIB_GROUPS	(FIB_ENTRIES / FIB_GROUP)
+#define FIB_DEPTH_MAX	20u
+#define FIB_PER_DIR	(FIB_PIECE / 4)		/* directory entries of a piece */
+#define FIB_SHAPES_MAX	64u
+#define FIB_MORE_MAX	(FIB_SLOTS - FIB_WORD_SLOTS)
+
+#define FIB_WORD_BLOCK	((uint64_t)1 << 63)	/* word: the rest is an offset */
+
+struct fib_entry {
+	_Atomic uint64_t	key;
+	_Atomic uint64_t	word;
+};
+
+struct fib_header {
+	/* Constant. */
+	alignas(FIB_LINE) uint64_t magic;
+	uint32_t		version;
+	uint32_t		header_len;
+	uint32_t		piece;
+	uint32_t		slots;
+	uint32_t		readers;
+	uint32_t		key_bits;
+	uint64_t		len;
+	uint64_t		generation;
+	uint64_t		k0, k1;
+
+	/* Read by every match, written seldom. */
+	alignas(FIB_LINE) _Atomic uint64_t dir;	/* first piece << 8 | depth */
+	_Atomic uint64_t	pieces;		/* that have memory */
+	_Atomic uint64_t	anchor_levels;	/* bit i: there are anchors of i
+						 * levels; 63: or more */
+
+	/* Written once a turn. */
+	alignas(FIB_LINE) _Atomic uint64_t epoch;
+
+	/* Written at every update. */
+	alignas(FIB_LINE) _Atomic uint64_t changes;
+};
+
+/* The node table: state in bits 0..7, kind 8..15, node 16..31, instance 32... */
+struct fib_row {
+	_Atomic uint64_t	what;
+	_Atomic uint64_t	incarnation;
+};
+
+#define FIB_TABLE_PIECE	1u
+
+/* The epochs segment. */
+#define FIB_OUT		((uint64_t)0)		/* not reading */
+#define FIB_EVICTED	(~(uint64_t)0)
+#define FIB_EPOCH_FIRST	((uint64_t)1)
+
+struct fib_epoch {
+	alignas(FIB_LINE) _Atomic uint64_t announced;
+	_Atomic uint64_t	owner;		/* 0: free */
+};
+
+/*
+ * Blocks. A shape list: {count, shape...}. A set: {nmore | ngroups << 16, slots
+ * 0..62 as bits, the others as 16-bit numbers, four to a word, ascending}.
+ * ngroups is 0; groups, (name hash, slot, members) each, will follow the
+ * numbers, and a reader that does not know them reads the rest as now.
+ */
+static inline uint64_t
+set_words(uint64_t nmore)
+{
+	return 2 + (nmore + 3) / 4;
+}
+
+/* Short shapes in an anchor's word: 20 bits, 1 `#`, 4 levels, 15 mask. */
+#define FIB_SHORT_BITS	20
+#define FIB_SHORTS	3u
+
+static inline uint64_t
+shape_short(uint64_t shape)
+{
+	return (shape & 31) | (shape >> 7 & 0x7fff) << 5;
+}
+
+static inline uint64_t
+shape_long(uint64_t s)
+{
+	return (s & 31) | (s >> 5 & 0x7fff) << 7;
+}
+
+/* GCC's thread sanitizer does not know fences and says so; nothing but atomic
+ * words lies between ours, so it has nothing to say about them either. */
+#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wtsan"
+#endif
+
+#endif

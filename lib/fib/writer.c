@@ -1,0 +1,801 @@
+/*
+ * writer.c: the one who changes a segment. Everything it needs to know beyond
+ * what readers need lies in private memory.
+ */
+#include <stdlib.h>
+
+#include "base/err.h"
+#include "fib/hash.h"
+#include "fib/heap.h"
+
+/* A bucket is split at LIMIT entries, or only rewritten if most of them are
+ * deleted ones. */
+#define LIMIT		(FIB_ENTRIES * 4 / 5)
+#define SPLIT_MIN	(FIB_ENTRIES * 5 / 8)
+
+#define DIR_DEPTH(d)	((unsigned)((d) & 0xff))
+#define DIR_PIECE(d)	((d) >> 8)
+
+enum dest_use { DEST_FREE, DEST_USED, DEST_HELD };
+
+struct fib_writer {
+	struct heap	 heap;
+	struct fib_header *header;
+	struct fib_row	*rows;
+	struct fib_key	 key;
+	uint64_t	 dir;		/* as in the header */
+	uint64_t	 changes;
+	uint64_t	 entries, anchors, splits, rewrites, set_uses;
+	uint64_t	*sets;		/* hash table of set offsets, 0 free */
+	size_t		 sets_room, nsets;
+	uint8_t		 dests[FIB_SLOTS];
+	uint16_t	 more[FIB_MORE_MAX];	/* scratch of fib_get */
+};
+
+static inline uint64_t
+load(_Atomic uint64_t *p)
+{
+	return atomic_load_explicit(p, memory_order_relaxed);
+}
+
+static inline void
+store(_Atomic uint64_t *p, uint64_t v)
+{
+	atomic_store_explicit(p, v, memory_order_relaxed);
+}
+
+static inline void
+store_release(_Atomic uint64_t *p, uint64_t v)
+{
+	atomic_store_explicit(p, v, memory_order_release);
+}
+
+/* --- Directory and buckets ----------------------------------------------------- */
+
+static inline _Atomic uint32_t *
+dir_at(struct fib_writer *w, uint64_t dir, uint64_t i)
+{
+	return (_Atomic uint32_t *)(void *)(w->heap.base +
+	    DIR_PIECE(dir) * FIB_PIECE) + i;
+}
+
+static inline uint64_t
+dir_index(uint64_t dir, uint64_t fp)
+{
+	return fp >> 1 & (((uint64_t)1 << DIR_DEPTH(dir)) - 1);
+}
+
+static inline uint32_t
+bucket_of(struct fib_writer *w, uint64_t fp)
+{
+	return atomic_load_explicit(dir_at(w, w->dir, dir_index(w->dir, fp)),
+	    memory_order_relaxed);
+}
+
+static inline struct fib_entry *
+bucket_at(struct fib_writer *w, uint64_t piece)
+{
+	return (struct fib_entry *)(void *)(w->heap.base + piece * FIB_PIECE);
+}
+
+static inline unsigned
+home_of(uint64_t fp)
+{
+	return (unsigned)(fp >> 32) % FIB_GROUPS * FIB_GROUP;
+}
+
+static void
+bucket_clear(struct fib_entry *b)
+{
+	unsigned i;
+
+	for (i = 0; i < FIB_ENTRIES; i++) {
+		store(&b[i].key, FIB_EMPTY);
+		store(&b[i].word, 0);
+	}
+}
+
+/* Into a bucket no reader knows. */
+static void
+bucket_add(struct fib_entry *b, uint64_t key, uint64_t word)
+{
+	unsigned i = home_of(key);
+
+	while (load(&b[i].key) != FIB_EMPTY)
+		i = (i + 1) % FIB_ENTRIES;
+	store(&b[i].word, word);
+	store(&b[i].key, key);
+}
+
+static int
+dir_double(struct fib_writer *w)
+{
+	unsigned	depth = DIR_DEPTH(w->dir);
+	uint64_t	n = (uint64_t)1 << depth, i, dir = w->dir + 1;
+	uint64_t	have, want;
+	int64_t		run;
+
+	if (depth == FIB_DEPTH_MAX)
+		return ERR_FULL;
+	have = (n + FIB_PER_DIR - 1) / FIB_PER_DIR;
+	want = (2 * n + FIB_PER_DIR - 1) / FIB_PER_DIR;
+	if (want > have) {
+		if ((run = heap_run(&w->heap, want)) < 0)
+			return (int)run;
+		dir = (uint64_t)run << 8 | (depth + 1);
+	}
+	for (i = 0; i < 2 * n; i++)
+		atomic_store_explicit(dir_at(w, dir, i),
+		    atomic_load_explicit(dir_at(w, w->dir, i & (n - 1)),
+		    memory_order_relaxed), memory_order_relaxed);
+	if (want > have)
+		for (i = 0; i < have; i++)
+			heap_retire(&w->heap, HELD_PIECE,
+			    DIR_PIECE(w->dir) + i, FIB_PIECE);
+	w->dir = dir;
+	store_release(&w->header->dir, dir);
+	return 0;
+}
+
+/* Copy a bucket that is full of deleted entries into a fresh one, or into two
+ * by the next bit of the fingerprints. */
+static int
+bucket_split(struct fib_writer *w, uint64_t fp)
+{
+	uint32_t	 old = bucket_of(w, fp);
+	unsigned	 depth = w->heap.pieces[old].depth, i, side, n;
+	bool		 split = w->heap.pieces[old].live >= SPLIT_MIN;
+	struct fib_entry *from, *to[2];
+	int64_t		 piece[2];
+	uint64_t	 key, at, live[2] = { 0, 0 };
+	int		 rc;
+
+	if (split && depth == DIR_DEPTH(w->dir) && (rc = dir_double(w)) < 0)
+		return rc;
+	n = split ? 2 : 1;
+	for (i = 0; i < n; i++)
+		if ((piece[i] = heap_piece(&w->heap, PIECE_BUCKET)) < 0) {
+			rc = (int)piece[i];
+			while (i-- > 0)
+				heap_piece_free(&w->heap, (uint64_t)piece[i]);
+			return rc;
+		}
+	for (i = 0; i < n; i++) {
+		to[i] = bucket_at(w, (uint64_t)piece[i]);
+		bucket_clear(to[i]);
+	}
+	from = bucket_at(w, old);
+	for (i = 0; i < FIB_ENTRIES; i++) {
+		key = load(&from[i].key);
+		if (key == FIB_EMPTY || key == FIB_DELETED)
+			continue;
+		side = split ? key >> (1 + depth) & 1 : 0;
+		bucket_add(to[side], key, load(&from[i].word));
+		live[side]++;
+	}
+	for (i = 0; i < n; i++) {
+		w->heap.pieces[piece[i]].live = (uint16_t)live[i];
+		w->heap.pieces[piece[i]].depth =
+		    (uint8_t)(split ? depth + 1 : depth);
+	}
+	for (at = fp >> 1 & (((uint64_t)1 << depth) - 1);
+	    at < (uint64_t)1 << DIR_DEPTH(w->dir);
+	    at += (uint64_t)1 << depth) {
+		side = split ? at >> depth & 1 : 0;
+		atomic_store_explicit(dir_at(w, w->dir, at),
+		    (uint32_t)piece[side], memory_order_release);
+	}
+	heap_retire(&w->heap, HELD_PIECE, old, FIB_PIECE);
+	if (split)
+		w->splits++;
+	else
+		w->rewrites++;
+	return 0;
+}
+
+/* The entry of fp, or NULL and *room is where it would go (NULL: nowhere). */
+static struct fib_entry *
+entry_find(struct fib_writer *w, uint64_t fp, struct fib_entry **room)
+{
+	struct fib_entry *b = bucket_at(w, bucket_of(w, fp));
+	unsigned	 i = home_of(fp), n;
+	uint64_t	 key;
+
+	*room = NULL;
+	for (n = 0; n < FIB_ENTRIES; n++, i = (i + 1) % FIB_ENTRIES) {
+		key = load(&b[i].key);
+		if (key == fp)
+			return &b[i];
+		if (key == FIB_DELETED && *room == NULL)
+			*room = &b[i];
+		if (key == FIB_EMPTY) {
+			if (*room == NULL)
+				*room = &b[i];
+			break;
+		}
+	}
+	return NULL;
+}
+
+/* Set the word of fp; *old is the one before, 0 if there was none. */
+static int
+entry_put(struct fib_writer *w, uint64_t fp, uint64_t word, uint64_t *old)
+{
+	struct fib_entry *e, *room;
+	struct piece	*p;
+	int		 rc;
+
+	for (;;) {
+		if ((e = entry_find(w, fp, &room)) != NULL) {
+			*old = load(&e->word);
+			store_release(&e->word, word);
+			return 0;
+		}
+		p = &w->heap.pieces[bucket_of(w, fp)];
+		if (room != NULL && load(&room->key) == FIB_DELETED) {
+			p->deleted--;
+			break;
+		}
+		if (room != NULL && p->live + p->deleted < (int)LIMIT)
+			break;
+		if ((rc = bucket_split(w, fp)) < 0)
+			return rc;
+	}
+	p->live++;
+	w->entries++;
+	*old = 0;
+	store_release(&room->word, word);
+	store_release(&room->key, fp);
+	return 0;
+}
+
+/* Remove fp. An entry before an empty one becomes empty itself, and so on
+ * backwards; others stay as deleted, for what comes after them is found
+ * across them. */
+static uint64_t
+entry_del(struct fib_writer *w, uint64_t fp)
+{
+	struct fib_entry *e, *room, *b;
+	struct piece	*p;
+	uint64_t	 word;
+	unsigned	 i;
+
+	if ((e = entry_find(w, fp, &room)) == NULL)
+		return 0;
+	word = load(&e->word);
+	b = bucket_at(w, bucket_of(w, fp));
+	p = &w->heap.pieces[bucket_of(w, fp)];
+	i = (unsigned)(e - b);
+	p->live--;
+	w->entries--;
+	if (load(&b[(i + 1) % FIB_ENTRIES].key) != FIB_EMPTY) {
+		store_release(&e->key, FIB_DELETED);
+		p->deleted++;
+		return word;
+	}
+	store_release(&e->key, FIB_EMPTY);
+	for (;;) {
+		i = (i + FIB_ENTRIES - 1) % FIB_ENTRIES;
+		if (load(&b[i].key) != FIB_DELETED)
+			return word;
+		store_release(&b[i].key, FIB_EMPTY);
+		p->deleted--;
+	}
+}
+
+static void
+changed(struct fib_writer *w)
+{
+	store_release(&w->header->changes, ++w->changes);
+}
+
+/* --- Interned sets --------------------------------------------------------------- */
+
+static uint64_t
+set_hash_of(struct fib_writer *w, const struct fib_dests *d)
+{
+	struct sip	s;
+	size_t		i;
+
+	sip_init(&s, w->key.k1, w->key.k0);
+	sip_word(&s, d->slots);
+	for (i = 0; i < d->nmore; i++)
+		sip_word(&s, d->more[i]);
+	return sip_end(s, d->nmore);
+}
+
+static void
+set_read(struct fib_writer *w, uint64_t off, struct fib_dests *d)
+{
+	_Atomic uint64_t *words = heap_words(&w->heap, off);
+	size_t		 i;
+
+	d->nmore = load(&words[0]) & 0xffff;
+	d->slots = load(&words[1]);
+	d->more = w->more;
+	for (i = 0; i < d->nmore; i++)
+		w->more[i] = (uint16_t)(load(&words[2 + i / 4]) >> i % 4 * 16);
+}
+
+static uint64_t
+set_hash(struct fib_writer *w, uint64_t off)
+{
+	_Atomic uint64_t *words = heap_words(&w->heap, off);
+	uint64_t	 nmore = load(&words[0]) & 0xffff, i;
+	struct sip	 s;
+
+	sip_init(&s, w->key.k1, w->key.k0);
+	sip_word(&s, load(&words[1]));
+	for (i = 0; i < nmore; i++)
+		sip_word(&s, (uint16_t)(load(&words[2 + i / 4]) >> i % 4 * 16));
+	return sip_end(s, nmore);
+}
+
+static bool
+set_is(struct fib_writer *w, uint64_t off, const struct fib_dests *d)
+{
+	_Atomic uint64_t *words = heap_words(&w->heap, off);
+	size_t		 i;
+
+	if (load(&words[0]) != d->nmore || load(&words[1]) != d->slots)
+		return false;
+	for (i = 0; i < d->nmore; i++)
+		if ((uint16_t)(load(&words[2 + i / 4]) >> i % 4 * 16) !=
+		    d->more[i])
+			return false;
+	return true;
+}
+
+static int
+sets_grow(struct fib_writer *w)
+{
+	size_t		 room = MAX(w->sets_room * 2, 64), i, at;
+	uint64_t	*t;
+
+	if ((w->nsets + 1) * 2 <= w->sets_room)
+		return 0;
+	if ((t = calloc(room, sizeof(*t))) == NULL)
+		return ERR_NOMEM;
+	for (i = 0; i < w->sets_room; i++) {
+		if (w->sets[i] == 0)
+			continue;
+		at = set_hash(w, w->sets[i]) & (room - 1);
+		while (t[at] != 0)
+			at = (at + 1) & (room - 1);
+		t[at] = w->sets[i];
+	}
+	free(w->sets);
+	w->sets = t;
+	w->sets_room = room;
+	return 0;
+}
+
+/* Find or make the set; takes a reference. Its offset, or ERR_*. */
+static int64_t
+set_intern(struct fib_writer *w, const struct fib_dests *d)
+{
+	_Atomic uint64_t *words;
+	uint64_t	 v;
+	size_t		 at, i;
+	int64_t		 off;
+	int		 rc;
+
+	if ((rc = sets_grow(w)) < 0)
+		return rc;
+	at = set_hash_of(w, d) & (w->sets_room - 1);
+	for (; w->sets[at] != 0; at = (at + 1) & (w->sets_room - 1))
+		if (set_is(w, w->sets[at], d)) {
+			++*heap_refs(&w->heap, w->sets[at]);
+			return (int64_t)w->sets[at];
+		}
+	if ((off = heap_block(&w->heap, 8 * set_words(d->nmore))) < 0)
+		return off;
+	words = heap_words(&w->heap, (uint64_t)off);
+	store(&words[0], d->nmore);
+	store(&words[1], d->slots);
+	for (i = 0; i < d->nmore; i += 4) {
+		size_t j;
+
+		for (v = 0, j = i; j < MIN(i + 4, d->nmore); j++)
+			v |= (uint64_t)d->more[j] << j % 4 * 16;
+		store(&words[2 + i / 4], v);
+	}
+	w->sets[at] = (uint64_t)off;
+	w->nsets++;
+	return off;
+}
+
+/* Drop a reference. The last one takes the set out of the table at once, so
+ * that an equal one is a new one, and retires its block. */
+static void
+set_unref(struct fib_writer *w, uint64_t off)
+{
+	size_t		mask = w->sets_room - 1, at, hole, home;
+
+	if (--*heap_refs(&w->heap, off) > 0)
+		return;
+	at = set_hash(w, off) & mask;
+	while (w->sets[at] != off)
+		at = (at + 1) & mask;
+	for (hole = at;;) {
+		at = (at + 1) & mask;
+		if (w->sets[at] == 0)
+			break;
+		home = set_hash(w, w->sets[at]) & mask;
+		if (((at - home) & mask) >= ((at - hole) & mask)) {
+			w->sets[hole] = w->sets[at];
+			hole = at;
+		}
+	}
+	w->sets[hole] = 0;
+	w->nsets--;
+	heap_retire(&w->heap, HELD_BLOCK, off,
+	    (uint32_t)heap_block_bytes(&w->heap, off));
+}
+
+/* --- Terminals --------------------------------------------------------------------- */
+
+static void
+terminal_release(struct fib_writer *w, uint64_t word)
+{
+	if (word & FIB_WORD_BLOCK) {
+		set_unref(w, word & ~FIB_WORD_BLOCK);
+		w->set_uses--;
+	}
+}
+
+int
+fib_put(struct fib_writer *w, uint64_t fp, const struct fib_dests *d)
+{
+	uint64_t	word = d->slots & ~FIB_WORD_BLOCK, old;
+	int64_t		off;
+	size_t		i;
+	int		rc;
+
+	if ((fp & 1) != 0 || fp < 4 || d->nmore > FIB_MORE_MAX)
+		return ERR_INVAL;
+	if (word == 0 && d->nmore == 0) {
+		old = entry_del(w, fp);
+		changed(w);
+		terminal_release(w, old);
+		return 0;
+	}
+	for (i = 0; i < d->nmore; i++)
+		if (d->more[i] < FIB_WORD_SLOTS || d->more[i] >= FIB_SLOTS ||
+		    (i > 0 && d->more[i] <= d->more[i - 1]))
+			return ERR_INVAL;
+	if (d->nmore > 0) {
+		struct fib_dests set = { word, d->more, d->nmore };
+
+		if ((off = set_intern(w, &set)) < 0)
+			return (int)off;
+		word = FIB_WORD_BLOCK | (uint64_t)off;
+		w->set_uses++;
+	}
+	if ((rc = entry_put(w, fp, word, &old)) < 0) {
+		terminal_release(w, word);
+		return rc;
+	}
+	changed(w);
+	terminal_release(w, old);
+	return 0;
+}
+
+int
+fib_get(struct fib_writer *w, uint64_t fp, struct fib_dests *d)
+{
+	struct fib_entry *e, *room;
+	uint64_t	 word;
+
+	if ((e = entry_find(w, fp, &room)) == NULL)
+		return ERR_NOTFOUND;
+	word = load(&e->word);
+	if (word & FIB_WORD_BLOCK)
+		set_read(w, word & ~FIB_WORD_BLOCK, d);
+	else
+		*d = (struct fib_dests){ word, NULL, 0 };
+	return 0;
+}
+
+/* --- Anchors -------------------------------------------------------------------------- */
+
+static int64_t
+shapes_block(struct fib_writer *w, const uint64_t *shapes, size_t n)
+{
+	_Atomic uint64_t *words;
+	int64_t		 off;
+	size_t		 i;
+
+	if ((off = heap_block(&w->heap, 8 * (1 + n))) < 0)
+		return off;
+	words = heap_words(&w->heap, (uint64_t)off);
+	store(&words[0], n);
+	for (i = 0; i < n; i++)
+		store(&words[1 + i], shapes[i]);
+	return off;
+}
+
+static void
+shapes_release(struct fib_writer *w, uint64_t word)
+{
+	if (word & FIB_WORD_BLOCK)
+		heap_retire(&w->heap, HELD_BLOCK, word & ~FIB_WORD_BLOCK,
+		    (uint32_t)heap_block_bytes(&w->heap,
+		    word & ~FIB_WORD_BLOCK));
+}
+
+int
+fib_anchor_put(struct fib_writer *w, uint64_t anchor, uint32_t levels,
+    const uint64_t *shapes, size_t n)
+{
+	uint64_t	word = 0, old;
+	uint64_t	level = (uint64_t)1 << MIN(levels, 63u);
+	bool		shorts = n <= FIB_SHORTS;
+	int64_t		off;
+	size_t		i;
+	int		rc;
+
+	if ((anchor & 1) == 0 || anchor < 4 || n > FIB_SHAPES_MAX)
+		return ERR_INVAL;
+	if (n == 0) {
+		if ((old = entry_del(w, anchor)) != 0)
+			w->anchors--;
+		changed(w);
+		shapes_release(w, old);
+		return 0;
+	}
+	for (i = 0; i < n; i++) {
+		if (shapes[i] == FIB_SHAPE_NONE || shapes[i] == FIB_SHAPE_DEEP)
+			return ERR_INVAL;
+		if (shape_levels(shapes[i]) > 15)
+			shorts = false;
+	}
+	if (shorts)
+		for (i = 0; i < n; i++)
+			word |= shape_short(shapes[i]) << i * FIB_SHORT_BITS;
+	else {
+		if ((off = shapes_block(w, shapes, n)) < 0)
+			return (int)off;
+		word = FIB_WORD_BLOCK | (uint64_t)off;
+	}
+	if ((load(&w->header->anchor_levels) & level) == 0)
+		store_release(&w->header->anchor_levels,
+		    load(&w->header->anchor_levels) | level);
+	if ((rc = entry_put(w, anchor, word, &old)) < 0) {
+		if (word & FIB_WORD_BLOCK)
+			heap_block_free(&w->heap, word & ~FIB_WORD_BLOCK);
+		return rc;
+	}
+	if (old == 0)
+		w->anchors++;
+	changed(w);
+	shapes_release(w, old);
+	return 0;
+}
+
+/* --- Destinations ------------------------------------------------------------------------ */
+
+static void
+dest_free(void *ctx, unsigned slot)
+{
+	struct fib_writer *w = ctx;
+
+	w->dests[slot] = DEST_FREE;
+	store_release(&w->rows[slot].what, 0);
+	store_release(&w->rows[slot].incarnation, 0);
+}
+
+static void
+dest_write(struct fib_writer *w, unsigned slot, const struct fib_slot *d)
+{
+	store_release(&w->rows[slot].incarnation, d->incarnation);
+	store_release(&w->rows[slot].what, (uint64_t)(uint8_t)d->state |
+	    (uint64_t)(uint8_t)d->kind << 8 | (uint64_t)d->node << 16 |
+	    (uint64_t)d->instance << 32);
+	changed(w);
+}
+
+int
+fib_dest_open(struct fib_writer *w, const struct fib_slot *d, unsigned *slot)
+{
+	unsigned i;
+
+	if (d->kind == FIB_NONE)
+		return ERR_INVAL;
+	for (i = 0; i < FIB_SLOTS; i++)
+		if (w->dests[i] == DEST_FREE) {
+			w->dests[i] = DEST_USED;
+			dest_write(w, i, d);
+			*slot = i;
+			return 0;
+		}
+	return ERR_FULL;
+}
+
+void
+fib_dest_set(struct fib_writer *w, unsigned slot, enum fib_state state,
+    uint64_t incarnation)
+{
+	uint64_t	what;
+
+	if (slot >= FIB_SLOTS || w->dests[slot] != DEST_USED)
+		return;
+	what = load(&w->rows[slot].what);
+	store_release(&w->rows[slot].incarnation, incarnation);
+	store_release(&w->rows[slot].what,
+	    (what & ~(uint64_t)0xff) | (uint8_t)state);
+	changed(w);
+}
+
+void
+fib_dest_close(struct fib_writer *w, unsigned slot)
+{
+	if (slot >= FIB_SLOTS || w->dests[slot] != DEST_USED)
+		return;
+	fib_dest_set(w, slot, FIB_DOWN, 0);
+	w->dests[slot] = DEST_HELD;
+	heap_retire(&w->heap, HELD_DEST, slot, 0);
+}
+
+/* --- The rest ------------------------------------------------------------------------------- */
+
+void
+fib_reclaim(struct fib_writer *w, uint64_t now_ms)
+{
+	heap_time(&w->heap, now_ms);
+	heap_reclaim(&w->heap);
+}
+
+uint64_t
+fib_grace(struct fib_writer *w)
+{
+	heap_retire(&w->heap, HELD_NOTHING, 0, 0);
+	return w->heap.epoch;
+}
+
+bool
+fib_grace_over(const struct fib_writer *w, uint64_t ticket)
+{
+	return w->heap.passed > ticket;
+}
+
+void
+fib_reader_gone(struct fib_writer *w, uint64_t owner)
+{
+	struct fib_epoch *e;
+	unsigned	 i;
+
+	for (i = 0; i < FIB_READERS; i++) {
+		e = &w->heap.epochs[i];
+		if (owner == 0 || atomic_load_explicit(&e->owner,
+		    memory_order_acquire) != owner)
+			continue;
+		store_release(&e->announced, FIB_OUT);
+		store_release(&e->owner, 0);
+	}
+}
+
+static int
+first_pieces(struct fib_writer *w)
+{
+	int64_t		fixed, dir, bucket;
+
+	if ((fixed = heap_run(&w->heap, 2)) < 0)
+		return (int)fixed;
+	if ((dir = heap_run(&w->heap, 1)) < 0)
+		return (int)dir;
+	if ((bucket = heap_piece(&w->heap, PIECE_BUCKET)) < 0)
+		return (int)bucket;
+	bucket_clear(bucket_at(w, (uint64_t)bucket));
+	w->dir = (uint64_t)dir << 8;
+	atomic_store_explicit(dir_at(w, w->dir, 0), (uint32_t)bucket,
+	    memory_order_release);
+	return 0;
+}
+
+int
+fib_writer_open(struct fib_writer **out, const struct fib_writer_opts *o)
+{
+	struct fib_writer *w;
+	struct fib_header *h;
+	int		 rc;
+
+	if (o->data == NULL || o->len < FIB_LEN_MIN || o->epochs == NULL ||
+	    o->epochs_len < FIB_EPOCHS_LEN ||
+	    (uintptr_t)o->data % FIB_LINE != 0 ||
+	    (uintptr_t)o->epochs % FIB_LINE != 0)
+		return ERR_INVAL;
+	if ((w = calloc(1, sizeof(*w))) == NULL)
+		return ERR_NOMEM;
+	h = o->data;
+	w->header = h;
+	w->rows = (struct fib_row *)(void *)((uint8_t *)o->data +
+	    FIB_TABLE_PIECE * FIB_PIECE);
+	w->key = o->key;
+	w->heap.base = o->data;
+	w->heap.header = h;
+	w->heap.epochs = o->epochs;
+	w->heap.grow = o->grow;
+	w->heap.grow_ctx = o->grow_ctx;
+	w->heap.limit = MIN(o->len / FIB_PIECE, (uint64_t)1 << 31);
+	w->heap.evict_bytes = o->evict_bytes ? o->evict_bytes : 64u << 20;
+	w->heap.evict_ms = o->evict_ms ? o->evict_ms : 1000;
+	w->heap.dest_free = dest_free;
+	w->heap.dest_ctx = w;
+	w->heap.epoch = FIB_EPOCH_FIRST;
+	/* The header needs its memory before the heap writes to it. */
+	if (o->grow != NULL && (rc = o->grow(o->grow_ctx, FIB_PIECE)) < 0)
+		goto free_writer;
+	if ((rc = first_pieces(w)) < 0)
+		goto free_writer;
+	h->version = FIB_VERSION;
+	h->header_len = sizeof(*h);
+	h->piece = FIB_PIECE;
+	h->slots = FIB_SLOTS;
+	h->readers = FIB_READERS;
+	h->key_bits = o->key.bits;
+	h->len = w->heap.limit * FIB_PIECE;
+	h->generation = o->generation;
+	h->k0 = o->key.k0;
+	h->k1 = o->key.k1;
+	store_release(&h->epoch, FIB_EPOCH_FIRST);
+	store_release(&h->dir, w->dir);
+	h->magic = FIB_MAGIC;
+	*out = w;
+	return 0;
+
+free_writer:
+	free(w->heap.pieces);
+	free(w);
+	return rc;
+}
+
+void
+fib_writer_close(struct fib_writer **wp)
+{
+	struct fib_writer *w = *wp;
+	size_t		 i;
+
+	if (w == NULL)
+		return;
+	for (i = 0; i < w->heap.npieces; i++)
+		free(w->heap.pieces[i].slab);
+	free(w->heap.pieces);
+	free(w->heap.held);
+	free(w->sets);
+	free(w);
+	*wp = NULL;
+}
+
+const struct fib_key *
+fib_writer_key(const struct fib_writer *w)
+{
+	return &w->key;
+}
+
+uint64_t
+fib_writer_generation(const struct fib_writer *w)
+{
+	return w->header->generation;
+}
+
+void
+fib_writer_stats(const struct fib_writer *w, struct fib_stats *out)
+{
+	unsigned i;
+
+	*out = (struct fib_stats){
+		.entries = w->entries, .anchors = w->anchors,
+		.sets = w->nsets, .set_uses = w->set_uses,
+		.bytes = w->heap.committed * FIB_PIECE,
+		.pieces_used = w->heap.npieces - w->heap.nfree,
+		.pieces_free = w->heap.nfree,
+		.held_bytes = w->heap.held_bytes,
+		.evictions = w->heap.evictions, .epoch = w->heap.epoch,
+		.splits = w->splits, .rewrites = w->rewrites,
+	};
+	for (i = 0; i < FIB_READERS; i++)
+		if (atomic_load_explicit(&w->heap.epochs[i].owner,
+		    memory_order_relaxed) != 0)
+			out->readers++;
+}
