@@ -54,15 +54,15 @@ mqtt_frame_parse_slow(const uint8_t *buf, size_t len, unsigned version,
 	if (!(mqtt_frame_flags[version][buf[0] >> 4] >> (buf[0] & 15) & 1))
 		return ERR_PROTO;
 	do {
-		if (hdr == len)
-			return ERR_AGAIN;
 		if (hdr == 5)
 			return ERR_PROTO;
+		if (hdr == len)
+			return ERR_AGAIN;
 		b = buf[hdr];
 		n |= (b & 0x7f) << 7 * (hdr - 1);
 		hdr++;
 	} while (b & 0x80);
-	/* The fourth byte may not ask for a fifth; 3.x lets zeros lead. */
+	/* 3.x does not forbid more bytes than needed. */
 	if (b == 0 && hdr > 2 && version == MQTT_V5)
 		return ERR_PROTO;
 	f->size = hdr + n;

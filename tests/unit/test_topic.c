@@ -59,7 +59,7 @@ filter(const void *s, size_t len, unsigned max_levels)
 #define NAME(lit)	name(lit, sizeof(lit) - 1, 0)
 #define FILTER(lit)	filter(lit, sizeof(lit) - 1, 0)
 
-/* --- UTF-8 ---------------------------------------------------------------- */
+/* --- UTF-8 --------------------------------------------------------------- */
 
 static void
 utf8_is_the_shortest_form_and_no_surrogate(void **state UNUSED)
@@ -154,7 +154,7 @@ utf8_agrees_with_the_definition(void **state UNUSED)
 	}
 }
 
-/* --- Names ---------------------------------------------------------------- */
+/* --- Names --------------------------------------------------------------- */
 
 static void
 a_name_is_a_string_without_wildcards(void **state UNUSED)
@@ -241,7 +241,7 @@ levels_are_counted(void **state UNUSED)
 	free(s);
 }
 
-/* --- Filters --------------------------------------------------------------- */
+/* --- Filters ------------------------------------------------------------- */
 
 static void
 a_multi_level_wildcard_is_the_whole_last_level(void **state UNUSED)
@@ -287,7 +287,7 @@ a_filter_is_a_string_of_at_least_one_byte(void **state UNUSED)
 	assert_int_equal(FILTER("a#\xff"), ERR_PROTO);
 }
 
-/* --- Shared subscriptions ---------------------------------------------------- */
+/* --- Shared subscriptions ------------------------------------------------ */
 
 static int
 sub(const char *s, struct topic_sub *out)
@@ -363,7 +363,7 @@ a_share_without_a_name_or_a_filter_is_none(void **state UNUSED)
 	assert_int_equal(topic_sub_parse("$share/g/a/b", 12, 1, &t), ERR_FULL);
 }
 
-/* --- Matching ------------------------------------------------------------------ */
+/* --- Matching ------------------------------------------------------------ */
 
 static bool
 matches(const char *f, const char *t)
@@ -549,7 +549,7 @@ matching_agrees_with_a_second_matcher(void **state UNUSED)
 	assert_in_range(yes, 10000, 190000);	/* else it shows nothing */
 }
 
-/* --- Shapes ----------------------------------------------------------------- */
+/* --- Shapes -------------------------------------------------------------- */
 
 static void
 a_filter_is_an_anchor_and_a_shape(void **state UNUSED)
