@@ -53,6 +53,7 @@ setup_fd_limit(void)
 }
 
 /* mkdir -p: parents as the umask has it, the directory itself 0700. */
+/* events: error node.run_dir node.data_dir log.dir */
 static void
 make_dir(const struct super *s, const char *key, const char *path)
 {
