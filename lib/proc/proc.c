@@ -1158,7 +1158,10 @@ proc_free(struct proc **pp)
 		sup_close_fds(p->mine[i].s.fds, p->mine[i].s.nfds);
 	for (i = 0; i < p->ntheirs; i++)
 		sup_close_fds(p->theirs[i].s.fds, p->theirs[i].s.nfds);
-	/* The metrics stay mapped: static rows still point into them. */
+	if (p->metrics != NULL) {
+		metric_detach();
+		munmap(p->metrics, p->metrics_len);
+	}
 	free(p->held);
 	free(p->mine);
 	free(p->theirs);
