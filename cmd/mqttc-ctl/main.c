@@ -1,0 +1,189 @@
+/*
+ * mqttc-ctl: look at the processes of a node, restart one, stop it, have it
+ * read its configuration again.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "conf/conf.h"
+#include "proc/tool.h"
+#include "report/report.h"
+
+#define START_MS	60000	/* for a process to become ready */
+
+static const char usage[] =
+    "usage: mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] status\n"
+    "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] restart name\n"
+    "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] stop\n"
+    "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] reload\n";
+
+static const struct report_col status_cols[] = {
+	{ "name",		14, 0 },
+	{ "pid",		7, REPORT_RIGHT },
+	{ "state",		8, 0 },
+	{ "incarnation",	13, REPORT_RIGHT },
+	{ "restarts",		8, REPORT_RIGHT },
+	{ "uptime_s",		8, REPORT_RIGHT },
+	{ "note",		0, 0 },
+};
+
+static const struct report_col answer_cols[] = {
+	{ "code",	0, REPORT_JSON_ONLY },
+	{ "text",	0, REPORT_JSON_ONLY },
+};
+
+struct command {
+	const char	*name;
+	int		 operands;
+	int		(*run)(struct tool *t, char **argv);
+};
+
+static void
+on_row(void *ctx, const struct tool_row *row)
+{
+	struct report	*r = ctx;
+
+	report_str(r, row->name);
+	if (row->pid != 0)
+		report_u64(r, (uint64_t)row->pid);
+	else
+		report_none(r);
+	report_str(r, proc_state_name(row->state));
+	report_u64(r, row->incarnation);
+	report_u64(r, row->restarts);
+	report_u64(r, row->uptime_ms / 1000);
+	report_str(r, row->note);
+	report_end(r);
+}
+
+static int
+run_status(struct tool *t, char **argv UNUSED)
+{
+	struct report	r;
+	int		rc;
+
+	report_init(&r, stdout, tool_json(t), status_cols,
+	    NELEM(status_cols));
+	if ((rc = tool_status(t, on_row, &r)) < 0)
+		tool_fatal(t, rc);
+	return 0;
+}
+
+/* What the supervisor answered: to stdout if it did it, else to stderr. */
+static int
+print_answer(struct tool *t, int code, const char *text)
+{
+	struct report	r;
+
+	if (tool_json(t)) {
+		report_init(&r, stdout, true, answer_cols,
+		    NELEM(answer_cols));
+		report_u64(&r, (uint64_t)code);
+		report_str(&r, text);
+		report_end(&r);
+	} else if (code == 0)
+		printf("%s\n", text);
+	else
+		fprintf(stderr, "mqttc-ctl: %s\n", text);
+	return code;
+}
+
+static int
+run_restart(struct tool *t, char **argv)
+{
+	char	text[1024];
+	int	rc, code, wait_ms;
+
+	wait_ms = (int)MIN(tool_conf(t)->supervise_stop_timeout_ms, 3600000u) +
+	    START_MS;
+	if ((rc = tool_restart(t, argv[0], wait_ms, &code, text,
+	    sizeof(text))) < 0)
+		tool_fatal(t, rc);
+	return print_answer(t, code, text);
+}
+
+static int
+run_stop(struct tool *t, char **argv UNUSED)
+{
+	int	rc, wait_ms;
+
+	/* Listeners, then the router: each has its time. */
+	wait_ms = 2 * (int)MIN(tool_conf(t)->supervise_stop_timeout_ms,
+	    3600000u) + START_MS;
+	if ((rc = tool_stop(t, wait_ms)) < 0)
+		tool_fatal(t, rc);
+	return print_answer(t, 0, "the node has ended");
+}
+
+static int
+run_reload(struct tool *t, char **argv UNUSED)
+{
+	char	text[1024];
+	int	rc, code;
+
+	if ((rc = tool_reload(t, START_MS, &code, text, sizeof(text))) < 0)
+		tool_fatal(t, rc);
+	return print_answer(t, code, text);
+}
+
+static const struct command commands[] = {
+	{ "status",	0, run_status },
+	{ "restart",	1, run_restart },
+	{ "stop",	0, run_stop },
+	{ "reload",	0, run_reload },
+};
+
+static const struct tool_opts opts;
+
+static const struct command *
+find_command(int argc, char **argv)
+{
+	size_t	i;
+
+	if (argc == 0)
+		tool_usage(&opts, "say what to do");
+	for (i = 0; i < NELEM(commands); i++)
+		if (strcmp(commands[i].name, argv[0]) == 0)
+			break;
+	if (i == NELEM(commands))
+		tool_usage(&opts, "unknown command '%s'", argv[0]);
+	if (argc - 1 != commands[i].operands)
+		tool_usage(&opts, commands[i].operands == 0 ?
+		    "%s takes no operand" : "%s takes the name of a process",
+		    argv[0]);
+	return &commands[i];
+}
+
+static void
+check_operands(void *ctx UNUSED, int argc, char **argv)
+{
+	(void)find_command(argc, argv);
+}
+
+static const struct tool_opts opts = {
+	.program = "mqttc-ctl",
+	.usage = usage,
+	.operands = check_operands,
+};
+
+int
+main(int argc, char **argv)
+{
+	const struct command	*c;
+	struct tool		*t;
+	int			 code;
+
+	tool_open(&t, argc, argv, &opts, NULL);
+	c = find_command(argc - optind, argv + optind);
+	code = c->run(t, argv + optind + 1);
+	tool_close(&t);
+	if (fflush(stdout) != 0) {
+		perror("mqttc-ctl: stdout");
+		return EX_IOERR;
+	}
+	return code;
+}
