@@ -833,7 +833,7 @@ publish(struct publisher *p)
 	size_t before;
 
 	p->touched = false;
-	if (!publishing || c->state != CONN_UP || c->out_len > c->out_off)
+	if (!publishing || c->state != CONN_UP || c->blocked)
 		return;
 	ns = clock_ns();
 	before = c->out_len - c->out_off;
