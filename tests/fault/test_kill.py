@@ -1,0 +1,360 @@
+"""kill -9 and SIGSTOP of each kind of process under load. What DESIGN section
+2 promises: no acknowledged QoS 1 or 2 message is lost to a session that
+survives, none of QoS 2 is delivered twice, clients of other processes stay
+connected."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from support import wire
+from support.load import Load
+
+
+@pytest.fixture
+def three(make_node):
+    return make_node(listeners=3)
+
+
+def everywhere(load, mortal=frozenset()):
+    """Each QoS, from every listener to every listener; clients of the mortal
+    ones may go down with them."""
+    for qos in (0, 1, 2):
+        for i in range(3):
+            load.pair("q%dl%d" % (qos, i), qos, i, [0, 1, 2],
+                      mortal_pub=i in mortal, mortal_sub=set(mortal))
+
+
+# --- The router -------------------------------------------------------------
+
+def test_router_killed_under_load(three, topic):
+    load = Load(three, topic)
+    everywhere(load)
+    with load:
+        for _ in range(5):
+            pid = three.kill("router")
+            load.progress()                     # at once, router or not
+            three.wait_ready("router", not_pid=pid)
+            load.progress()
+    load.check()
+
+
+def test_forwarding_without_a_router(three, topic):
+    """Stopped, so that it certainly does nothing: messages still cross."""
+    subs = [three.client(on=i) for i in range(3)]
+    for s in subs:
+        s.subscribe(topic, qos=2)
+    pub = three.client(on=0)
+    pid = three.kill("router", signal.SIGSTOP)
+    try:
+        for i in range(50):
+            pub.publish(topic, b"%d" % i, qos=i % 3)
+        for s in subs:
+            for i in range(50):
+                p = s.read_publish()
+                assert p.payload == b"%d" % i
+                s.complete(p)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+def test_subscription_without_a_router(make_node, topic, how):
+    """Works on its own listener at once, elsewhere when the router is back."""
+    node = make_node(listeners=2)
+    sub, here, there = (node.client(on=1), node.client(on=1),
+                        node.client(on=0))
+    pid = node.kill("router", how)
+    try:
+        sub.subscribe(topic, qos=1)     # after cluster.suback_timeout at most
+        here.publish(topic, b"here", qos=1)
+        p = sub.read_publish()
+        assert p.payload == b"here"
+        sub.puback(p.pid)
+    finally:
+        if how == signal.SIGSTOP:
+            os.kill(pid, signal.SIGCONT)
+    node.wait_ready("router", not_pid=pid if how == signal.SIGKILL else None)
+    end = time.monotonic() + 20
+    n = 0
+    while True:
+        there.publish(topic, b"there %d" % n, qos=1)
+        n += 1
+        got = [p for p in sub.fence() if p.kind == wire.PUBLISH]
+        if got:
+            break
+        assert time.monotonic() < end, "never reached from the other side"
+        time.sleep(0.02)
+    # From then on nothing is missed.
+    for i in range(50):
+        there.publish(topic, b"%d" % i, qos=1)
+    want = [b"%d" % i for i in range(50)]
+    have = [p.payload for p in got]
+    for p in got:
+        sub.puback(p.pid)
+    while have[-50:] != want:
+        p = sub.read_publish()
+        sub.puback(p.pid)
+        have.append(p.payload)
+
+
+def test_unsubscribed_and_gone_while_the_router_is_away(make_node, topic):
+    """Routes of those who left meanwhile are gone when it is back."""
+    node = make_node(listeners=2)
+    names = ["%s/%d" % (topic, i) for i in range(100)]
+    keeps, goes = node.client(on=1), node.client(on=1)
+    keeps.subscribe(names[:50])
+    goes.subscribe(names[50:])
+    pid = node.kill("router")
+    goes.close()
+    keeps.unsubscribe(names[:25])
+    node.wait_ready("router", not_pid=pid)
+
+    def listed():
+        return {row.get("topic") or row.get("filter")
+                for row in node.tool_json("mqttc-route", "list")}
+
+    end = time.monotonic() + 20
+    while {n for n in listed() if n.startswith(topic)} != set(names[25:50]):
+        assert time.monotonic() < end, sorted(listed())
+        time.sleep(0.05)
+
+
+def test_router_killed_while_subscriptions_change(make_node, topic):
+    """Subscribers come and go while the router dies again and again; those
+    that were answered are served once it is back."""
+    node = make_node(listeners=2)
+    subs = [node.client(on=i % 2) for i in range(10)]
+    n = 0
+    for _ in range(5):
+        pid = node.kill("router")
+        for s in subs:
+            s.subscribe("%s/%d" % (topic, n), qos=1)
+            n += 1
+        node.wait_ready("router", not_pid=pid)
+    pub = node.client(on=0)
+    mark = node.client(on=1)
+    end = time.monotonic() + 20
+    missing = set(range(n))
+    while missing:
+        for i in sorted(missing):
+            pub.publish("%s/%d" % (topic, i), b"%d" % i, qos=1)
+        for s in subs:
+            for p in s.fence():
+                if p.kind == wire.PUBLISH:
+                    s.puback(p.pid)
+                    missing.discard(int(p.payload))
+        assert time.monotonic() < end, missing
+    mark.expect_nothing()
+
+
+# --- A listener -------------------------------------------------------------
+
+def test_listener_killed_under_load(three, topic):
+    load = Load(three, topic)
+    everywhere(load, mortal={1})
+    with load:
+        pid = three.kill("listener.1")
+        load.progress()
+        three.wait_ready("listener.1", not_pid=pid)
+        load.progress()
+        # It serves again, both ways.
+        sub = three.client(on=1)
+        sub.subscribe(topic + "/back", qos=1)
+        three.client(on=0).publish(topic + "/back", b"x", qos=1)
+        assert sub.read_publish().payload == b"x"
+        c = three.client(on=1)
+        far = three.client(on=2)
+        far.subscribe(topic + "/far", qos=2)
+        c.publish(topic + "/far", b"y", qos=2)
+        assert far.read_publish().payload == b"y"
+    load.check()
+
+
+def test_listener_killed_again_and_again(three, topic):
+    """Between two that stay: nothing that passes beside it is touched."""
+    load = Load(three, topic)
+    for qos in (0, 1, 2):
+        load.pair("a%d" % qos, qos, 0, [0, 2])
+        load.pair("b%d" % qos, qos, 2, [0, 2])
+    with load:
+        for _ in range(5):
+            # Someone there to send to, so that streams are open.
+            s = three.client(on=1)
+            s.subscribe(topic + "/#", qos=2)
+            pid = three.kill("listener.1")
+            load.progress()
+            three.wait_ready("listener.1", not_pid=pid)
+    load.check()
+
+
+def test_publishers_are_answered_when_a_subscriber_dies_with_its_listener(
+        make_node, topic):
+    """What a dead listener had not acknowledged counts as taken."""
+    node = make_node(listeners=2)
+    sub = node.client(on=1)
+    sub.subscribe(topic, qos=2)
+    pub = node.client(on=0)
+    pid = node.kill("listener.1", signal.SIGSTOP)
+    for i in range(1, 11):
+        pub.send_publish(topic, b"%d" % i, 1 + i % 2, i)
+    pub.expect_nothing()
+    node.expected_gone.add(pid)
+    os.kill(pid, signal.SIGKILL)
+    kinds = [pub.read_packet() for _ in range(10)]
+    assert [p.pid for p in kinds] == list(range(1, 11))
+    node.wait_ready("listener.1", not_pid=pid)
+
+
+def test_wills_of_others_when_a_listener_dies(make_node, topic):
+    """The rest serve on; clients may come back to the same id at once."""
+    node = make_node(listeners=2)
+    watch = node.client(on=0)
+    watch.subscribe(topic)
+    c = node.client("comes back", on=1)
+    pid = node.kill("listener.1")
+    c.drain()
+    again = node.client("comes back", on=0)
+    again.expect_nothing()
+    node.wait_ready("listener.1", not_pid=pid)
+    third = node.client("comes back", on=1)
+    again.expect_disconnect(wire.SESSION_TAKEN_OVER)
+    third.expect_nothing()
+
+
+def test_stopped_listener_goes_on_where_it_was(three, topic):
+    """SIGSTOP for a while, below the hang timeout: nobody is cut off and
+    nothing is lost; what waits for it waits, the rest flows."""
+    load = Load(three, topic)
+    for qos in (1, 2):
+        load.pair("t%d" % qos, qos, 0, [1, 2])
+    with load:
+        beside = Load(three, topic + "/beside")
+        for qos in (0, 1, 2):
+            beside.pair("s%d" % qos, qos, 0, [0, 2])
+        with beside:
+            pid = three.kill("listener.1", signal.SIGSTOP)
+            try:
+                beside.progress(200)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+        load.progress()
+        beside.check()
+    load.check()
+
+
+def test_stopped_listener_is_replaced(make_node, topic):
+    """Silent for supervise.hang_timeout: killed, replaced, others unharmed."""
+    node = make_node(listeners=3, options={"supervise.hang_timeout": "1s"})
+    load = Load(node, topic)
+    everywhere(load, mortal={1})
+    with load:
+        pid = node.kill("listener.1", signal.SIGSTOP)
+        node.expected_gone.add(pid)
+        node.wait_ready("listener.1", not_pid=pid)
+        load.progress()
+    load.check()
+
+
+def test_stopped_router_is_replaced(make_node, topic):
+    node = make_node(listeners=3, options={"supervise.hang_timeout": "1s"})
+    load = Load(node, topic)
+    everywhere(load)
+    with load:
+        pid = node.kill("router", signal.SIGSTOP)
+        node.expected_gone.add(pid)
+        load.progress()
+        node.wait_ready("router", not_pid=pid)
+        load.progress()
+    load.check()
+
+
+def test_subscribing_while_a_listener_is_stopped(three, topic):
+    """A new generation or route waits for no reader longer than it must."""
+    pid = three.kill("listener.1", signal.SIGSTOP)
+    try:
+        sub, pub = three.client(on=2), three.client(on=0)
+        for i in range(5):
+            sub.subscribe("%s/%d" % (topic, i), qos=1)
+            pub.publish("%s/%d" % (topic, i), b"x", qos=1)
+            p = sub.read_publish()
+            sub.puback(p.pid)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+# --- Anything, in any order -------------------------------------------------
+
+def test_random_kills(three, topic):
+    rng = random.Random(20)
+    load = Load(three, topic)
+    for qos in (0, 1, 2):
+        load.pair("a%d" % qos, qos, 0, [0, 2])
+        load.pair("b%d" % qos, qos, 2, [0, 1, 2], mortal_sub={1})
+    with load:
+        for _ in range(8):
+            names = rng.choice([["router"], ["listener.1"],
+                                ["router", "listener.1"],
+                                ["listener.1", "router"]])
+            pids = {name: three.kill(name) for name in names}
+            load.progress(rng.choice([1, 5, 50]))
+            for name, pid in pids.items():
+                three.wait_ready(name, not_pid=pid)
+    load.check()
+
+
+def test_everything_but_the_supervisor(make_node, topic):
+    """All of it dies at once and is back, empty but whole."""
+    node = make_node(listeners=2)
+    cs = [node.client("c%d" % i, on=i) for i in range(2)]
+    before = node.status()
+    for name in ("router", "listener.0", "listener.1"):
+        node.expected_gone.add(before[name]["pid"])
+        os.kill(before[name]["pid"], signal.SIGKILL)
+    for c in cs:
+        c.drain()
+    for name in ("router", "listener.0", "listener.1"):
+        node.wait_ready(name, not_pid=before[name]["pid"])
+    a, b = node.client("c0", on=0), node.client("c1", on=1)
+    a.subscribe(topic, qos=2)
+    b.publish(topic, b"x", qos=2)
+    assert a.read_publish().payload == b"x"
+
+
+def test_stop_under_load(make_node, topic):
+    """SIGTERM: everybody is told (0x8B), the exit is clean."""
+    node = make_node(listeners=3)
+    load = Load(node, topic)
+    everywhere(load, mortal={0, 1, 2})
+    watch = node.client("watch", on=0)
+    with load:
+        node.proc.send_signal(signal.SIGTERM)
+        got = watch.drain()
+        assert [p.kind for p in got] == [wire.DISCONNECT]
+        assert got[0].reason == 0x8b
+    assert load.errors() == []
+
+
+def test_supervisor_killed(make_node, topic):
+    """Nobody notices; the next one takes the node over."""
+    node = make_node(listeners=3)
+    load = Load(node, topic)
+    everywhere(load)
+    before = node.status()
+    with load:
+        node.proc.kill()
+        node.proc.wait()
+        load.progress()
+        node.reader.join()
+        node.proc.stdout.close()
+        node.start_once()
+        after = node.wait(lambda s: all(s[n]["state"] == "ready"
+                                        for n in before))
+        load.progress()
+    load.check()
+    for name in before:
+        if name != "supervise":
+            assert after[name]["pid"] == before[name]["pid"]
