@@ -51,7 +51,7 @@ static struct metric *rows_all[ROWS_MAX];
 static size_t nrows_all, nattached;
 
 void
-metric_register(struct metric **rows, size_t n)
+metric_register(struct metric *const *rows, size_t n)
 {
 	size_t	 i, j;
 

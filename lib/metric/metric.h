@@ -35,7 +35,7 @@ struct metric {
 				  .kind = METRIC_KIND_GAUGE }
 
 /* Add rows to the list of this process; a name twice is our own mistake. */
-void metric_register(struct metric **rows, size_t n);
+void metric_register(struct metric *const *rows, size_t n);
 
 /* One value; registered rows only (cell is set by metric_register). */
 static inline void
