@@ -90,6 +90,12 @@ void fib_cut(const struct fib_key *key, const void *filter, size_t len,
     struct fib_cut *out);
 
 static inline uint64_t
+fib_levels(uint32_t anchor_levels)
+{
+	return (uint64_t)1 << MIN(anchor_levels, 63u);
+}
+
+static inline uint64_t
 fib_wide(uint64_t anchor)
 {
 	return anchor & ~(uint64_t)1;
@@ -220,10 +226,11 @@ int fib_get(struct fib_writer *w, uint64_t fp, struct fib_dests *d);
 
 /*
  * Install the n <= 64 shapes of an anchor, in place of what was there; none
- * removes it. levels is fib_cut.anchor_levels. Add terminals before the anchor,
- * delete them after it. ERR_NOMEM, ERR_FULL: nothing changed.
+ * removes it. levels says how many levels the anchor has: fib_levels of
+ * fib_cut.anchor_levels, ored if several share a fingerprint. Add terminals
+ * before the anchor, delete them after it. ERR_NOMEM, ERR_FULL: nothing changed.
  */
-int fib_anchor_put(struct fib_writer *w, uint64_t anchor, uint32_t levels,
+int fib_anchor_put(struct fib_writer *w, uint64_t anchor, uint64_t levels,
     const uint64_t *shapes, size_t n);
 
 /*

@@ -525,11 +525,10 @@ shapes_release(struct fib_writer *w, uint64_t word)
 }
 
 int
-fib_anchor_put(struct fib_writer *w, uint64_t anchor, uint32_t levels,
+fib_anchor_put(struct fib_writer *w, uint64_t anchor, uint64_t levels,
     const uint64_t *shapes, size_t n)
 {
 	uint64_t	word = 0, old;
-	uint64_t	level = (uint64_t)1 << MIN(levels, 63u);
 	bool		shorts = n <= FIB_SHORTS;
 	int64_t		off;
 	size_t		i;
@@ -558,9 +557,9 @@ fib_anchor_put(struct fib_writer *w, uint64_t anchor, uint32_t levels,
 			return (int)off;
 		word = FIB_WORD_BLOCK | (uint64_t)off;
 	}
-	if ((load(&w->header->anchor_levels) & level) == 0)
+	if ((levels & ~load(&w->header->anchor_levels)) != 0)
 		store_release(&w->header->anchor_levels,
-		    load(&w->header->anchor_levels) | level);
+		    load(&w->header->anchor_levels) | levels);
 	if ((rc = entry_put(w, anchor, word, &old)) < 0) {
 		if (word & FIB_WORD_BLOCK)
 			heap_block_free(&w->heap, word & ~FIB_WORD_BLOCK);

@@ -50,6 +50,14 @@ void rib_detach(struct rib *rib, struct fib_writer *w);
  */
 int rib_fill(struct rib *rib, struct fib_writer *w, size_t budget);
 
+/*
+ * Once a turn, after fib_reclaim of every fib attached: go on with what takes
+ * more than one step (widening, narrowing), up to `budget` filters. Old
+ * entries of a filter that moves stay until no reader may look for them.
+ * 1: there is more to do now; 0: nothing, or readers are waited for.
+ */
+int rib_tidy(struct rib *rib, size_t budget);
+
 /* --- Owners ------------------------------------------------------------------- */
 
 /* An owner is one destination: it gets a slot in each fib. *owner is a small
