@@ -170,6 +170,18 @@ remove_endpoint(const struct keep_proc *p)
 }
 
 static void
+log_died(const struct keep_proc *p, uint64_t now)
+{
+	if (p->phase == KEEP_HELD)
+		log_error("process.held", "name=%s why=%s", p->name,
+		    log_quote(p->note));
+	else
+		log_warn("process.died", "name=%s why=%s start_in_ms=%llu",
+		    p->name, log_quote(p->note),
+		    (unsigned long long)(p->due_ms - now));
+}
+
+static void
 on_ended(EV_P_ ev_io *w, int revents UNUSED)
 {
 	struct child		*ch = w->data;
@@ -193,11 +205,7 @@ on_ended(EV_P_ ev_io *w, int revents UNUSED)
 		log_info("process.ended", "name=%s why=%s", p->name,
 		    log_quote(p->note));
 	else
-		log_warn("process.died", "name=%s why=%s next=%s%llu",
-		    p->name, log_quote(p->note),
-		    p->phase == KEEP_HELD ? "held " : "",
-		    (unsigned long long)(p->phase == KEEP_HELD ? 0 :
-		    p->due_ms - now));
+		log_died(p, now);
 	s->peers_version++;
 	s->sockets_changed = true;
 	log_source_end(&ch->log);

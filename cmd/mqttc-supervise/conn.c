@@ -38,6 +38,8 @@ struct conn {
 	unsigned	 wants;
 	bool		 welcome;	/* to be said */
 	uint64_t	 conf_sent, peers_sent, deal_sent;
+	size_t		 peers_at;	/* rows of the list said so far */
+	uint64_t	 peers_now;	/* version these belong to */
 	size_t		 deal_at;	/* rows of the set said so far */
 	uint64_t	 deal_now;	/* version these belong to */
 	bool		 ping;
@@ -195,32 +197,50 @@ state_of(const struct keep_proc *p)
 	return PROC_DOWN;
 }
 
+static void
+peer_row(SupPeer *row, const struct keep_proc *p)
+{
+	*row = (SupPeer)SupPeer_init_zero;
+	SUP_TEXT(row->name, p->name);
+	row->kind = p->kind;
+	row->instance = p->instance;
+	row->incarnation = p->incarnation;
+	if (p->incarnation != 0)
+		snprintf(row->endpoint, sizeof(row->endpoint),
+		    "ipc://%s.%llu.ipc", p->name,
+		    (unsigned long long)p->incarnation);
+	row->state = (uint32_t)state_of(p);
+	row->pid = (uint32_t)p->pid;
+}
+
+/* The full list, in packets; begun anew when it changes on the way. */
 static int
 say_peers(struct conn *c)
 {
 	struct super	*s = c->s;
 	SupPeers	*m = &s->msg.u.peers;
-	size_t		 i;
+	size_t		 at;
+	int		 rc;
 
-	s->msg.kind = KIND_SUP_PEERS;
-	m->peers_count = 0;
-	for (i = 0; i < s->nprocs && i < NELEM(m->peers); i++) {
-		const struct keep_proc	*p = &s->procs[i];
-		SupPeer			*row = &m->peers[m->peers_count++];
-
-		*row = (SupPeer)SupPeer_init_zero;
-		SUP_TEXT(row->name, p->name);
-		row->kind = p->kind;
-		row->instance = p->instance;
-		row->incarnation = p->incarnation;
-		if (p->incarnation != 0)
-			snprintf(row->endpoint, sizeof(row->endpoint),
-			    "ipc://%s.%llu.ipc", p->name,
-			    (unsigned long long)p->incarnation);
-		row->state = (uint32_t)state_of(p);
-		row->pid = (uint32_t)p->pid;
+	if (c->peers_now != s->peers_version) {
+		c->peers_now = s->peers_version;
+		c->peers_at = 0;
 	}
-	return sup_send(c->fd, &s->msg, NULL, 0);
+	while (c->peers_sent != c->peers_now) {
+		s->msg.kind = KIND_SUP_PEERS;
+		m->first = c->peers_at == 0;
+		m->peers_count = 0;
+		for (at = c->peers_at; at < s->nprocs &&
+		    m->peers_count < NELEM(m->peers); at++)
+			peer_row(&m->peers[m->peers_count++], &s->procs[at]);
+		m->last = at == s->nprocs;
+		if ((rc = sup_send(c->fd, &s->msg, NULL, 0)) < 0)
+			return rc;
+		c->peers_at = at;
+		if (m->last)
+			c->peers_sent = c->peers_now;
+	}
+	return 0;
 }
 
 static bool
@@ -499,11 +519,9 @@ say_all(struct conn *c)
 	if (ch != NULL && (rc = say_child(c, ch)) < 0)
 		return rc;
 	if ((c->wants & PROC_WANT_PEERS) &&
-	    c->peers_sent != c->s->peers_version) {
-		if ((rc = say_peers(c)) < 0)
-			return rc;
-		c->peers_sent = c->s->peers_version;
-	}
+	    c->peers_sent != c->s->peers_version &&
+	    (rc = say_peers(c)) < 0)
+		return rc;
 	if ((rc = say_segments(c)) < 0)
 		return rc;
 	return say_answer(c);
@@ -896,7 +914,7 @@ conn_listen(struct super *s)
 	    sizeof(sun)) < 0 || chmod(SUP_SOCK, 0600) < 0 ||
 	    (geteuid() == 0 && chown(SUP_SOCK, s->user, s->group) < 0) ||
 	    listen(s->sock, CONN_BACKLOG) < 0)
-		fatal(EX_CANTCREAT, "node.run_dir", "cannot listen at "
+		fatal(EX_CANTCREAT, "dir.bad", "cannot listen at "
 		    "'%s/%s': %s", s->conf.node_run_dir, SUP_SOCK,
 		    strerror(errno));
 	ev_io_init(&s->acceptor, on_connect, s->sock, EV_READ);

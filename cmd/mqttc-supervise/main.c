@@ -59,7 +59,7 @@ on_before(EV_P_ ev_prepare *w, int revents UNUSED)
 	sockets_deal(s);
 	conn_flush_all(s);
 	segments_sweep(s);
-	if (!s->said_ready && keep_serves(&s->table))
+	if (!s->said_ready && !s->adopting && keep_serves(&s->table))
 		say_ready(s);
 	if (s->table.stopping && keep_all_down(&s->table)) {
 		ev_break(EV_A_ EVBREAK_ALL);

@@ -29,10 +29,10 @@ setup_user(struct super *s)
 	if (s->conf.node_user[0] == '\0')
 		return;
 	if ((pw = getpwnam(s->conf.node_user)) == NULL)
-		fatal(EX_NOUSER, "node.user", "there is no user '%s'",
+		fatal(EX_NOUSER, "user.bad", "there is no user '%s'",
 		    s->conf.node_user);
 	if (geteuid() != 0 && pw->pw_uid != geteuid())
-		fatal(EX_NOPERM, "node.user",
+		fatal(EX_NOPERM, "user.bad",
 		    "only root can become '%s'", s->conf.node_user);
 	s->user = pw->pw_uid;
 	s->group = pw->pw_gid;
@@ -48,7 +48,7 @@ setup_fd_limit(void)
 		return;
 	r.rlim_cur = r.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &r) < 0)
-		log_warn("limit.descriptors", "why=%s",
+		log_warn("descriptors.limit", "why=%s",
 		    log_quote(strerror(errno)));
 }
 
@@ -67,20 +67,20 @@ make_dir(const struct super *s, const char *key, const char *path)
 			continue;
 		part[i] = '\0';
 		if (mkdir(part, 0755) < 0 && errno != EEXIST)
-			fatal(EX_CANTCREAT, key, "cannot make '%s': %s", part,
-			    strerror(errno));
+			fatal(EX_CANTCREAT, "dir.bad", "%s: cannot make '%s': %s",
+			    key, part, strerror(errno));
 		part[i] = '/';
 	}
 	made = mkdir(path, 0700) == 0;
 	if (!made && errno != EEXIST)
-		fatal(EX_CANTCREAT, key, "cannot make '%s': %s", path,
-		    strerror(errno));
+		fatal(EX_CANTCREAT, "dir.bad", "%s: cannot make '%s': %s",
+		    key, path, strerror(errno));
 	if (made && geteuid() == 0 && chown(path, s->user, s->group) < 0)
-		fatal(EX_CANTCREAT, key, "cannot give '%s' to '%s': %s", path,
-		    s->conf.node_user, strerror(errno));
+		fatal(EX_CANTCREAT, "dir.bad", "%s: cannot give '%s' to '%s': "
+		    "%s", key, path, s->conf.node_user, strerror(errno));
 	if (access(path, R_OK | W_OK | X_OK) < 0)
-		fatal(EX_CANTCREAT, key, "cannot write to '%s': %s", path,
-		    strerror(errno));
+		fatal(EX_CANTCREAT, "dir.bad", "%s: cannot write to '%s': %s",
+		    key, path, strerror(errno));
 }
 
 void
@@ -92,7 +92,7 @@ setup_dirs(struct super *s)
 		make_dir(s, "log.dir", s->conf.log_dir);
 	/* Names in it stay short then, however long its path is. */
 	if (chdir(s->conf.node_run_dir) < 0)
-		fatal(EX_CANTCREAT, "node.run_dir", "cannot enter '%s': %s",
+		fatal(EX_CANTCREAT, "dir.bad", "node.run_dir: cannot enter '%s': %s",
 		    s->conf.node_run_dir, strerror(errno));
 	umask(077);
 }
@@ -105,20 +105,20 @@ setup_lock(struct super *s)
 
 	s->lock_fd = open(LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (s->lock_fd < 0)
-		fatal(EX_CANTCREAT, "node.run_dir",
-		    "cannot open '%s/%s': %s", s->conf.node_run_dir,
+		fatal(EX_CANTCREAT, "dir.bad",
+		    "node.run_dir: cannot open '%s/%s': %s", s->conf.node_run_dir,
 		    LOCK_FILE, strerror(errno));
 	if (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0) {
 		n = pread(s->lock_fd, pid, sizeof(pid) - 1, 0);
 		pid[n > 0 ? strcspn(pid, "\n") : 0] = '\0';
-		fatal(EX_TEMPFAIL, "node.run_dir",
-		    "'%s' is in use by another mqttc-supervise (pid %s)",
+		fatal(EX_TEMPFAIL, "dir.taken",
+		    "node.run_dir '%s' is in use by another mqttc-supervise (pid %s)",
 		    s->conf.node_run_dir, pid);
 	}
 	snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
 	if (ftruncate(s->lock_fd, 0) < 0 ||
 	    pwrite(s->lock_fd, pid, strlen(pid), 0) < 0)
-		log_warn("run_dir.lock", "why=%s",
+		log_warn("dir.lock", "why=%s",
 		    log_quote(strerror(errno)));
 	if (geteuid() == 0)
 		(void)!fchown(s->lock_fd, s->user, s->group);
@@ -136,7 +136,7 @@ setup_programs(struct super *s)
 
 	n = readlink("/proc/self/exe", s->bin, sizeof(s->bin) - 1);
 	if (n < 0)
-		fatal(EX_OSERR, "programs", "cannot read /proc/self/exe: %s",
+		fatal(EX_OSERR, "program.missing", "cannot read /proc/self/exe: %s",
 		    strerror(errno));
 	s->bin[n] = '\0';
 	if ((slash = strrchr(s->bin, '/')) != NULL)
@@ -145,7 +145,7 @@ setup_programs(struct super *s)
 		snprintf(path, sizeof(path), "%s/mqttc-%s", s->bin,
 		    proc_kind_name((enum proc_kind)s->procs[i].kind));
 		if (access(path, X_OK) < 0)
-			fatal(EX_OSFILE, "programs", "cannot run '%s': %s",
+			fatal(EX_OSFILE, "program.missing", "cannot run '%s': %s",
 			    path, strerror(errno));
 	}
 }
@@ -158,10 +158,10 @@ setup_drop_root(struct super *s)
 	if (initgroups(s->conf.node_user, s->group) < 0 ||
 	    setresgid(s->group, s->group, s->group) < 0 ||
 	    setresuid(s->user, s->user, s->user) < 0)
-		fatal(EX_OSERR, "node.user", "cannot become '%s': %s",
+		fatal(EX_OSERR, "user.bad", "cannot become '%s': %s",
 		    s->conf.node_user, strerror(errno));
 	if (setuid(0) == 0 || geteuid() == 0)
-		fatal(EX_SOFTWARE, "node.user", "could become root again");
+		fatal(EX_SOFTWARE, "user.bad", "could become root again");
 }
 
 /* What is left of incarnations that were killed. */

@@ -29,7 +29,7 @@
 #include "proc/sup.h"
 
 #define TOOLS_MAX	64		/* connections that are no process */
-#define SEGMENTS_MAX	1024		/* memory kept at once */
+#define SEGMENTS_MAX	2048		/* memory kept at once */
 
 struct conn;
 struct super;

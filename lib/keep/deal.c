@@ -65,16 +65,14 @@ deal_group(struct deal_socket *s, size_t n, unsigned group,
 			give(&s[i], t, poorest(t, nt));
 			changed += s[i].taker != DEAL_NOBODY;
 		}
-	for (i = n; i-- > 0;) {
-		if (s[i].own || s[i].group != group ||
-		    s[i].taker == DEAL_NOBODY)
-			continue;
+	while ((rich = richest(t, nt)) != DEAL_NOBODY) {
 		poor = poorest(t, nt);
-		rich = richest(t, nt);
 		if (t[rich].have <= t[poor].have + 1)
 			break;
-		if (s[i].taker != rich && t[s[i].taker].have < t[rich].have)
-			continue;
+		for (i = n; i-- > 0;)
+			if (!s[i].own && s[i].group == group &&
+			    s[i].taker == rich)
+				break;
 		give(&s[i], t, poor);
 		changed++;
 	}

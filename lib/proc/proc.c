@@ -86,6 +86,7 @@ struct proc {
 	size_t			 metrics_len;
 	int			 code;
 	struct sup_msg		 msg;		/* scratch, large */
+	size_t			 npeers;
 	struct proc_peer	 peers[PROC_PEERS_MAX];
 };
 
@@ -487,23 +488,11 @@ on_conf(struct proc *p, int *fds, size_t nfds)
 static int
 on_peers(struct proc *p)
 {
-	const SupPeers	*m = &p->msg.u.peers;
-	pb_size_t	 i;
+	int	rc = sup_peers_take(&p->msg.u.peers, p->peers, &p->npeers);
 
-	for (i = 0; i < m->peers_count; i++) {
-		struct proc_peer	*o = &p->peers[i];
-
-		SUP_TEXT(o->name, m->peers[i].name);
-		o->kind = (enum proc_kind)m->peers[i].kind;
-		o->instance = m->peers[i].instance;
-		o->incarnation = m->peers[i].incarnation;
-		SUP_TEXT(o->endpoint, m->peers[i].endpoint);
-		o->state = (enum proc_state)m->peers[i].state;
-		o->pid = (pid_t)m->peers[i].pid;
-	}
-	if (p->h.peers != NULL)
-		p->h.peers(p->ctx, p->peers, m->peers_count);
-	return 0;
+	if (rc == 0 && p->h.peers != NULL)
+		p->h.peers(p->ctx, p->peers, p->npeers);
+	return rc == ERR_AGAIN ? 0 : rc;
 }
 
 static struct held *

@@ -27,7 +27,7 @@ struct proc;
 
 #define PROC_NAME_MAX		64	/* with the NUL */
 #define PROC_ENDPOINT_MAX	108
-#define PROC_PEERS_MAX		512	/* processes of a node */
+#define PROC_PEERS_MAX		1088	/* processes of a node */
 #define PROC_SOCKETS_MAX	4096	/* listening sockets of a node */
 
 enum proc_kind {

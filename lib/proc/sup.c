@@ -44,6 +44,30 @@ fields_of(unsigned kind)
 	return NULL;
 }
 
+int
+sup_peers_take(const SupPeers *m, struct proc_peer *list, size_t *n)
+{
+	struct proc_peer	*o;
+	pb_size_t		 i;
+
+	if (m->first)
+		*n = 0;
+	if (m->peers_count > PROC_PEERS_MAX - *n)
+		return ERR_PROTO;
+	for (i = 0; i < m->peers_count; i++) {
+		o = &list[(*n)++];
+		memset(o, 0, sizeof(*o));
+		SUP_TEXT(o->name, m->peers[i].name);
+		o->kind = (enum proc_kind)m->peers[i].kind;
+		o->instance = m->peers[i].instance;
+		o->incarnation = m->peers[i].incarnation;
+		SUP_TEXT(o->endpoint, m->peers[i].endpoint);
+		o->state = (enum proc_state)m->peers[i].state;
+		o->pid = (pid_t)m->peers[i].pid;
+	}
+	return m->last ? 0 : ERR_AGAIN;
+}
+
 /* nanopb checks lengths; what the numbers may be is for us to check. */
 static int
 check_ranges(const struct sup_msg *m)

@@ -12,10 +12,10 @@
 #include "proto/supervise.pb.h"
 
 #define SUP_SOCK	"supervise.sock"	/* in run_dir */
-#define SUP_PACKET_MAX	(112 << 10)
+#define SUP_PACKET_MAX	(32 << 10)
 #define SUP_FDS_MAX	64			/* descriptors a packet */
 
-/* Large (about 110 KiB): keep it static or on the heap. */
+/* Large (about 26 KiB): keep it static or on the heap. */
 struct sup_msg {
 	enum kind	kind;
 	union {
@@ -58,6 +58,12 @@ int sup_connect(int *sock);
 int sup_wait(int sock, int timeout_ms);
 
 void sup_close_fds(const int *fds, size_t nfds);
+
+/* Append a packet of peers to list (PROC_PEERS_MAX of them), begun anew by the
+ * first packet. 0 when it is complete, ERR_AGAIN when more follows, ERR_PROTO
+ * if there are too many. */
+struct proc_peer;
+int sup_peers_take(const SupPeers *m, struct proc_peer *list, size_t *n);
 
 /* Copy text into a field of the message, cut to its size. */
 #define SUP_TEXT(field, text) \

@@ -17,7 +17,7 @@
 #include "proc/sup.h"
 
 #define ANSWER_MS	10000
-#define SEGMENTS_MAX	1024
+#define SEGMENTS_MAX	2048
 #define LETTERS_MAX	64
 
 struct tool {
@@ -27,7 +27,7 @@ struct tool {
 	char			 node[CONF_STR_MAX];
 	int			 sock;
 	uint64_t		 seq;
-	bool			 peers_seen;
+	bool			 peers_whole;	/* the list has come to its end */
 	size_t			 npeers, nsegs;
 	struct proc_peer	 peers[PROC_PEERS_MAX];
 	struct proc_segment	 segs[SEGMENTS_MAX];
@@ -87,25 +87,13 @@ tool_fatal(struct tool *t, int rc)
 
 /* --- Hearing ---------------------------------------------------------------- */
 
-static void
+static int
 on_peers(struct tool *t)
 {
-	const SupPeers	*m = &t->msg.u.peers;
-	pb_size_t	 i;
+	int	rc = sup_peers_take(&t->msg.u.peers, t->peers, &t->npeers);
 
-	for (i = 0; i < m->peers_count; i++) {
-		struct proc_peer	*o = &t->peers[i];
-
-		SUP_TEXT(o->name, m->peers[i].name);
-		o->kind = (enum proc_kind)m->peers[i].kind;
-		o->instance = m->peers[i].instance;
-		o->incarnation = m->peers[i].incarnation;
-		SUP_TEXT(o->endpoint, m->peers[i].endpoint);
-		o->state = (enum proc_state)m->peers[i].state;
-		o->pid = (pid_t)m->peers[i].pid;
-	}
-	t->npeers = m->peers_count;
-	t->peers_seen = true;
+	t->peers_whole = rc == 0;
+	return rc == ERR_AGAIN ? 0 : rc;
 }
 
 static void
@@ -161,9 +149,7 @@ hear(struct tool *t, int timeout_ms)
 		return 0;
 	}
 	sup_close_fds(fds, nfds);
-	if (t->msg.kind == KIND_SUP_PEERS)
-		on_peers(t);
-	return 0;
+	return t->msg.kind == KIND_SUP_PEERS ? on_peers(t) : 0;
 }
 
 /* Until a packet of this kind has come. */
@@ -221,13 +207,13 @@ tool_peers(struct tool *t, const struct proc_peer **peers, size_t *n)
 {
 	int	rc;
 
-	if (!t->peers_seen &&
-	    (rc = hear_kind(t, KIND_SUP_PEERS, ANSWER_MS)) < 0)
-		return rc;
 	while ((rc = hear(t, 0)) == 0)
 		;
 	if (rc != ERR_AGAIN)
 		return rc;
+	while (!t->peers_whole)
+		if ((rc = hear_kind(t, KIND_SUP_PEERS, ANSWER_MS)) < 0)
+			return rc;
 	*peers = t->peers;
 	*n = t->npeers;
 	return 0;
