@@ -1,11 +1,13 @@
 #include "base/utf8.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "base/err.h"
 
-/* The length of the well-formed sequence at p, at most left bytes; 0: none. */
+/* The length of the well-formed sequence at p, at most left bytes; 0: none.
+ * U+0000 is one as far as this goes. */
 static size_t
 sequence(const uint8_t *p, size_t left)
 {
@@ -13,7 +15,7 @@ sequence(const uint8_t *p, size_t left)
 	size_t	n, i;
 
 	if (c < 0x80)
-		return c != 0;
+		return 1;
 	if (c >= 0xc2 && c <= 0xdf)
 		n = 2;
 	else if (c >= 0xe0 && c <= 0xef)
@@ -42,8 +44,8 @@ sequence(const uint8_t *p, size_t left)
 	return n;
 }
 
-int
-utf8_check(const void *s, size_t len)
+static inline int
+check(const void *s, size_t len, bool nul)
 {
 	const uint64_t	 ones = 0x0101010101010101, tops = ones << 7;
 	const uint8_t	*p = s;
@@ -54,17 +56,29 @@ utf8_check(const void *s, size_t len)
 		/* Eight at a time while they are ASCII and none is zero. */
 		while (len >= 8) {
 			memcpy(&w, p, 8);
-			if ((w | ((w - ones) & ~w)) & tops)
+			if ((w | (w - ones)) & tops)
 				break;
 			p += 8;
 			len -= 8;
 		}
 		if (len == 0)
 			break;
-		if ((n = sequence(p, len)) == 0)
+		if ((n = sequence(p, len)) == 0 || (*p == 0 && !nul))
 			return ERR_PROTO;
 		p += n;
 		len -= n;
 	}
 	return 0;
+}
+
+int
+utf8_check(const void *s, size_t len)
+{
+	return check(s, len, false);
+}
+
+int
+utf8_check_payload(const void *s, size_t len)
+{
+	return check(s, len, true);
 }

@@ -15,4 +15,8 @@
  */
 int utf8_check(const void *s, size_t len);
 
+/* The same for a payload that says it is UTF-8 (payload format 1, 3.3.2.3.2):
+ * that is no MQTT string and may hold U+0000. */
+int utf8_check_payload(const void *s, size_t len);
+
 #endif

@@ -386,34 +386,32 @@ mqtt_connect_encode(const struct mqtt_connect *c, uint8_t *buf)
 	return (size_t)(p - buf);
 }
 
-/* --- SUBSCRIBE, UNSUBSCRIBE ---------------------------------------------- */
+/* --- SUBSCRIBE, UNSUBSCRIBE ------------------------------------------------ */
 
 /* 0 when a name is too long. */
 static size_t
-names_length(unsigned version, const struct mqtt_subscription *subs,
-    size_t count, size_t each, const struct mqtt_props *props)
+names_length(unsigned version, enum mqtt_type type,
+    const struct mqtt_subscription *subs, size_t count,
+    const struct mqtt_props *props)
 {
 	size_t	i, n = 2 + props_size_of(version, props);
 
 	for (i = 0; i < count; i++) {
 		if (subs[i].name.len > TOPIC_MAX)
 			return 0;
-		n += string_size(&subs[i].name) + each;
+		n += string_size(&subs[i].name) + (type == MQTT_SUBSCRIBE);
 	}
 	return n;
 }
 
 static size_t
-names_size(size_t n)
+names_size(unsigned version, enum mqtt_type type,
+    const struct mqtt_subscription *subs, size_t count,
+    const struct mqtt_props *props)
 {
-	return n == 0 ? 0 : mqtt_packet_size(n);
-}
+	size_t	n = names_length(version, type, subs, count, props);
 
-size_t
-mqtt_subscribe_size(unsigned version, const struct mqtt_subscription *subs,
-    size_t count, const struct mqtt_props *props)
-{
-	return names_size(names_length(version, subs, count, 1, props));
+	return n == 0 ? 0 : mqtt_packet_size(n);
 }
 
 static uint8_t
@@ -425,30 +423,47 @@ options_of(unsigned version, const struct mqtt_subscription *s)
 	    s->retain_as_published << 3 | s->retain_handling << 4);
 }
 
-size_t
-mqtt_subscribe_encode(unsigned version, uint16_t packet_id,
+static size_t
+names_encode(unsigned version, enum mqtt_type type, uint16_t packet_id,
     const struct mqtt_subscription *subs, size_t count,
     const struct mqtt_props *props, uint8_t *buf)
 {
 	uint8_t	*p;
 	size_t	 i;
 
-	p = put_header(buf, MQTT_SUBSCRIBE, 2,
-	    names_length(version, subs, count, 1, props));
+	p = put_header(buf, type, 2,
+	    names_length(version, type, subs, count, props));
 	p = put_u16(p, packet_id);
 	p = put_props_of(p, version, props);
 	for (i = 0; i < count; i++) {
 		p = put_string(p, &subs[i].name);
-		p = put_u8(p, options_of(version, &subs[i]));
+		if (type == MQTT_SUBSCRIBE)
+			p = put_u8(p, options_of(version, &subs[i]));
 	}
 	return (size_t)(p - buf);
+}
+
+size_t
+mqtt_subscribe_size(unsigned version, const struct mqtt_subscription *subs,
+    size_t count, const struct mqtt_props *props)
+{
+	return names_size(version, MQTT_SUBSCRIBE, subs, count, props);
+}
+
+size_t
+mqtt_subscribe_encode(unsigned version, uint16_t packet_id,
+    const struct mqtt_subscription *subs, size_t count,
+    const struct mqtt_props *props, uint8_t *buf)
+{
+	return names_encode(version, MQTT_SUBSCRIBE, packet_id, subs, count,
+	    props, buf);
 }
 
 size_t
 mqtt_unsubscribe_size(unsigned version, const struct mqtt_subscription *subs,
     size_t count, const struct mqtt_props *props)
 {
-	return names_size(names_length(version, subs, count, 0, props));
+	return names_size(version, MQTT_UNSUBSCRIBE, subs, count, props);
 }
 
 size_t
@@ -456,14 +471,6 @@ mqtt_unsubscribe_encode(unsigned version, uint16_t packet_id,
     const struct mqtt_subscription *subs, size_t count,
     const struct mqtt_props *props, uint8_t *buf)
 {
-	uint8_t	*p;
-	size_t	 i;
-
-	p = put_header(buf, MQTT_UNSUBSCRIBE, 2,
-	    names_length(version, subs, count, 0, props));
-	p = put_u16(p, packet_id);
-	p = put_props_of(p, version, props);
-	for (i = 0; i < count; i++)
-		p = put_string(p, &subs[i].name);
-	return (size_t)(p - buf);
+	return names_encode(version, MQTT_UNSUBSCRIBE, packet_id, subs, count,
+	    props, buf);
 }

@@ -103,6 +103,11 @@ utf8_has_no_nul(void **state UNUSED)
 	assert_int_equal(UTF8("a\0b"), ERR_PROTO);
 	assert_int_equal(UTF8("abcdefgh\0"), ERR_PROTO);
 	assert_int_equal(UTF8("abcdefg\0ijklmnop"), ERR_PROTO);
+	/* but a payload is no string: 3.3.2.3.2 */
+	assert_int_equal(utf8_check_payload("a\0b", 3), 0);
+	assert_int_equal(utf8_check_payload("abcdefg\0ijk\0\0\0\0\0", 16), 0);
+	assert_int_equal(utf8_check_payload("a\0\xc0\x80", 4), ERR_PROTO);
+	assert_int_equal(utf8_check_payload("\xed\xa0\x80", 3), ERR_PROTO);
 }
 
 static void
