@@ -61,6 +61,9 @@ check(const void *s, size_t len, bool nul)
 			p += 8;
 			len -= 8;
 		}
+		/* Then up to what is odd, or to the end. */
+		for (; len > 0 && *p - 1u < 0x7f; len--)
+			p++;
 		if (len == 0)
 			break;
 		if ((n = sequence(p, len)) == 0 || (*p == 0 && !nul))
