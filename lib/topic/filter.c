@@ -250,7 +250,7 @@ topic_level_next(const void *s, size_t len, size_t *at, struct slice *level)
 }
 
 static bool
-is_level(const struct slice *level, char c)
+is_level(const struct slice *level, uint8_t c)
 {
 	return level->len == 1 && level->data[0] == c;
 }
