@@ -46,7 +46,7 @@ struct stat_run {
 	size_t		 nfilters;
 
 	struct value	*values;
-	size_t		 nvalues, room;
+	size_t		 nvalues, nsorted, room;
 	const struct proc_segment *seg;	/* being read */
 	uint64_t	 then_ns;
 	double		 passed_s;
@@ -54,22 +54,29 @@ struct stat_run {
 
 static const struct tool_opts opts;
 
-/* --- Values ----------------------------------------------------------------- */
+/* --- Values -------------------------------------------------------------- */
 
+static int
+by_process_and_name(const void *a, const void *b)
+{
+	const struct value	*x = a, *y = b;
+	int			 d = strverscmp(x->process, y->process);
+
+	return d != 0 ? d : strcmp(x->name, y->name);
+}
+
+/* Among those of the last round, which are in order. */
 static struct value *
 find(struct stat_run *r, const char *name)
 {
-	struct value	*v;
-	size_t		 i;
+	static struct value	 key;
+	struct value		*v;
 
-	for (i = 0; i < r->nvalues; i++) {
-		v = &r->values[i];
-		if (v->incarnation == r->seg->incarnation &&
-		    strcmp(v->process, r->seg->owner) == 0 &&
-		    strcmp(v->name, name) == 0)
-			return v;
-	}
-	return NULL;
+	snprintf(key.process, sizeof(key.process), "%s", r->seg->owner);
+	snprintf(key.name, sizeof(key.name), "%s", name);
+	v = r->nsorted == 0 ? NULL : bsearch(&key, r->values, r->nsorted,
+	    sizeof(key), by_process_and_name);
+	return v != NULL && v->incarnation == r->seg->incarnation ? v : NULL;
 }
 
 static bool
@@ -139,15 +146,6 @@ read_segment(struct stat_run *r)
 	munmap(mem, (size_t)st.st_size);
 }
 
-static int
-by_process_and_name(const void *a, const void *b)
-{
-	const struct value	*x = a, *y = b;
-	int			 d = strverscmp(x->process, y->process);
-
-	return d != 0 ? d : strcmp(x->name, y->name);
-}
-
 static void
 collect(struct stat_run *r)
 {
@@ -168,7 +166,7 @@ collect(struct stat_run *r)
 	for (i = 0; i < r->nvalues; i++)	/* of those that ended */
 		if (r->values[i].seen)
 			r->values[kept++] = r->values[i];
-	r->nvalues = kept;
+	r->nvalues = r->nsorted = kept;
 	if (kept > 0)
 		qsort(r->values, kept, sizeof(*r->values),
 		    by_process_and_name);
@@ -176,7 +174,7 @@ collect(struct stat_run *r)
 	r->then_ns = now;
 }
 
-/* --- Printing --------------------------------------------------------------- */
+/* --- Printing ------------------------------------------------------------ */
 
 static const struct report_col cols[] = {
 	{ "process",	14, 0 },
@@ -240,7 +238,7 @@ print_all(struct stat_run *run)
 		exit(EX_IOERR);
 }
 
-/* --- Options ---------------------------------------------------------------- */
+/* --- Options ------------------------------------------------------------- */
 
 static bool
 own_option(void *ctx, int opt, const char *arg)

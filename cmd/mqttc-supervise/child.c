@@ -21,7 +21,7 @@
 
 #define INCARNATION_FILE	"incarnation"	/* in node.data_dir */
 
-/* --- The table -------------------------------------------------------------- */
+/* --- The table ----------------------------------------------------------- */
 
 static const struct {
 	enum proc_kind	kind;
@@ -86,7 +86,7 @@ child_table(struct super *s)
 	keep_init(&s->table, s->procs, s->nprocs, &lim, super_now_ms());
 }
 
-/* --- Incarnations ----------------------------------------------------------- */
+/* --- Incarnations -------------------------------------------------------- */
 
 static uint64_t
 read_incarnation(int dir)
@@ -140,7 +140,7 @@ child_incarnation(struct super *s)
 	return s->last_incarnation;
 }
 
-/* --- The end of one --------------------------------------------------------- */
+/* --- The end of one ------------------------------------------------------ */
 
 static void
 how_it_ended(struct child *ch, struct keep_end *end)
@@ -204,8 +204,10 @@ on_ended(EV_P_ ev_io *w, int revents UNUSED)
 	if (asked)
 		log_info("process.ended", "name=%s why=%s", p->name,
 		    log_quote(p->note));
-	else
+	else {
+		metric_inc(&m_restarts);
 		log_died(p, now);
+	}
 	s->peers_version++;
 	s->sockets_changed = true;
 	log_source_end(&ch->log);
@@ -243,7 +245,7 @@ child_adopt(struct super *s, size_t i, pid_t pid, uint64_t incarnation,
 	s->sockets_changed = true;
 }
 
-/* --- The start of one ------------------------------------------------------- */
+/* --- The start of one ---------------------------------------------------- */
 
 static void
 run(struct super *s, const struct keep_proc *p, int err, sigset_t *mask)
@@ -337,6 +339,7 @@ child_act(struct super *s)
 			s->sockets_changed = true;
 			break;
 		case KEEP_KILL:
+			metric_inc(&m_hung);
 			log_warn("process.killed", "name=%s why=%s",
 			    s->procs[a.i].name, s->procs[a.i].hung ?
 			    "silent" : "\"did not end\"");

@@ -57,7 +57,7 @@ struct conn {
 	char		 text[1024];
 };
 
-/* --- Connections ------------------------------------------------------------ */
+/* --- Connections --------------------------------------------------------- */
 
 static struct child *
 child_of(struct conn *c)
@@ -134,7 +134,7 @@ conn_ping(struct child *ch)
 		ch->conn->ping = true;
 }
 
-/* --- What we say ------------------------------------------------------------ */
+/* --- What we say --------------------------------------------------------- */
 
 static int
 say_welcome(struct conn *c, uint32_t refused, const char *why)
@@ -158,6 +158,7 @@ say_welcome(struct conn *c, uint32_t refused, const char *why)
 static void
 refuse(struct conn *c, int code, const char *why)
 {
+	metric_inc(&m_refused);
 	(void)say_welcome(c, (uint32_t)code, why);
 	conn_close(c);
 }
@@ -422,7 +423,7 @@ say_row(struct conn *c, size_t i)
 		m->row.pid = (uint32_t)getpid();
 		m->row.state = s->table.stopping ? PROC_DRAINING :
 		    s->said_ready ? PROC_READY : PROC_STARTING;
-		m->row.incarnation = s->started_ms;
+		m->row.incarnation = s->incarnation;
 		m->row.uptime_ms = now - s->started_ms;
 		return sup_send(c->fd, &s->msg, NULL, 0);
 	}
@@ -572,7 +573,7 @@ on_writable(EV_P_ ev_io *w, int revents UNUSED)
 	conn_flush(c);
 }
 
-/* --- What we hear ----------------------------------------------------------- */
+/* --- What we hear -------------------------------------------------------- */
 
 static size_t
 find_proc(const struct super *s, const char *name)
@@ -836,9 +837,11 @@ hear(struct conn *c, int max)
 			rc = dispatch(c, fds, nfds);
 		if (rc == ERR_AGAIN)
 			return;
-		if (rc == ERR_PROTO)
+		if (rc == ERR_PROTO) {
+			metric_inc(&m_refused);
 			log_warn("supervise.refused", "pid=%ld kind=%d",
 			    (long)c->peer.pid, (int)c->s->msg.kind);
+		}
 		if (rc < 0)
 			conn_close(c);
 	}
@@ -858,7 +861,7 @@ conn_last_words(struct conn *c)
 	conn_close(c);
 }
 
-/* --- The socket ------------------------------------------------------------- */
+/* --- The socket ---------------------------------------------------------- */
 
 static bool
 is_trusted(const struct super *s, const struct ucred *u)
@@ -884,6 +887,7 @@ on_connect(EV_P_ ev_io *w, int revents UNUSED)
 	}
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &c->peer, &len) < 0 ||
 	    !is_trusted(s, &c->peer)) {
+		metric_inc(&m_refused);
 		log_warn("supervise.stranger", "uid=%ld", (long)c->peer.uid);
 		close(fd);
 		free(c);

@@ -22,7 +22,7 @@
 #define READS_PER_TURN	8
 #define FINISH_MS	1000
 
-/* --- To stderr -------------------------------------------------------------- */
+/* --- To stderr ----------------------------------------------------------- */
 
 static void
 err_write(struct super *s)
@@ -76,7 +76,7 @@ on_err_writable(EV_P_ ev_io *w, int revents UNUSED)
 	err_flush(w->data);
 }
 
-/* --- To files --------------------------------------------------------------- */
+/* --- To files ------------------------------------------------------------ */
 
 static void
 file_name(const struct log_source *l, unsigned k, char *out, size_t size)
@@ -132,9 +132,10 @@ file_line(struct log_source *l, const char *line, size_t len)
 	n = l->file < 0 ? -1 : write(l->file, line, len);
 	if (n > 0)
 		l->file_bytes += (uint64_t)n;
-	if (n != (ssize_t)len)
-		l->lost++;		/* the disk is full */
-	else if (l->lost > 0) {
+	if (n != (ssize_t)len) {	/* the disk is full */
+		l->lost++;
+		metric_inc(&m_log_dropped);
+	} else if (l->lost > 0) {
 		char	told[128];
 		int	k;
 
@@ -147,7 +148,7 @@ file_line(struct log_source *l, const char *line, size_t len)
 	}
 }
 
-/* --- From pipes ------------------------------------------------------------- */
+/* --- From pipes ---------------------------------------------------------- */
 
 static void
 on_line(void *ctx, const char *line, size_t len)
@@ -156,8 +157,8 @@ on_line(void *ctx, const char *line, size_t len)
 
 	if (l->s->conf.log_dir[0] != '\0')
 		file_line(l, line, len);
-	else
-		line_ring_put(&l->s->ring, line, len);
+	else if (!line_ring_put(&l->s->ring, line, len))
+		metric_inc(&m_log_dropped);
 }
 
 static void
@@ -237,7 +238,7 @@ log_source_end(struct log_source *l)
 	err_flush(l->s);
 }
 
-/* --- Our own ---------------------------------------------------------------- */
+/* --- Our own ------------------------------------------------------------- */
 
 void
 logs_open(struct super *s)

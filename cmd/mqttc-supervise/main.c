@@ -29,7 +29,7 @@ super_now_ms(void)
 	return clock_mono_ns() / 1000000;
 }
 
-/* --- The turn --------------------------------------------------------------- */
+/* --- The turn ------------------------------------------------------------ */
 
 static void
 say_ready(struct super *s)
@@ -109,7 +109,7 @@ on_usr1(EV_P_ ev_signal *w, int revents UNUSED)
 	    s->nprocs, s->nlistening, n);
 }
 
-/* --- Start ------------------------------------------------------------------ */
+/* --- Start --------------------------------------------------------------- */
 
 /* From here on the node is ours: bind what is missing, start who is. */
 static void
@@ -209,6 +209,8 @@ start(struct super *s)
 	orphans = setup_lock(s);
 	s->dir_fd = open(s->conf.node_data_dir,
 	    O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	s->incarnation = child_incarnation(s);
+	segments_metrics(s);
 	if ((rc = reload_publish(s)) < 0)
 		fatal(EX_OSERR, "conf.publish", "%s", err_str(rc));
 	make_loop(s);

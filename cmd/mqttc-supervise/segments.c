@@ -5,10 +5,63 @@
  */
 #include "super.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "log/log.h"
+
+struct metric m_restarts = METRIC_COUNTER("processes_died_total",
+    "Processes that ended though nobody had asked them to");
+struct metric m_hung = METRIC_COUNTER("processes_killed_total",
+    "Processes killed because they were silent or did not end");
+struct metric m_dealt = METRIC_COUNTER("sockets_dealt_total",
+    "Listening sockets that changed hands");
+struct metric m_refused = METRIC_COUNTER("supervise_refused_total",
+    "Connections to supervise.sock refused or ended for what they said");
+struct metric m_log_dropped = METRIC_COUNTER("log_dropped_lines_total",
+    "Log lines dropped because their reader or the disk was too slow");
+struct metric m_segments_refused = METRIC_COUNTER("segments_refused_total",
+    "Segments not kept because there were too many");
+
+static struct metric *const rows[] = {
+	&m_restarts, &m_hung, &m_dealt, &m_refused, &m_log_dropped,
+	&m_segments_refused,
+};
+
+void
+segments_metrics(struct super *s)
+{
+	SupSegment	 m = SupSegment_init_zero;
+	size_t		 len;
+	void		*mem;
+	int		 fd;
+
+	metric_register(rows, NELEM(rows));
+	len = metric_segment_size();
+	if ((fd = memfd_create("metrics", MFD_CLOEXEC |
+	    MFD_ALLOW_SEALING)) < 0 || ftruncate(fd, (off_t)len) < 0)
+		goto fail;
+	mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (mem == MAP_FAILED)
+		goto fail;
+	(void)fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW |
+	    F_SEAL_FUTURE_WRITE);
+	if (metric_attach(mem, len, "supervise") < 0)
+		goto fail;
+	m.kind = PROC_SEGMENT_METRICS;
+	SUP_TEXT(m.owner, "supervise");
+	m.incarnation = m.generation = s->incarnation;
+	(void)segment_keep(s, &m, &fd, 1);
+	return;
+fail:
+	log_warn("metrics.private", "why=%s", log_quote(strerror(errno)));
+	if (fd >= 0)
+		close(fd);
+}
 
 int
 segment_keep(struct super *s, const SupSegment *m, const int *fds,
@@ -30,6 +83,7 @@ segment_keep(struct super *s, const SupSegment *m, const int *fds,
 		}
 	}
 	if (slot == SEGMENTS_MAX) {
+		metric_inc(&m_segments_refused);
 		sup_close_fds(fds, nfds);
 		return ERR_FULL;
 	}

@@ -53,7 +53,6 @@ setup_fd_limit(void)
 }
 
 /* mkdir -p: parents as the umask has it, the directory itself 0700. */
-/* events: error node.run_dir node.data_dir log.dir */
 static void
 make_dir(const struct super *s, const char *key, const char *path)
 {
@@ -67,8 +66,9 @@ make_dir(const struct super *s, const char *key, const char *path)
 			continue;
 		part[i] = '\0';
 		if (mkdir(part, 0755) < 0 && errno != EEXIST)
-			fatal(EX_CANTCREAT, "dir.bad", "%s: cannot make '%s': %s",
-			    key, part, strerror(errno));
+			fatal(EX_CANTCREAT, "dir.bad",
+			    "%s: cannot make '%s': %s", key, part,
+			    strerror(errno));
 		part[i] = '/';
 	}
 	made = mkdir(path, 0700) == 0;
@@ -92,8 +92,8 @@ setup_dirs(struct super *s)
 		make_dir(s, "log.dir", s->conf.log_dir);
 	/* Names in it stay short then, however long its path is. */
 	if (chdir(s->conf.node_run_dir) < 0)
-		fatal(EX_CANTCREAT, "dir.bad", "node.run_dir: cannot enter '%s': %s",
-		    s->conf.node_run_dir, strerror(errno));
+		fatal(EX_CANTCREAT, "dir.bad", "node.run_dir: cannot enter "
+		    "'%s': %s", s->conf.node_run_dir, strerror(errno));
 	umask(077);
 }
 
@@ -105,14 +105,14 @@ setup_lock(struct super *s)
 
 	s->lock_fd = open(LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (s->lock_fd < 0)
-		fatal(EX_CANTCREAT, "dir.bad",
-		    "node.run_dir: cannot open '%s/%s': %s", s->conf.node_run_dir,
-		    LOCK_FILE, strerror(errno));
+		fatal(EX_CANTCREAT, "dir.bad", "node.run_dir: cannot open "
+		    "'%s/%s': %s", s->conf.node_run_dir, LOCK_FILE,
+		    strerror(errno));
 	if (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0) {
 		n = pread(s->lock_fd, pid, sizeof(pid) - 1, 0);
 		pid[n > 0 ? strcspn(pid, "\n") : 0] = '\0';
-		fatal(EX_TEMPFAIL, "dir.taken",
-		    "node.run_dir '%s' is in use by another mqttc-supervise (pid %s)",
+		fatal(EX_TEMPFAIL, "dir.taken", "node.run_dir '%s' is in use "
+		    "by another mqttc-supervise (pid %s)",
 		    s->conf.node_run_dir, pid);
 	}
 	snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
@@ -136,8 +136,8 @@ setup_programs(struct super *s)
 
 	n = readlink("/proc/self/exe", s->bin, sizeof(s->bin) - 1);
 	if (n < 0)
-		fatal(EX_OSERR, "program.missing", "cannot read /proc/self/exe: %s",
-		    strerror(errno));
+		fatal(EX_OSERR, "program.missing",
+		    "cannot read /proc/self/exe: %s", strerror(errno));
 	s->bin[n] = '\0';
 	if ((slash = strrchr(s->bin, '/')) != NULL)
 		*slash = '\0';
@@ -145,8 +145,8 @@ setup_programs(struct super *s)
 		snprintf(path, sizeof(path), "%s/mqttc-%s", s->bin,
 		    proc_kind_name((enum proc_kind)s->procs[i].kind));
 		if (access(path, X_OK) < 0)
-			fatal(EX_OSFILE, "program.missing", "cannot run '%s': %s",
-			    path, strerror(errno));
+			fatal(EX_OSFILE, "program.missing",
+			    "cannot run '%s': %s", path, strerror(errno));
 	}
 }
 

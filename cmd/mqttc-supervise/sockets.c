@@ -279,7 +279,9 @@ sockets_bind(struct super *s)
 int
 sockets_adopt(struct super *s, const SupSocket *row, int fd, size_t child)
 {
-	struct proc_socket	p = { .kind = (enum proc_socket_kind)row->kind };
+	struct proc_socket	p = {
+		.kind = (enum proc_socket_kind)row->kind,
+	};
 	struct sockaddr_storage	sa;
 	socklen_t		len = sizeof(sa);
 	uint64_t		cookie = cookie_of(fd);
@@ -341,6 +343,7 @@ sockets_deal(struct super *s)
 	i = deal(s->deals, s->nlistening, t, n);
 	if (i > 0) {
 		s->deal_version++;
+		metric_add(&m_dealt, i);
 		log_info("sockets.dealt", "moved=%zu of=%zu", i,
 		    s->nlistening);
 	}

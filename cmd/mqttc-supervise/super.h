@@ -26,6 +26,7 @@
 #include "keep/table.h"
 #include "proc/cmdline.h"
 #include "proc/proc.h"
+#include "metric/metric.h"
 #include "proc/sup.h"
 
 #define TOOLS_MAX	64		/* connections that are no process */
@@ -67,6 +68,10 @@ struct segment {
 	struct proc_segment	s;
 };
 
+/* What the supervisor counts. */
+extern struct metric m_restarts, m_hung, m_dealt, m_refused, m_log_dropped,
+    m_segments_refused;
+
 struct super {
 	struct ev_loop	*loop;
 	struct cmdline	 cmd;
@@ -76,7 +81,7 @@ struct super {
 	char		 bin[PROC_ENDPOINT_MAX * 40];	/* our directory */
 	uint64_t	 started_ms;
 	int		 lock_fd, dir_fd;
-	uint64_t	 last_incarnation;
+	uint64_t	 incarnation, last_incarnation;
 	uid_t		 user;		/* whom we serve as */
 	gid_t		 group;
 	bool		 said_ready, adopting, stopping;
@@ -137,6 +142,7 @@ void segments_drop_below(struct super *s, const char *owner, uint32_t kind,
     uint64_t below);
 void segments_of_dead(struct super *s, const char *owner);
 void segments_sweep(struct super *s);
+void segments_metrics(struct super *s);	/* our own, kept like all others */
 
 /* conn.c */
 void conn_listen(struct super *s);

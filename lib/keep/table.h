@@ -16,7 +16,7 @@
 #define KEEP_NOTE_MAX		128
 
 #define KEEP_BACKOFF_MIN_MS	100
-#define KEEP_STABLE_MS		10000	/* ready this long: failures forgotten */
+#define KEEP_STABLE_MS		10000	/* ready for so long: begin anew */
 #define KEEP_RANK_WAIT_MS	2000	/* a higher rank waits no longer */
 
 enum keep_phase {

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sysexits.h>
@@ -47,6 +48,17 @@ struct kept {
 	struct proc_segment	s;
 	bool			said;
 };
+
+/* What every process counts about itself; looked at with each ping. */
+static struct metric m_cpu = METRIC_COUNTER("process_cpu_ms_total",
+    "Processor time used, user and system, in ms");
+static struct metric m_rss = METRIC_GAUGE("process_resident_bytes",
+    "Memory in use, shared memory included");
+static struct metric m_log = METRIC_COUNTER("log_dropped_lines_total",
+    "Log lines dropped because the supervisor did not read them in time");
+static struct metric m_lost = METRIC_COUNTER("supervise_lost_total",
+    "Times the connection to the supervisor was lost");
+static struct metric *const rows[] = { &m_cpu, &m_rss, &m_log, &m_lost };
 
 struct proc {
 	struct ev_loop		*loop;
@@ -146,7 +158,7 @@ proc_draining(const struct proc *p)
 	return p->draining;
 }
 
-/* --- Connection ------------------------------------------------------------ */
+/* --- Connection --------------------------------------------------------- */
 
 static void
 disconnect(struct proc *p)
@@ -155,6 +167,7 @@ disconnect(struct proc *p)
 
 	if (p->sock < 0)
 		return;
+	metric_inc(&m_lost);
 	ev_io_stop(p->loop, &p->reader);
 	ev_io_stop(p->loop, &p->writer);
 	close(p->sock);
@@ -215,7 +228,7 @@ on_knock(EV_P_ ev_timer *w, int revents UNUSED)
 	    (unsigned long long)p->incarnation);
 }
 
-/* --- What we say ------------------------------------------------------------ */
+/* --- What we say --------------------------------------------------------- */
 
 static int
 say_empty(struct proc *p, enum kind kind)
@@ -427,7 +440,7 @@ on_writable(EV_P_ ev_io *w, int revents UNUSED)
 	flush(w->data);
 }
 
-/* --- What we hear ----------------------------------------------------------- */
+/* --- What we hear -------------------------------------------------------- */
 
 static int
 read_conf(struct conf *c, int fd)
@@ -717,6 +730,26 @@ refused(struct proc *p)
 	proc_drain(p);
 }
 
+static void
+look_at_self(void)
+{
+	struct rusage	ru;
+	unsigned long	size, resident;
+	FILE		*f;
+
+	if (getrusage(RUSAGE_SELF, &ru) == 0)
+		metric_set(&m_cpu, (uint64_t)(ru.ru_utime.tv_sec +
+		    ru.ru_stime.tv_sec) * 1000 + (uint64_t)
+		    (ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1000);
+	if ((f = fopen("/proc/self/statm", "re")) != NULL) {
+		if (fscanf(f, "%lu %lu", &size, &resident) == 2)
+			metric_set(&m_rss, (uint64_t)resident *
+			    (uint64_t)sysconf(_SC_PAGESIZE));
+		fclose(f);
+	}
+	metric_set(&m_log, log_dropped());
+}
+
 static int
 dispatch(struct proc *p, int *fds, size_t nfds)
 {
@@ -739,6 +772,7 @@ dispatch(struct proc *p, int *fds, size_t nfds)
 	case KIND_SUP_PING:
 		p->pong_seq = p->msg.u.ping.seq;
 		p->pong = p->dirty = true;
+		look_at_self();
 		break;
 	case KIND_SUP_WELCOME:
 		if (p->msg.u.welcome.refused != 0)
@@ -780,7 +814,7 @@ on_readable(EV_P_ ev_io *w, int revents UNUSED)
 	}
 }
 
-/* --- What programs ask ------------------------------------------------------ */
+/* --- What programs ask --------------------------------------------------- */
 
 void
 proc_ready(struct proc *p)
@@ -902,7 +936,7 @@ proc_drain(struct proc *p)
 		proc_exit(p, 0);
 }
 
-/* --- Start and end ---------------------------------------------------------- */
+/* --- Start and end ------------------------------------------------------- */
 
 static void
 on_term(EV_P_ ev_signal *w, int revents UNUSED)
@@ -1072,6 +1106,7 @@ proc_start(struct proc **out, int argc, char **argv,
 		return ERR_NOMEM;
 	if ((c = calloc(1, sizeof(*c))) == NULL)
 		goto free_proc;
+	metric_register(rows, NELEM(rows));
 	log_init(opts->program, LOG_L_INFO);
 	cmdline_parse(c, argc, argv, &co, NULL);
 	if (optind != argc)
@@ -1121,6 +1156,7 @@ proc_run(struct proc *p)
 {
 	int	rc;
 
+	look_at_self();
 	if ((rc = publish_metrics(p)) < 0)
 		log_warn("metrics.private", "why=%s", log_quote(err_str(rc)));
 	ev_run(p->loop, 0);

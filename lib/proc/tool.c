@@ -27,7 +27,7 @@ struct tool {
 	char			 node[CONF_STR_MAX];
 	int			 sock;
 	uint64_t		 seq;
-	bool			 peers_whole;	/* the list has come to its end */
+	bool			 peers_whole;	/* the list is complete */
 	size_t			 npeers, nsegs;
 	struct proc_peer	 peers[PROC_PEERS_MAX];
 	struct proc_segment	 segs[SEGMENTS_MAX];
@@ -85,7 +85,7 @@ tool_fatal(struct tool *t, int rc)
 	exit(EX_UNAVAILABLE);
 }
 
-/* --- Hearing ---------------------------------------------------------------- */
+/* --- Hearing ------------------------------------------------------------- */
 
 static int
 on_peers(struct tool *t)
@@ -170,7 +170,7 @@ hear_kind(struct tool *t, enum kind kind, int timeout_ms)
 	}
 }
 
-/* --- Asking ----------------------------------------------------------------- */
+/* --- Asking -------------------------------------------------------------- */
 
 static int
 ask(struct tool *t, SupOp op, const char *name)
@@ -287,7 +287,7 @@ tool_stop(struct tool *t, int timeout_ms)
 	return rc == ERR_IO ? 0 : rc;	/* it has ended */
 }
 
-/* --- Start and end ---------------------------------------------------------- */
+/* --- Start and end ------------------------------------------------------- */
 
 static void
 none(struct tool *t, const char *why)

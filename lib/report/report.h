@@ -35,7 +35,7 @@ struct report {
 	const struct report_col	*cols;
 	size_t			 ncols, at;
 	void			*object;	/* json_t */
-	size_t			 pending;	/* blanks before the next cell */
+	size_t			 pending;	/* blanks before the next */
 };
 
 void report_init(struct report *r, FILE *out, bool json,

@@ -16,7 +16,7 @@
 #include "keep/lines.h"
 #include "keep/table.h"
 
-/* --- The process table ------------------------------------------------------ */
+/* --- The process table --------------------------------------------------- */
 
 #define NPROCS	3	/* a router, two listeners */
 
@@ -398,7 +398,7 @@ a_failed_start_backs_off(void **state UNUSED)
 	assert_string_equal(n.p[0].note, "no memory");
 }
 
-/* --- Dealing ---------------------------------------------------------------- */
+/* --- Dealing ------------------------------------------------------------- */
 
 #define NSOCKETS	16
 #define NTAKERS		5
@@ -545,7 +545,7 @@ dealing_is_even_whatever_happens(void **state UNUSED)
 	}
 }
 
-/* --- Lines ------------------------------------------------------------------ */
+/* --- Lines --------------------------------------------------------------- */
 
 struct taken {
 	size_t	n, longest;
