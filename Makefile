@@ -9,6 +9,7 @@ BUILD	?= build
 PYTHON	:= /usr/bin/python3
 JOBS	?= 2
 PORT	?= 1883
+SUBMAKE	= $(MAKE) $(if $(V),,-s) --no-print-directory -j$(JOBS)
 
 CC	?= gcc
 OPT	?= -O2
@@ -95,7 +96,7 @@ setup:
 	@scripts/setup build
 
 run: setup
-	@$(MAKE) --no-print-directory -j$(JOBS) all
+	@$(SUBMAKE) all
 	@PORT=$(PORT) scripts/run
 
 clean:
@@ -136,7 +137,6 @@ $(foreach p,$(PROGRAMS),$(eval $(call program,$(p))))
 UNIT	:= $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZ	:= $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 BENCH	:= $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(wildcard tests/bench/bench_*.c))
-SUBMAKE	:= $(MAKE) --no-print-directory -j$(JOBS)
 
 $(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(LIBS_A)
 	@$(call tell,LD)
