@@ -34,6 +34,7 @@ struct ev_loop;
 struct bus;
 struct bus_peer;	/* one we send to */
 struct bus_frame;
+struct stream_in;
 
 #define BUS_NAME_MAX		64	/* process name, with the NUL */
 #define BUS_NODE_MAX		256
@@ -84,6 +85,9 @@ struct bus_frame {
 	const uint8_t	*body;
 	size_t		 len;
 	struct record_iter records;	/* KIND_RECORDS: use bus_frame_next */
+
+	struct stream_in *stream;	/* the bus's own */
+	bool		 urgent;
 };
 
 /*

@@ -1,0 +1,189 @@
+/*
+ * stream.h: the books of one stream between two processes: numbers, windows,
+ * credit, what to send again. Pure: no socket, no clock; bus.c carries out
+ * what these decide. The wire is told in proto/README.
+ *
+ * The sender keeps every frame until it is acknowledged. Bytes are counted
+ * from the beginning of the stream, for frames of records only (body and third
+ * part): `appended` here, `sent`, and `granted` by the receiver. A frame may
+ * leave while sent < granted, so credit goes negative by one frame at most and
+ * a record of any size can start.
+ */
+#ifndef BUS_STREAM_H
+#define BUS_STREAM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/blob.h"
+#include "proto/record.h"
+
+/* Frames up to this size are copied out of the 64 KiB they were made in. */
+#define STREAM_COPY_MAX		(16 * 1024)
+
+/* --- Buffers of 64 KiB, shared by all streams of a bus --------------------- */
+
+#define STREAM_POOL_MAX		32
+
+struct stream_pool {
+	struct blob	*spare[STREAM_POOL_MAX];
+	size_t		 n;
+};
+
+void stream_pool_fini(struct stream_pool *pool);
+
+/* --- Sending --------------------------------------------------------------- */
+
+/* What a frame waits for before it is forgotten. */
+enum { STREAM_ASK_GOT = 1, STREAM_ASK_STORED = 2 };
+
+/* A sealed frame. The body begins at body->data; it may be shorter than that
+ * blob. */
+struct stream_frame {
+	struct stream_frame *next;
+	uint64_t	 seq;
+	uint64_t	 upto;		/* bytes appended, this one included */
+	unsigned	 kind;
+	unsigned	 asks;
+	uint32_t	 count;		/* records */
+	uint32_t	 len;		/* of the body */
+	struct blob	*body;
+	struct blob	*payload;	/* third part, or NULL */
+	const uint8_t	*payload_at;	/* within payload */
+	uint32_t	 payload_len;
+};
+
+struct stream_out {
+	struct stream_pool *pool;
+	struct stream_frame *head, *tail;	/* not acknowledged, in order */
+	struct stream_frame *next;	/* of those, the first to be sent */
+	uint64_t	 seq;		/* last given to a frame */
+	uint64_t	 sent_seq;	/* last that ever left */
+	uint64_t	 got, stored;	/* acknowledged */
+	uint64_t	 got_bytes;	/* `upto` of frame got */
+	uint64_t	 appended, sent, granted;
+	uint64_t	 base;		/* what the receiver counts from */
+	size_t		 kept, kept_max;	/* bytes not acknowledged */
+	struct msgid	 last_id;
+	bool		 was_blocked;	/* somebody was told */
+	bool		 was_full;	/* refused by kept_max, not half empty since */
+
+	/* The frame being filled: number seq if open_count > 0. */
+	struct blob	*open;
+	uint32_t	 open_len, open_count;
+	unsigned	 open_asks;
+};
+
+/* Start at seq 0 with credit bytes presumed until the receiver says. */
+void stream_out_init(struct stream_out *s, struct stream_pool *pool,
+    size_t kept_max, uint32_t credit);
+void stream_out_fini(struct stream_out *s);
+
+/* See bus_record and bus_stream_send, which these are. */
+int stream_append(struct stream_out *s, const struct record *r,
+    struct blob *payload, uint64_t *seq);
+int stream_append_frame(struct stream_out *s, unsigned kind, const void *body,
+    size_t len, uint64_t *seq);
+
+static inline bool
+stream_blocked(const struct stream_out *s)
+{
+	return s->appended >= s->granted || s->was_full;
+}
+
+/* 0, or ERR_FULL: would stream_append take size bytes of that QoS? */
+int stream_room(const struct stream_out *s, size_t size, unsigned qos);
+
+/* Is anything not acknowledged? */
+static inline bool
+stream_is_idle(const struct stream_out *s)
+{
+	return s->head == NULL && s->open_count == 0;
+}
+
+/*
+ * The frame to send now, the open one sealed if it is its turn. Returns 1 and
+ * *f, 0 if there is none or no credit, ERR_NOMEM. It stays next until
+ * stream_sent.
+ */
+int stream_next(struct stream_out *s, struct stream_frame **f);
+void stream_sent(struct stream_out *s);
+
+enum { STREAM_GOT_MORE = 1, STREAM_UNBLOCKED = 2 };
+
+/*
+ * The receiver acknowledged. Returns bits of the above, or ERR_PROTO (nothing
+ * changed) if it names what never left or takes back what it said.
+ */
+int stream_ack(struct stream_out *s, uint64_t got, uint64_t stored,
+    uint64_t credit);
+
+/*
+ * The receiver welcomed us: it has taken frames up to seq, of `taken` bytes by
+ * its own count, and granted credit by that count. Goes on after seq; *resend
+ * says how many frames leave a second time. Returns as stream_ack.
+ */
+int stream_resume(struct stream_out *s, uint64_t seq, uint64_t stored,
+    uint64_t credit, uint64_t taken, uint64_t *resend);
+
+/* What is not acknowledged counts as taken; the next receiver starts after. */
+void stream_take_all(struct stream_out *s, uint32_t credit);
+
+/* Walk the records that are not acknowledged (bus_peer_unacked). */
+void stream_each(const struct stream_out *s,
+    bool (*each)(void *ctx, uint64_t seq, const struct record *r), void *ctx);
+
+/* --- Receiving ------------------------------------------------------------- */
+
+struct stream_in {
+	bool		 open;		/* its hello came */
+	uint64_t	 id;		/* the hello's stream */
+	bool		 missing;	/* a gap was told, nothing in order since */
+	bool		 urgent;	/* somebody waits for the acknowledgement */
+	uint32_t	 window;	/* bytes granted ahead */
+	uint32_t	 frames;	/* taken since the last acknowledgement */
+	uint64_t	 seq;		/* last taken */
+	uint64_t	 taken;		/* bytes taken */
+	uint64_t	 told;		/* `taken` as last acknowledged */
+	struct msgid	 last_id;
+};
+
+/* A hello came: go on with stream id, or begin it after frame base. */
+void stream_in_open(struct stream_in *s, uint64_t id, uint64_t base,
+    uint32_t window);
+
+enum stream_verdict {
+	STREAM_IN_ORDER,
+	STREAM_DUPLICATE,	/* drop it, acknowledge again */
+	STREAM_GAP,		/* drop it, and tell what we have */
+	STREAM_GAP_TOLD,	/* drop it */
+};
+enum stream_verdict stream_in_check(struct stream_in *s, uint64_t seq);
+
+/* Is a record of this id new? If so it is the last from now on. */
+static inline bool
+stream_in_id(struct stream_in *s, struct msgid id)
+{
+	if (msgid_cmp(id, s->last_id) <= 0)
+		return false;
+	s->last_id = id;
+	return true;
+}
+
+/* Frame s->seq + 1 is consumed. Urgent: its sender's clients wait for it. */
+void stream_in_taken(struct stream_in *s, size_t bytes, bool urgent);
+
+/* Should an acknowledgement go out at the end of this turn? What is not urgent
+ * may wait for more, or for a timer. */
+bool stream_in_ack_due(const struct stream_in *s);
+
+static inline uint64_t
+stream_in_credit(const struct stream_in *s)
+{
+	return s->taken + s->window;
+}
+
+/* It went out. */
+void stream_in_acked(struct stream_in *s);
+
+#endif
