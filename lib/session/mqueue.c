@@ -1,0 +1,92 @@
+#include "session/mqueue.h"
+
+#include <stdlib.h>
+#include "base/err.h"
+
+struct mqueue_entry {
+	struct mqueue_entry	*next, *prev;
+	struct mqueue_entry	*next0;		/* the next of QoS 0 */
+	struct message		*m;
+	struct mqueue_how	 how;		/* ids cut to nids */
+};
+
+static void
+discard(struct mqueue *q, struct mqueue_entry *e)
+{
+	if (e->prev != NULL)
+		e->prev->next = e->next;
+	else
+		q->head = e->next;
+	if (e->next != NULL)
+		e->next->prev = e->prev;
+	else
+		q->tail = e->prev;
+	/* Only the oldest of QoS 0 ever leaves: it heads that list. */
+	if (e->how.qos == 0) {
+		q->head0 = e->next0;
+		if (q->head0 == NULL)
+			q->tail0 = NULL;
+	}
+	q->n--;
+	q->bytes -= message_size(e->m);
+	message_unref(&e->m);
+	free(e);
+}
+
+int
+mqueue_push(struct mqueue *q, struct message *m, const struct mqueue_how *how,
+    uint32_t max_n, size_t max_bytes)
+{
+	struct mqueue_entry	*e;
+	int			 dropped = 0;
+
+	e = malloc(offsetof(struct mqueue_entry, how) +
+	    offsetof(struct mqueue_how, ids) + how->nids * sizeof(how->ids[0]));
+	if (e == NULL)
+		return ERR_NOMEM;
+	memcpy(&e->how, how, offsetof(struct mqueue_how, ids) +
+	    how->nids * sizeof(how->ids[0]));
+	e->m = message_ref(m);
+	e->next = e->next0 = NULL;
+	e->prev = q->tail;
+	if (q->tail != NULL)
+		q->tail->next = e;
+	else
+		q->head = e;
+	q->tail = e;
+	if (how->qos == 0) {
+		if (q->tail0 != NULL)
+			q->tail0->next0 = e;
+		else
+			q->head0 = e;
+		q->tail0 = e;
+	}
+	q->n++;
+	q->bytes += message_size(m);
+
+	for (; q->n > max_n || (q->bytes > max_bytes && q->n > 0); dropped++)
+		discard(q, q->head0 != NULL ? q->head0 : q->head);
+	return dropped;
+}
+
+struct message *
+mqueue_peek(const struct mqueue *q, const struct mqueue_how **how)
+{
+	if (q->head == NULL)
+		return NULL;
+	*how = &q->head->how;
+	return q->head->m;
+}
+
+void
+mqueue_pop(struct mqueue *q)
+{
+	discard(q, q->head);
+}
+
+void
+mqueue_clear(struct mqueue *q)
+{
+	while (q->head != NULL)
+		discard(q, q->head);
+}

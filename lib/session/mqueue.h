@@ -1,0 +1,52 @@
+/*
+ * mqueue.h: messages one client cannot be sent yet: its window is full or its
+ * socket does not drain. First in, first out, bounded in messages and bytes.
+ * When it is full the oldest QoS 0 message goes first, then the oldest of all;
+ * what went is the caller's to count. Calls no clock.
+ */
+#ifndef SESSION_MQUEUE_H
+#define SESSION_MQUEUE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "session/message.h"
+
+enum { MQUEUE_IDS_MAX = 8 };	/* subscription identifiers kept a message */
+
+/* How this client is to get it. */
+struct mqueue_how {
+	uint8_t		qos;
+	bool		retain;
+	uint8_t		nids;
+	uint32_t	ids[MQUEUE_IDS_MAX];
+};
+
+struct mqueue_entry;
+
+/* All zero is a valid empty queue. */
+struct mqueue {
+	struct mqueue_entry	*head, *tail;	/* all, oldest first */
+	struct mqueue_entry	*head0, *tail0;	/* those of QoS 0 */
+	uint32_t		 n;
+	size_t			 bytes;
+};
+
+/*
+ * Append m (takes its own reference). Afterwards the queue holds at most
+ * max_n messages and max_bytes bytes; returns how many were dropped for that,
+ * m itself perhaps among them, or ERR_NOMEM (m was not queued).
+ */
+int mqueue_push(struct mqueue *q, struct message *m,
+    const struct mqueue_how *how, uint32_t max_n, size_t max_bytes);
+
+/* The oldest message, borrowed, or NULL. */
+struct message *mqueue_peek(const struct mqueue *q,
+    const struct mqueue_how **how);
+
+/* Drop the oldest. The queue must not be empty. */
+void mqueue_pop(struct mqueue *q);
+
+void mqueue_clear(struct mqueue *q);
+
+#endif

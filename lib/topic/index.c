@@ -1,0 +1,712 @@
+#include "topic/index.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+#include "base/err.h"
+#include "base/htab.h"
+#include "base/util.h"
+
+/*
+ * Two tables of filters: plain ones by a hash of their whole text, wildcard ones
+ * by a hash folded over their levels, so that the hash of "what this topic would
+ * be under that shape" can be made from the hashes of the topic's levels
+ * without building any text.
+ */
+
+struct shape {
+	uint64_t	plus[INDEX_LEVELS_MAX / 64];	/* bit i: level i is + */
+	uint16_t	levels;		/* after the anchor, without the # */
+	bool		hash;		/* ends in # */
+	uint32_t	nfilters;
+};
+
+struct anchor {
+	uint64_t	 hash;		/* of the literal levels, folded */
+	uint16_t	 depth;
+	uint16_t	 nshapes, cap;
+	uint32_t	 prefix_len;	/* bytes of text, without the slash */
+	struct shape	*shapes;
+	char		 prefix[];
+};
+
+struct index {
+	uint64_t	     seed;
+	uint64_t	     version;
+	struct index_limits  lim;
+	struct htab	     plain, wild, anchors;
+	size_t		     nsubs;
+	uint32_t	     at_depth[INDEX_LEVELS_MAX + 1];	/* anchors */
+	uint32_t	     depth_max;
+	struct index_filter **found;
+	size_t		     nfound, cap_found;
+	uint64_t	     level_hash[INDEX_LEVELS_MAX + 1];
+};
+
+#define HASH_PLUS	UINT64_C(0x9ae16a3b2f90404f)
+#define HASH_HASH	UINT64_C(0xc3a5c85c97cb3127)
+
+static inline uint64_t
+fold(uint64_t h, uint64_t level)
+{
+	h = (h ^ level) * UINT64_C(0x9fb21c651e98df25);
+	return h ^ h >> 32;
+}
+
+static inline uint64_t
+hash_bytes(const struct index *ix, const char *s, size_t len)
+{
+	return XXH3_64bits_withSeed(s, len, ix->seed);
+}
+
+struct index *
+index_new(uint64_t seed, const struct index_limits *lim)
+{
+	struct index *ix;
+
+	if ((ix = calloc(1, sizeof(*ix))) == NULL)
+		return NULL;
+	ix->seed = seed;
+	ix->lim = *lim;
+	htab_init(&ix->plain);
+	htab_init(&ix->wild);
+	htab_init(&ix->anchors);
+	return ix;
+}
+
+void
+index_set_limits(struct index *ix, const struct index_limits *lim)
+{
+	ix->lim = *lim;
+}
+
+static void
+free_filters(struct htab *t)
+{
+	size_t i;
+
+	for (i = 0; t->cells != NULL && i <= t->mask; i++) {
+		struct index_filter *f = t->cells[i].item;
+
+		if (f != NULL) {
+			free(f->subs);
+			free(f);
+		}
+	}
+	htab_fini(t);
+}
+
+void
+index_free(struct index **pix)
+{
+	struct index	*ix = *pix;
+	size_t		 i;
+
+	*pix = NULL;
+	if (ix == NULL)
+		return;
+	free_filters(&ix->plain);
+	free_filters(&ix->wild);
+	for (i = 0; ix->anchors.cells != NULL && i <= ix->anchors.mask; i++) {
+		struct anchor *a = ix->anchors.cells[i].item;
+
+		if (a != NULL) {
+			free(a->shapes);
+			free(a);
+		}
+	}
+	htab_fini(&ix->anchors);
+	free(ix->found);
+	free(ix);
+}
+
+/* A filter's parts, as they are looked up. */
+struct parts {
+	bool		wild;
+	uint64_t	hash;
+	uint64_t	anchor_hash;
+	uint16_t	depth;
+	size_t		prefix_len;
+	struct shape	shape;
+};
+
+static int
+parts_of(const struct index *ix, const char *text, size_t len,
+    struct parts *p)
+{
+	const char	*end = text + len, *s = text, *e;
+	uint64_t	 h = ix->seed;
+	uint16_t	 level = 0;
+
+	memset(p, 0, sizeof(*p));
+	if (memchr(text, '+', len) == NULL && memchr(text, '#', len) == NULL) {
+		p->hash = hash_bytes(ix, text, len);
+		return 0;
+	}
+	for (;; level++, s = e + 1) {
+		if ((e = memchr(s, '/', (size_t)(end - s))) == NULL)
+			e = end;
+		if (e - s == 1 && *s == '#') {
+			if (!p->wild) {
+				p->wild = true;
+				p->anchor_hash = h;
+				p->depth = level;
+				p->prefix_len = s > text ?
+				    (size_t)(s - text) - 1 : 0;
+			}
+			p->shape.hash = true;
+			h = fold(h, HASH_HASH);
+			break;
+		}
+		if (level == INDEX_LEVELS_MAX)
+			return ERR_FULL;
+		if (e - s == 1 && *s == '+') {
+			if (!p->wild) {
+				p->wild = true;
+				p->anchor_hash = h;
+				p->depth = level;
+				p->prefix_len = s > text ?
+				    (size_t)(s - text) - 1 : 0;
+			}
+			p->shape.plus[p->shape.levels / 64] |=
+			    UINT64_C(1) << p->shape.levels % 64;
+			h = fold(h, HASH_PLUS);
+		} else {
+			h = fold(h, hash_bytes(ix, s, (size_t)(e - s)));
+		}
+		if (p->wild)
+			p->shape.levels++;
+		if (e == end)
+			break;
+	}
+	p->hash = h;
+	return 0;
+}
+
+static struct index_filter *
+lookup(const struct index *ix, const struct parts *p, const char *text,
+    size_t len)
+{
+	const struct htab   *t = p->wild ? &ix->wild : &ix->plain;
+	struct index_filter *f;
+	size_t		     i;
+
+	for (i = htab_first(t, p->hash); (f = htab_at(t, p->hash, &i)) != NULL;
+	    i++)
+		if (f->len == len && memcmp(f->text, text, len) == 0)
+			return f;
+	return NULL;
+}
+
+struct index_filter *
+index_find(const struct index *ix, const char *text, size_t len)
+{
+	struct parts p;
+
+	return parts_of(ix, text, len, &p) < 0 ? NULL :
+	    lookup(ix, &p, text, len);
+}
+
+static bool
+same_shape(const struct shape *a, const struct shape *b)
+{
+	return a->levels == b->levels && a->hash == b->hash &&
+	    memcmp(a->plus, b->plus, sizeof(a->plus)) == 0;
+}
+
+static struct anchor *
+anchor_find(const struct index *ix, const struct parts *p, const char *text)
+{
+	struct anchor	*a;
+	size_t		 i;
+
+	for (i = htab_first(&ix->anchors, p->anchor_hash);
+	    (a = htab_at(&ix->anchors, p->anchor_hash, &i)) != NULL; i++)
+		if (a->depth == p->depth && a->prefix_len == p->prefix_len &&
+		    memcmp(a->prefix, text, p->prefix_len) == 0)
+			return a;
+	return NULL;
+}
+
+static struct shape *
+shape_find(const struct anchor *a, const struct shape *s)
+{
+	uint16_t i;
+
+	for (i = 0; i < a->nshapes; i++)
+		if (same_shape(&a->shapes[i], s))
+			return &a->shapes[i];
+	return NULL;
+}
+
+/* How many shapes this owner has at anchor a, and whether s is among them. */
+static uint32_t
+owner_shapes(const struct index *ix, const struct index_owner *o,
+    const struct anchor *a, const struct shape *s, bool *has)
+{
+	struct shape	 seen[32];
+	struct parts	 p;
+	uint32_t	 n = 0, i, k;
+
+	*has = false;
+	for (i = 0; i < o->n && !*has && n < NELEM(seen); i++) {
+		const struct index_filter *f = o->links[i].filter;
+
+		if (f->anchor != a || parts_of(ix, f->text, f->len, &p) < 0)
+			continue;
+		*has = same_shape(&p.shape, s);
+		for (k = 0; k < n && !same_shape(&seen[k], &p.shape); k++)
+			;
+		if (k == n)
+			seen[n++] = p.shape;
+	}
+	return n;
+}
+
+/* The anchor for p with one more filter counted in its shape. */
+static int
+anchor_hold(struct index *ix, const struct parts *p, const char *text,
+    struct anchor **out)
+{
+	struct anchor	*a, *fresh = NULL;
+	struct shape	*s, *grown;
+	int		 rc;
+
+	if ((a = anchor_find(ix, p, text)) == NULL) {
+		if ((a = fresh = calloc(1, sizeof(*a) + p->prefix_len)) == NULL)
+			return ERR_NOMEM;
+		a->hash = p->anchor_hash;
+		a->depth = p->depth;
+		a->prefix_len = (uint32_t)p->prefix_len;
+		memcpy(a->prefix, text, p->prefix_len);
+	}
+	if ((s = shape_find(a, &p->shape)) == NULL) {
+		rc = ERR_FULL;
+		if (a->nshapes >= ix->lim.shapes_anchor)
+			goto fail;
+		rc = ERR_NOMEM;
+		if (a->nshapes == a->cap) {
+			uint16_t cap = a->cap == 0 ? 1 : (uint16_t)(a->cap * 2);
+
+			grown = realloc(a->shapes, cap * sizeof(*grown));
+			if (grown == NULL)
+				goto fail;
+			a->shapes = grown;
+			a->cap = cap;
+		}
+		if (fresh != NULL && htab_add(&ix->anchors, a->hash, a) < 0)
+			goto fail;
+		s = &a->shapes[a->nshapes++];
+		*s = p->shape;
+		s->nfilters = 0;
+		if (fresh != NULL) {
+			ix->at_depth[a->depth]++;
+			if (a->depth > ix->depth_max)
+				ix->depth_max = a->depth;
+		}
+	}
+	s->nfilters++;
+	*out = a;
+	return 0;
+
+fail:
+	if (fresh != NULL) {
+		free(fresh->shapes);
+		free(fresh);
+	}
+	return rc;
+}
+
+static void
+anchor_release(struct index *ix, struct anchor *a, const struct shape *shape)
+{
+	struct shape *s = shape_find(a, shape);
+
+	if (--s->nfilters > 0)
+		return;
+	*s = a->shapes[--a->nshapes];
+	if (a->nshapes > 0)
+		return;
+	htab_del(&ix->anchors, a->hash, a);
+	ix->at_depth[a->depth]--;
+	while (ix->depth_max > 0 && ix->at_depth[ix->depth_max] == 0)
+		ix->depth_max--;
+	free(a->shapes);
+	free(a);
+}
+
+static int
+filter_new(struct index *ix, const struct parts *p, const char *text,
+    size_t len, struct index_filter **out)
+{
+	struct index_filter	*f;
+	struct anchor		*a = NULL;
+	int			 rc;
+
+	if ((f = calloc(1, sizeof(*f) + len + 1)) == NULL)
+		return ERR_NOMEM;
+	f->hash = p->hash;
+	f->len = (uint16_t)len;
+	memcpy(f->text, text, len);
+	if (p->wild && (rc = anchor_hold(ix, p, text, &a)) < 0)
+		goto free_filter;
+	f->anchor = a;
+	if ((rc = htab_add(p->wild ? &ix->wild : &ix->plain, f->hash, f)) < 0)
+		goto release_anchor;
+	*out = f;
+	return 0;
+
+release_anchor:
+	if (a != NULL)
+		anchor_release(ix, a, &p->shape);
+free_filter:
+	free(f);
+	return rc;
+}
+
+void
+index_filter_drop(struct index *ix, struct index_filter *f)
+{
+	struct parts p;
+
+	if (f->anchor != NULL) {
+		(void)parts_of(ix, f->text, f->len, &p);
+		htab_del(&ix->wild, f->hash, f);
+		anchor_release(ix, f->anchor, &p.shape);
+	} else {
+		htab_del(&ix->plain, f->hash, f);
+	}
+	ix->version++;
+	free(f->subs);
+	free(f);
+}
+
+/* Where owner stands among f's subscribers, searched on the shorter side. */
+static struct index_sub *
+sub_find(struct index_owner *o, struct index_filter *f)
+{
+	uint32_t i;
+
+	if (o->n <= f->nsubs) {
+		for (i = 0; i < o->n; i++)
+			if (o->links[i].filter == f)
+				return &f->subs[o->links[i].pos];
+		return NULL;
+	}
+	for (i = 0; i < f->nsubs; i++)
+		if (f->subs[i].owner == o)
+			return &f->subs[i];
+	return NULL;
+}
+
+static int
+link_add(struct index_owner *o, struct index_filter *f,
+    const struct index_sub *opts)
+{
+	struct index_link	*links;
+	struct index_sub	*subs;
+	uint32_t		 cap;
+
+	if (o->n == o->cap) {
+		cap = o->cap == 0 ? 1 : o->cap * 2;
+		if ((links = realloc(o->links, cap * sizeof(*links))) == NULL)
+			return ERR_NOMEM;
+		o->links = links;
+		o->cap = cap;
+	}
+	if (f->nsubs == f->cap) {
+		cap = f->cap == 0 ? 1 : f->cap * 2;
+		if ((subs = realloc(f->subs, cap * sizeof(*subs))) == NULL)
+			return ERR_NOMEM;
+		f->subs = subs;
+		f->cap = cap;
+	}
+	o->links[o->n].filter = f;
+	o->links[o->n].pos = f->nsubs;
+	f->subs[f->nsubs] = *opts;
+	f->subs[f->nsubs].owner = o;
+	f->subs[f->nsubs].own = o->n;
+	o->n++;
+	f->nsubs++;
+	return 0;
+}
+
+int
+index_subscribe(struct index *ix, struct index_owner *o, const char *text,
+    size_t len, const struct index_sub *opts, struct index_filter **out)
+{
+	struct index_filter	*f;
+	struct index_sub	*sub;
+	struct parts		 p;
+	struct anchor		*a;
+	bool			 has;
+	int			 rc;
+
+	if ((rc = parts_of(ix, text, len, &p)) < 0)
+		return rc;
+	f = lookup(ix, &p, text, len);
+	if (f != NULL && (sub = sub_find(o, f)) != NULL) {
+		sub->id = opts->id;
+		sub->qos = opts->qos;
+		sub->no_local = opts->no_local;
+		sub->rap = opts->rap;
+		ix->version++;
+		*out = f;
+		return 0;
+	}
+	if (p.wild && (a = anchor_find(ix, &p, text)) != NULL &&
+	    owner_shapes(ix, o, a, &p.shape, &has) >= ix->lim.shapes_owner &&
+	    !has)
+		return ERR_FULL;
+	if (f == NULL && (rc = filter_new(ix, &p, text, len, &f)) < 0)
+		return rc;
+	if ((rc = link_add(o, f, opts)) < 0) {
+		if (f->nsubs == 0)
+			index_filter_drop(ix, f);
+		return rc;
+	}
+	ix->nsubs++;
+	ix->version++;
+	*out = f;
+	return 1;
+}
+
+/* Both arrays close their gap with their last element. */
+static void
+unlink_sub(struct index *ix, struct index_owner *o, uint32_t own)
+{
+	struct index_filter	*f = o->links[own].filter;
+	uint32_t		 pos = o->links[own].pos;
+	struct index_sub	*moved;
+	struct index_link	*last;
+
+	if (pos != --f->nsubs) {
+		moved = &f->subs[pos];
+		*moved = f->subs[f->nsubs];
+		moved->owner->links[moved->own].pos = pos;
+	}
+	if (own != --o->n) {
+		last = &o->links[own];
+		*last = o->links[o->n];
+		last->filter->subs[last->pos].own = own;
+	}
+	if (o->n == 0) {
+		free(o->links);
+		o->links = NULL;
+		o->cap = 0;
+	}
+	ix->nsubs--;
+	ix->version++;
+}
+
+int
+index_unsubscribe(struct index *ix, struct index_owner *o, const char *text,
+    size_t len, struct index_filter **out)
+{
+	struct index_filter	*f = index_find(ix, text, len);
+	struct index_sub	*sub;
+
+	if (f == NULL || (sub = sub_find(o, f)) == NULL)
+		return ERR_NOTFOUND;
+	unlink_sub(ix, o, sub->own);
+	*out = f;
+	return 0;
+}
+
+int
+index_unsubscribe_one(struct index *ix, struct index_owner *o,
+    struct index_filter **out)
+{
+	if (o->n == 0)
+		return ERR_NOTFOUND;
+	*out = o->links[o->n - 1].filter;
+	unlink_sub(ix, o, o->n - 1);
+	return 0;
+}
+
+static int
+found_add(struct index *ix, struct index_filter *f)
+{
+	struct index_filter	**grown;
+	size_t			  cap;
+
+	if (ix->nfound == ix->cap_found) {
+		cap = ix->cap_found == 0 ? 64 : ix->cap_found * 2;
+		if ((grown = realloc(ix->found, cap * sizeof(f))) == NULL)
+			return ERR_NOMEM;
+		ix->found = grown;
+		ix->cap_found = cap;
+	}
+	ix->found[ix->nfound++] = f;
+	return 0;
+}
+
+/* Does the wildcard filter f, found by hash, really match? */
+static bool
+really_matches(const struct index_filter *f, const char *topic, size_t len)
+{
+	const char	*s = f->text, *se = s + f->len;
+	const char	*t = topic, *te = topic + len;
+
+	while (s < se) {
+		if (*s == '#')
+			return true;
+		if (*s == '+') {
+			if ((t = memchr(t, '/', (size_t)(te - t))) == NULL)
+				t = te;
+			s++;
+		} else {
+			while (s < se && *s != '/') {
+				if (t == te || *t != *s)
+					return false;
+				s++;
+				t++;
+			}
+		}
+		if (s == se)
+			return t == te;
+		/* s is at a slash: the topic must be too, or end before `#`. */
+		if (t == te)
+			return se - s == 2 && s[1] == '#';
+		if (*t != '/')
+			return false;
+		s++;
+		t++;
+	}
+	return t == te;
+}
+
+static int
+match_anchor(struct index *ix, const struct anchor *a, const char *topic,
+    size_t len, uint32_t nlevels)
+{
+	struct index_filter	*f;
+	uint32_t		 rest = nlevels - a->depth, k, n;
+	uint64_t		 h;
+	size_t			 i;
+	uint16_t		 s;
+	int			 rc;
+
+	for (s = 0; s < a->nshapes; s++) {
+		const struct shape *sh = &a->shapes[s];
+
+		if (sh->hash ? rest < sh->levels : rest != sh->levels)
+			continue;
+		h = a->hash;
+		for (k = 0, n = sh->levels; k < n; k++)
+			h = fold(h, sh->plus[k / 64] >> k % 64 & 1 ?
+			    HASH_PLUS : ix->level_hash[a->depth + k]);
+		if (sh->hash)
+			h = fold(h, HASH_HASH);
+		for (i = htab_first(&ix->wild, h);
+		    (f = htab_at(&ix->wild, h, &i)) != NULL; i++)
+			if (really_matches(f, topic, len) &&
+			    (rc = found_add(ix, f)) < 0)
+				return rc;
+	}
+	return 0;
+}
+
+static int
+match_wild(struct index *ix, const char *topic, size_t len)
+{
+	const char	*s = topic, *end = topic + len, *e;
+	struct anchor	*a;
+	uint64_t	 h = ix->seed;
+	uint32_t	 nlevels = 0, d;
+	size_t		 i;
+	int		 rc;
+
+	for (;; s = e + 1) {
+		if (nlevels == INDEX_LEVELS_MAX)
+			return 0;	/* refused as a topic: nothing matches */
+		if ((e = memchr(s, '/', (size_t)(end - s))) == NULL)
+			e = end;
+		ix->level_hash[nlevels++] = hash_bytes(ix, s, (size_t)(e - s));
+		if (e == end)
+			break;
+	}
+	for (d = 0; d <= nlevels && d <= ix->depth_max; d++) {
+		/* [MQTT-4.7.2-1]: no leading wildcard for $ topics. */
+		if (ix->at_depth[d] > 0 && !(d == 0 && *topic == '$'))
+			for (i = htab_first(&ix->anchors, h);
+			    (a = htab_at(&ix->anchors, h, &i)) != NULL; i++)
+				if (a->depth == d && (rc = match_anchor(ix, a,
+				    topic, len, nlevels)) < 0)
+					return rc;
+		if (d < nlevels)
+			h = fold(h, ix->level_hash[d]);
+	}
+	return 0;
+}
+
+int
+index_match(struct index *ix, const char *topic, size_t len,
+    struct index_filter ***out)
+{
+	struct index_filter	*f;
+	uint64_t		 h;
+	size_t			 i;
+	int			 rc;
+
+	ix->nfound = 0;
+	if (ix->plain.n > 0) {
+		h = hash_bytes(ix, topic, len);
+		for (i = htab_first(&ix->plain, h);
+		    (f = htab_at(&ix->plain, h, &i)) != NULL; i++) {
+			if (f->len == len && memcmp(f->text, topic, len) == 0) {
+				if ((rc = found_add(ix, f)) < 0)
+					return rc;
+				break;
+			}
+		}
+	}
+	if (ix->wild.n > 0 && len > 0 && (rc = match_wild(ix, topic, len)) < 0)
+		return rc;
+	*out = ix->found;
+	return (int)ix->nfound;
+}
+
+void
+index_prefetch(const struct index *ix, const char *topic, size_t len)
+{
+	if (ix->plain.n > 1024)
+		htab_prefetch(&ix->plain, hash_bytes(ix, topic, len));
+}
+
+static int
+each_in(struct htab *t, int (*each)(void *, struct index_filter *), void *ctx)
+{
+	size_t i;
+
+	for (i = 0; t->cells != NULL && i <= t->mask; i++)
+		if (t->cells[i].item != NULL && each(ctx, t->cells[i].item))
+			return 1;
+	return 0;
+}
+
+void
+index_each(struct index *ix, int (*each)(void *, struct index_filter *),
+    void *ctx)
+{
+	if (!each_in(&ix->plain, each, ctx))
+		(void)each_in(&ix->wild, each, ctx);
+}
+
+uint64_t
+index_version(const struct index *ix)
+{
+	return ix->version;
+}
+
+size_t
+index_nfilters(const struct index *ix)
+{
+	return ix->plain.n + ix->wild.n;
+}
+
+size_t
+index_nsubs(const struct index *ix)
+{
+	return ix->nsubs;
+}

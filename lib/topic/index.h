@@ -1,0 +1,116 @@
+/*
+ * index.h: who of this process subscribed to what. Filters with their
+ * subscribers in flat arrays, matched exactly: a filter without wildcards is one
+ * probe; one with wildcards is cut at its first wildcard into an *anchor* (the
+ * literal levels before it) and a *shape* (how many levels follow, which are
+ * `+`, whether it ends in `#`), and a topic is probed once per shape at each
+ * anchor that is a prefix of it. Spec: MQTT 5.0 section 4.7.
+ *
+ * Not thread safe; calls no clock.
+ */
+#ifndef TOPIC_INDEX_H
+#define TOPIC_INDEX_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { INDEX_LEVELS_MAX = 128 };	/* levels of a filter or topic */
+
+struct index;
+struct index_owner;
+
+/* One subscription, 16 bytes, as the fan-out reads it. */
+struct index_sub {
+	struct index_owner *owner;
+	uint32_t	    own;	/* its place in owner->links */
+	uint32_t	    id : 28;	/* subscription identifier, 0: none */
+	uint32_t	    qos : 2;	/* granted maximum QoS */
+	uint32_t	    no_local : 1;
+	uint32_t	    rap : 1;	/* retain as published */
+};
+
+struct index_filter {
+	uint64_t	  hash;
+	struct index_sub *subs;
+	uint32_t	  nsubs, cap;
+	void		 *anchor;	/* NULL: no wildcard */
+	uint64_t	  route_seq;	/* the caller's: see listener/routes.c */
+	bool		  advertised;	/* the caller's */
+	bool		  dirty;	/* the caller's */
+	uint16_t	  len;
+	char		  text[];	/* NUL-terminated for logs */
+};
+
+struct index_link {
+	struct index_filter *filter;
+	uint32_t	     pos;	/* its place in filter->subs */
+};
+
+/* One subscriber; embedded in the session. All zero is a valid empty one. */
+struct index_owner {
+	struct index_link *links;
+	uint32_t	   n, cap;
+};
+
+struct index_limits {
+	uint32_t	shapes_owner;	/* shapes of one owner at one anchor */
+	uint32_t	shapes_anchor;	/* shapes of all owners at one anchor */
+};
+
+/* seed keys the hashes: random, so that nobody can aim at one cell. */
+struct index *index_new(uint64_t seed, const struct index_limits *lim);
+void index_free(struct index **ix);	/* owners must be empty by then */
+void index_set_limits(struct index *ix, const struct index_limits *lim);
+
+/*
+ * Subscribe owner to a filter that filter_check() accepts, or change the
+ * options of the subscription it has. Returns 1 if it is new, 0 if it replaced
+ * one; *out is the filter either way. ERR_FULL beyond the limits of shapes,
+ * ERR_NOMEM; nothing changed then.
+ */
+int index_subscribe(struct index *ix, struct index_owner *owner,
+    const char *text, size_t len, const struct index_sub *opts,
+    struct index_filter **out);
+
+/*
+ * Remove one subscription. Returns 0 with *out set to the filter when it is
+ * still there or has just lost its last subscriber (nsubs 0: the caller calls
+ * index_filter_drop when done with it), ERR_NOTFOUND if there was none.
+ */
+int index_unsubscribe(struct index *ix, struct index_owner *owner,
+    const char *text, size_t len, struct index_filter **out);
+
+/* Remove owner's last link the same way; ERR_NOTFOUND when it has none left. */
+int index_unsubscribe_one(struct index *ix, struct index_owner *owner,
+    struct index_filter **out);
+
+/* Free a filter that has no subscribers. */
+void index_filter_drop(struct index *ix, struct index_filter *f);
+
+/* The filter with this very text, or NULL. */
+struct index_filter *index_find(const struct index *ix, const char *text,
+    size_t len);
+
+/*
+ * Every filter that matches a topic. *out is the index's own scratch memory,
+ * valid until the next call that changes or matches. Returns how many;
+ * ERR_NOMEM.
+ */
+int index_match(struct index *ix, const char *topic, size_t len,
+    struct index_filter ***out);
+
+/* Bring near what index_match of this topic will touch first. */
+void index_prefetch(const struct index *ix, const char *topic, size_t len);
+
+/* Walk all filters: each() returns nonzero to stop. Filters must not be
+ * added or dropped meanwhile. */
+void index_each(struct index *ix, int (*each)(void *ctx,
+    struct index_filter *f), void *ctx);
+
+/* Rises with every change of filters or subscriptions. */
+uint64_t index_version(const struct index *ix);
+size_t index_nfilters(const struct index *ix);
+size_t index_nsubs(const struct index *ix);
+
+#endif

@@ -1,0 +1,273 @@
+/* topic/index.h: against topic_matches() over a plain list, with seeded
+ * chance; and its limits. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "topic/filter.h"
+#include "topic/index.h"
+
+static const struct index_limits wide = { 32, 1024 };
+
+enum { OWNERS = 12, FILTERS = 120, STEPS = 6000 };
+
+static uint64_t
+next_random(uint64_t *s)
+{
+	*s ^= *s << 13;
+	*s ^= *s >> 7;
+	*s ^= *s << 17;
+	return *s;
+}
+
+/* A few short levels, so that filters and topics meet often. */
+static void
+random_text(uint64_t *s, char *out, bool filter)
+{
+	static const char *const names[] = { "a", "b", "", "cc", "$d" };
+	unsigned n = 1 + (unsigned)(next_random(s) % 4), i, r;
+
+	out[0] = '\0';
+	for (i = 0; i < n; i++) {
+		if (i > 0)
+			strcat(out, "/");
+		r = (unsigned)(next_random(s) % 10);
+		if (filter && r < 3) {
+			strcat(out, "+");
+		} else if (filter && r == 3) {
+			strcat(out, "#");
+			return;
+		} else {
+			strcat(out, names[next_random(s) % NELEM(names)]);
+		}
+	}
+	if (out[0] == '\0')
+		strcpy(out, "a");
+}
+
+struct model {
+	char	filters[FILTERS][32];
+	bool	has[OWNERS][FILTERS];
+};
+
+static void
+check_match(struct index *ix, const struct model *m,
+    const struct index_owner *owners, const char *topic)
+{
+	struct index_filter	**found;
+	unsigned		  want = 0, got = 0, o, f;
+	int			  n, i;
+	uint32_t		  k;
+
+	n = index_match(ix, topic, strlen(topic), &found);
+	assert_true(n >= 0);
+	for (i = 0; i < n; i++) {
+		assert_true(topic_matches(found[i]->text, found[i]->len,
+		    topic, strlen(topic)));
+		for (k = 0; k < found[i]->nsubs; k++) {
+			o = (unsigned)(found[i]->subs[k].owner - owners);
+			assert_true(o < OWNERS);
+			for (f = 0; f < FILTERS; f++)
+				if (m->has[o][f] && strcmp(m->filters[f],
+				    found[i]->text) == 0)
+					break;
+			assert_true(f < FILTERS);
+			got++;
+		}
+	}
+	for (o = 0; o < OWNERS; o++)
+		for (f = 0; f < FILTERS; f++)
+			want += m->has[o][f] && topic_matches(m->filters[f],
+			    strlen(m->filters[f]), topic, strlen(topic));
+	assert_int_equal(got, want);
+}
+
+static void
+matches_what_a_plain_list_matches(void **state UNUSED)
+{
+	static struct model	 m;
+	struct index_owner	 owners[OWNERS] = { { 0 } };
+	struct index_sub	 opts = { .qos = 1 };
+	struct index		*ix = index_new(1234, &wide);
+	struct index_filter	*f;
+	uint64_t		 s = 2024;
+	char			 topic[32];
+	unsigned		 i, o, k, dup, j;
+
+	for (i = 0; i < FILTERS; i++) {
+		do {
+			random_text(&s, m.filters[i], true);
+			for (dup = 0, j = 0; j < i; j++)
+				dup |= !strcmp(m.filters[i], m.filters[j]);
+		} while (dup || topic_filter_check(m.filters[i],
+		    strlen(m.filters[i]), 0) != 0);
+	}
+	for (i = 0; i < STEPS; i++) {
+		o = (unsigned)(next_random(&s) % OWNERS);
+		k = (unsigned)(next_random(&s) % FILTERS);
+		if (m.has[o][k]) {
+			assert_int_equal(index_unsubscribe(ix, &owners[o],
+			    m.filters[k], strlen(m.filters[k]), &f), 0);
+			if (f->nsubs == 0)
+				index_filter_drop(ix, f);
+		} else {
+			assert_int_equal(index_subscribe(ix, &owners[o],
+			    m.filters[k], strlen(m.filters[k]), &opts, &f), 1);
+		}
+		m.has[o][k] = !m.has[o][k];
+		random_text(&s, topic, false);
+		check_match(ix, &m, owners, topic);
+	}
+	for (o = 0; o < OWNERS; o++)
+		while (index_unsubscribe_one(ix, &owners[o], &f) == 0)
+			if (f->nsubs == 0)
+				index_filter_drop(ix, f);
+	assert_int_equal(index_nsubs(ix), 0);
+	assert_int_equal(index_nfilters(ix), 0);
+	index_free(&ix);
+}
+
+static int
+subscribe(struct index *ix, struct index_owner *o, const char *filter)
+{
+	struct index_sub	 opts = { .qos = 2, .id = 5 };
+	struct index_filter	*f;
+
+	return index_subscribe(ix, o, filter, strlen(filter), &opts, &f);
+}
+
+static int
+matches(struct index *ix, const char *topic)
+{
+	struct index_filter **found;
+
+	return index_match(ix, topic, strlen(topic), &found);
+}
+
+static void
+drop_all(struct index *ix, struct index_owner *o)
+{
+	struct index_filter *f;
+
+	while (index_unsubscribe_one(ix, o, &f) == 0)
+		if (f->nsubs == 0)
+			index_filter_drop(ix, f);
+}
+
+static void
+the_special_cases_of_section_4_7(void **state UNUSED)
+{
+	struct index_owner	 o = { 0 };
+	struct index		*ix = index_new(1, &wide);
+
+	assert_int_equal(subscribe(ix, &o, "a/#"), 1);
+	assert_int_equal(matches(ix, "a"), 1);		/* 4.7.1.2 */
+	assert_int_equal(matches(ix, "a/"), 1);
+	assert_int_equal(matches(ix, "a/b/c"), 1);
+	assert_int_equal(matches(ix, "ab"), 0);
+	drop_all(ix, &o);
+	assert_int_equal(subscribe(ix, &o, "#"), 1);
+	assert_int_equal(subscribe(ix, &o, "+/x"), 1);
+	assert_int_equal(matches(ix, "$SYS/x"), 0);	/* MQTT-4.7.2-1 */
+	assert_int_equal(matches(ix, "a/x"), 2);
+	assert_int_equal(subscribe(ix, &o, "$SYS/#"), 1);
+	assert_int_equal(matches(ix, "$SYS/x"), 1);
+	drop_all(ix, &o);
+	assert_int_equal(subscribe(ix, &o, "/+"), 1);
+	assert_int_equal(matches(ix, "/finance"), 1);
+	assert_int_equal(matches(ix, "finance"), 0);
+	assert_int_equal(subscribe(ix, &o, "+/+"), 1);
+	assert_int_equal(matches(ix, "/finance"), 2);
+	drop_all(ix, &o);
+	index_free(&ix);
+}
+
+static void
+subscribing_again_replaces_the_options(void **state UNUSED)
+{
+	struct index_owner	 o = { 0 };
+	struct index		*ix = index_new(1, &wide);
+	struct index_sub	 opts = { .qos = 1, .no_local = 1 };
+	struct index_filter	*f;
+
+	assert_int_equal(subscribe(ix, &o, "t"), 1);
+	assert_int_equal(index_subscribe(ix, &o, "t", 1, &opts, &f), 0);
+	assert_int_equal(f->nsubs, 1);
+	assert_int_equal(f->subs[0].qos, 1);
+	assert_int_equal(f->subs[0].id, 0);
+	assert_true(f->subs[0].no_local);
+	assert_int_equal(index_unsubscribe(ix, &o, "u", 1, &f), ERR_NOTFOUND);
+	drop_all(ix, &o);
+	index_free(&ix);
+}
+
+/* One client's many shapes at one anchor cost the others a bounded number of
+ * probes. */
+static void
+shapes_are_bounded_by_client_and_anchor(void **state UNUSED)
+{
+	const struct index_limits lim = { 4, 6 };
+	struct index_owner	 a = { 0 }, b = { 0 };
+	struct index		*ix = index_new(1, &lim);
+
+	assert_int_equal(subscribe(ix, &a, "x/+"), 1);
+	assert_int_equal(subscribe(ix, &a, "x/+/+"), 1);
+	assert_int_equal(subscribe(ix, &a, "x/+/a/+"), 1);
+	assert_int_equal(subscribe(ix, &a, "x/#"), 1);
+	assert_int_equal(subscribe(ix, &a, "x/+/b/#"), ERR_FULL);
+	assert_int_equal(subscribe(ix, &a, "x/+/b/+"), 1);	/* a known one */
+	assert_int_equal(subscribe(ix, &a, "y/+/b/#"), 1);	/* elsewhere */
+	assert_int_equal(subscribe(ix, &b, "x/+/b/#"), 1);	/* another's */
+	assert_int_equal(subscribe(ix, &b, "x/+/+/#"), 1);
+	assert_int_equal(subscribe(ix, &b, "x/+/+/+"), ERR_FULL);	/* 6 in all */
+	drop_all(ix, &b);
+	assert_int_equal(subscribe(ix, &b, "x/+/+/+"), 1);
+	drop_all(ix, &a);
+	drop_all(ix, &b);
+	assert_int_equal(index_nfilters(ix), 0);
+	index_free(&ix);
+}
+
+static void
+the_deepest_filter_is_one_of_128_levels(void **state UNUSED)
+{
+	struct index_owner	 o = { 0 };
+	struct index		*ix = index_new(1, &wide);
+	char			 filter[2 * INDEX_LEVELS_MAX + 2] = "+";
+	char			 topic[2 * INDEX_LEVELS_MAX + 2] = "a";
+	unsigned		 i;
+
+	for (i = 1; i < INDEX_LEVELS_MAX; i++) {
+		strcat(filter, "/+");
+		strcat(topic, "/a");
+	}
+	assert_int_equal(subscribe(ix, &o, filter), 1);
+	assert_int_equal(matches(ix, topic), 1);
+	strcat(filter, "/+");
+	assert_int_equal(subscribe(ix, &o, filter), ERR_FULL);
+	strcat(topic, "/a");
+	assert_int_equal(matches(ix, topic), 0);
+	drop_all(ix, &o);
+	index_free(&ix);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(matches_what_a_plain_list_matches),
+		cmocka_unit_test(the_special_cases_of_section_4_7),
+		cmocka_unit_test(subscribing_again_replaces_the_options),
+		cmocka_unit_test(shapes_are_bounded_by_client_and_anchor),
+		cmocka_unit_test(the_deepest_filter_is_one_of_128_levels),
+	};
+
+	return cmocka_run_group_tests_name("index", tests, NULL, NULL);
+}

@@ -1,0 +1,200 @@
+/* session/message.h, mqueue.h, inbound.h. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/util.h"
+#include "session/inbound.h"
+#include "session/message.h"
+#include "session/mqueue.h"
+
+static struct message *
+make(const char *topic, uint32_t expiry_s)
+{
+	struct message_view v = {
+		.topic = { (const uint8_t *)topic, strlen(topic) },
+		.payload = { (const uint8_t *)"body", 4 },
+		.expiry_s = expiry_s,
+		.qos = 1,
+	};
+
+	return message_new(&v, NULL, 1000);
+}
+
+static void
+push(struct mqueue *q, const char *name, uint8_t qos, uint32_t max,
+    int dropped)
+{
+	struct message		*m = make(name, MESSAGE_NO_EXPIRY);
+	struct mqueue_how	 how = { .qos = qos };
+
+	assert_int_equal(mqueue_push(q, m, &how, max, SIZE_MAX), dropped);
+	message_unref(&m);
+}
+
+static void
+expect(struct mqueue *q, const char *names)
+{
+	const struct mqueue_how	*how;
+	struct message_view	 v;
+	struct message		*m;
+	char			 got[256] = "";
+	size_t			 n = 0;
+
+	while ((m = mqueue_peek(q, &how)) != NULL) {
+		message_view(m, 0, &v);
+		n += (size_t)snprintf(got + n, sizeof(got) - n, "%.*s ",
+		    (int)v.topic.len, (const char *)v.topic.data);
+		mqueue_pop(q);
+	}
+	assert_string_equal(got, names);
+	assert_int_equal(q->n, 0);
+	assert_int_equal(q->bytes, 0);
+}
+
+static void
+first_in_first_out(void **state UNUSED)
+{
+	struct mqueue q = { 0 };
+
+	push(&q, "a", 1, 10, 0);
+	push(&q, "b", 0, 10, 0);
+	push(&q, "c", 2, 10, 0);
+	expect(&q, "a b c ");
+}
+
+/* Full: QoS 0 first, the oldest of it; then the oldest of all. */
+static void
+the_drop_order_is_qos0_then_oldest(void **state UNUSED)
+{
+	struct mqueue q = { 0 };
+
+	push(&q, "a1", 1, 4, 0);
+	push(&q, "b0", 0, 4, 0);
+	push(&q, "c1", 1, 4, 0);
+	push(&q, "d0", 0, 4, 0);
+	push(&q, "e1", 1, 4, 1);		/* b0 goes */
+	push(&q, "f2", 2, 4, 1);		/* d0 goes */
+	push(&q, "g1", 1, 4, 1);		/* a1 goes */
+	push(&q, "h0", 0, 4, 1);		/* h0 itself */
+	expect(&q, "c1 e1 f2 g1 ");
+}
+
+static void
+bytes_are_bounded_too(void **state UNUSED)
+{
+	struct message		*m = make("t", MESSAGE_NO_EXPIRY);
+	struct mqueue_how	 how = { .qos = 1 };
+	size_t			 each = message_size(m);
+	struct mqueue		 q = { 0 };
+	int			 i;
+
+	for (i = 0; i < 3; i++)
+		assert_int_equal(mqueue_push(&q, m, &how, 100, 3 * each), 0);
+	assert_int_equal(mqueue_push(&q, m, &how, 100, 3 * each), 1);
+	assert_int_equal(q.n, 3);
+	assert_int_equal(mqueue_push(&q, m, &how, 100, each - 1), 4);
+	assert_int_equal(q.n, 0);
+	assert_int_equal(m->refs, 1);
+	message_unref(&m);
+}
+
+static void
+subscription_ids_are_kept(void **state UNUSED)
+{
+	struct message		*m = make("t", MESSAGE_NO_EXPIRY);
+	struct mqueue_how	 how = { .qos = 2, .retain = true, .nids = 3,
+	    .ids = { 7, 268435455, 1 } };
+	const struct mqueue_how	*got;
+	struct mqueue		 q = { 0 };
+
+	assert_int_equal(mqueue_push(&q, m, &how, 1, SIZE_MAX), 0);
+	message_unref(&m);
+	assert_non_null(mqueue_peek(&q, &got));
+	assert_int_equal(got->qos, 2);
+	assert_true(got->retain);
+	assert_int_equal(got->nids, 3);
+	assert_int_equal(got->ids[1], 268435455);
+	mqueue_clear(&q);
+	assert_null(mqueue_peek(&q, &got));
+}
+
+static void
+expiry_counts_down_in_the_queue(void **state UNUSED)	/* MQTT-3.3.2-6 */
+{
+	struct message		*m = make("t", 10);
+	struct message_view	 v;
+
+	message_view(m, 1000 + 3999, &v);
+	assert_int_equal(v.expiry_s, 7);
+	message_view(m, 1000 + 10000, &v);
+	assert_int_equal(v.expiry_s, 0);
+	message_view(m, 1000 + 99999, &v);
+	assert_int_equal(v.expiry_s, 0);
+	message_unref(&m);
+	assert_null(m);
+}
+
+static void
+a_shared_payload_is_referenced(void **state UNUSED)
+{
+	struct blob		*b = blob_new(5);
+	struct message_view	 v = {
+		.topic = { (const uint8_t *)"t", 1 },
+		.props = { (const uint8_t *)"pp", 2 },
+		.expiry_s = MESSAGE_NO_EXPIRY,
+	}, back;
+	struct message		*m;
+
+	memcpy(b->data, "hello", 5);
+	v.payload = (struct slice){ b->data, 5 };
+	m = message_new(&v, b, 0);
+	assert_int_equal(atomic_load(&b->refs), 2);
+	message_view(m, 0, &back);
+	assert_ptr_equal(back.payload.data, b->data);
+	assert_int_equal(back.props.len, 2);
+	assert_memory_equal(back.props.data, "pp", 2);
+	message_ref(m);
+	message_unref(&m);
+	assert_int_equal(atomic_load(&b->refs), 2);
+	m = NULL;
+	blob_unref(&b);
+}
+
+static void
+inbound_ids_are_a_set(void **state UNUSED)
+{
+	struct inbound	in = { 0 };
+	unsigned	i;
+
+	for (i = 1; i <= 65535; i += 13)
+		assert_int_equal(inbound_add(&in, (uint16_t)i), 1);
+	assert_int_equal(inbound_add(&in, 14), 0);
+	assert_true(inbound_has(&in, 14));
+	assert_false(inbound_has(&in, 15));
+	for (i = 1; i <= 65535; i += 13)
+		assert_true(inbound_del(&in, (uint16_t)i));
+	assert_false(inbound_del(&in, 14));
+	assert_int_equal(in.n, 0);
+	inbound_clear(&in);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(first_in_first_out),
+		cmocka_unit_test(the_drop_order_is_qos0_then_oldest),
+		cmocka_unit_test(bytes_are_bounded_too),
+		cmocka_unit_test(subscription_ids_are_kept),
+		cmocka_unit_test(expiry_counts_down_in_the_queue),
+		cmocka_unit_test(a_shared_payload_is_referenced),
+		cmocka_unit_test(inbound_ids_are_a_set),
+	};
+
+	return cmocka_run_group_tests_name("session", tests, NULL, NULL);
+}
