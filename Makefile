@@ -35,7 +35,7 @@ endif
 # `make lint` prints what goes the other way) and the libraries it brings.
 
 MODULES	:= base log metric conf fault topic mqtt window session fib rib \
-	   proto shm report bus net keep proc
+	   proto shm report bus keep proc
 
 DEPS_base    :=
 DEPS_log     := base
@@ -52,14 +52,12 @@ DEPS_proto   := base
 DEPS_shm     := base fault
 DEPS_report  := base
 DEPS_bus     := base log metric conf proto
-DEPS_net     := base log
 DEPS_keep    := base
 DEPS_proc    := base log metric conf proto shm
 
 LIBS_conf    := -linih
 LIBS_report  := -ljansson
 LIBS_bus     := -lzmq -lev
-LIBS_net     := -lev
 LIBS_proc    := -lev
 LIBS_proto   := -lprotobuf-nanopb
 

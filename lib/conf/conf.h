@@ -70,6 +70,7 @@ struct conf {
 	char		mqtt_response_information[CONF_STR_MAX];
 
 	uint32_t	sys_interval_ms;		/* 0: none */
+	bool		sys_client_events;
 };
 
 enum conf_type {

@@ -156,7 +156,7 @@ const struct conf_key conf_keys[] = {
 	    10000000, NULL, CONF_RELOAD,
 	    "The most subscriptions of one client; more are answered with "
 	    "reason 0x97."),
-	U32("mqtt.max_inflight", mqtt_max_inflight, "32", 1, 65535, "messages",
+	U32("mqtt.max_inflight", mqtt_max_inflight, "1000", 1, 65535, "messages",
 	    CONF_RELOAD,
 	    "QoS 1 and 2 messages on their way to one client at a time. A "
 	    "client's own Receive Maximum may lower it."),
@@ -179,14 +179,15 @@ const struct conf_key conf_keys[] = {
 	    CONF_RELOAD,
 	    "The longest keep-alive granted. An MQTT 5 client that asks for "
 	    "more is told so."),
-	U32("mqtt.wildcard_shapes", mqtt_wildcard_shapes, "32", 1, 65535, NULL,
+	U32("mqtt.wildcard_shapes", mqtt_wildcard_shapes, "32", 1, 32, NULL,
 	    CONF_RELOAD,
 	    "Kinds of wildcard filters (by the places of their wildcards) one "
 	    "client may use below one literal prefix; more are answered with "
 	    "reason 0x97."),
 	U32("mqtt.wildcard_shapes_all", mqtt_wildcard_shapes_all, "1024", 1,
-	    1000000, NULL, CONF_RELOAD,
-	    "The same below all its prefixes together."),
+	    65535, NULL, CONF_RELOAD,
+	    "The same of all clients of one listener together below one "
+	    "literal prefix: every publish below it costs a look at each."),
 	BOOL("mqtt.wildcard_subscription", mqtt_wildcard_subscription, "on",
 	    CONF_RELOAD,
 	    "Whether filters may contain wildcards; if not, they are answered "
@@ -201,6 +202,8 @@ const struct conf_key conf_keys[] = {
 	DURATION("sys.interval", sys_interval_ms, "60s", 0, 24 * HOUR,
 	    CONF_RELOAD,
 	    "How often $SYS figures are published; 0 publishes none."),
+	BOOL("sys.client_events", sys_client_events, "on", CONF_RELOAD,
+	    "Publish $SYS/brokers/<node>/clients/<id>/connected and its like."),
 };
 
 const size_t conf_nkeys = NELEM(conf_keys);

@@ -7,6 +7,7 @@ enum { ATTACH_CLIENTS = 1 };
 static const struct wire_col client_cols[] = {
 	{ 1, WIRE_SLICE, offsetof(struct attach_client, client_id) },
 	{ 2, WIRE_U64, offsetof(struct attach_client, time) },
+	{ 3, WIRE_BOOL, offsetof(struct attach_client, clean_start) },
 };
 
 int

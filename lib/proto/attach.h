@@ -5,6 +5,7 @@
 #ifndef PROTO_ATTACH_H
 #define PROTO_ATTACH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "base/util.h"
@@ -13,6 +14,7 @@
 struct attach_client {
 	struct slice	client_id;
 	uint64_t	time;		/* hybrid clock, ns */
+	bool		clean_start;	/* of its CONNECT [MQTT-3.1.3-9] */
 };
 
 #define ATTACH_BUF_MIN	(65535 + 64)	/* holds any one client */

@@ -1,0 +1,378 @@
+/*
+ * connect.c: the beginning and the end of a client's session. One holder per
+ * client id: CONNECT tells the sibling listeners (ATTACH); of two holders the
+ * later one stays and the other is closed with 0x8E [MQTT-3.1.4-3].
+ * Spec: MQTT 5.0 sections 3.1, 3.2 and 3.14.
+ */
+#include "listener.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+#include "base/clock.h"
+#include "base/err.h"
+#include "log/log.h"
+
+static uint64_t
+id_hash(const struct listener *l, const void *id, size_t len)
+{
+	return XXH3_64bits_withSeed(id, len, l->seed);
+}
+
+struct conn *
+connect_find(struct listener *l, const void *id, size_t len)
+{
+	uint64_t	 h = id_hash(l, id, len);
+	struct conn	*c;
+	size_t		 i;
+
+	for (i = htab_first(&l->clients, h);
+	    (c = htab_at(&l->clients, h, &i)) != NULL; i++)
+		if (c->client_id_len == len &&
+		    memcmp(c->client_id, id, len) == 0)
+			return c;
+	return NULL;
+}
+
+static void
+refuse(struct listener *l, struct conn *c, unsigned version, uint8_t reason)
+{
+	uint8_t	*p, code = reason;
+	size_t	 n;
+	int	 v3;
+
+	metric_inc(&m_connects_refused);
+	if (version != MQTT_V5) {
+		if ((v3 = mqtt_connack_v3_code(reason)) < 0) {
+			client_doom(l, c);
+			return;
+		}
+		code = (uint8_t)v3;
+	}
+	n = mqtt_connack_size(version, NULL);
+	if ((p = out_reserve(l, c, n)) == NULL)
+		return;
+	mqtt_connack_encode(version, false, code, NULL, p);
+	metric_inc(&m_packets_out);
+	/* Still CONN_NEW: client_close() adds no DISCONNECT. */
+	client_close(l, c, reason);
+}
+
+/* The session c has is taken by a newer connection with the same id. */
+static void
+take_over(struct listener *l, struct conn *old, bool clean_start)
+{
+	char peer[64];
+
+	metric_inc(&m_takeovers);
+	log_debug("client.takeover", "client=%s peer=%s",
+	    log_quote(old->client_id), client_peer(old, peer, sizeof(peer)));
+	/* A will that is delayed is not sent if the session goes on [MQTT-
+	 * 3.1.3-9]. */
+	if (old->will != NULL && old->will->delay_s > 0 && !clean_start)
+		old->graceful = true;
+	client_close(l, old, MQTT_SESSION_TAKEN_OVER);
+	connect_end(l, old);
+}
+
+void
+connect_taken(struct listener *l, const void *id, size_t len,
+    uint64_t attach_ns, bool clean_start, bool wins_tie)
+{
+	struct conn *c = connect_find(l, id, len);
+
+	if (c != NULL && (c->attach_ns < attach_ns ||
+	    (c->attach_ns == attach_ns && wins_tie)))
+		take_over(l, c, clean_start);
+}
+
+static char *
+copy_text(const struct slice *s)
+{
+	char *p;
+
+	if ((p = malloc(s->len + 1)) != NULL) {
+		memcpy(p, s->data, s->len);
+		p[s->len] = '\0';
+	}
+	return p;
+}
+
+/* What of the CONNECT cannot be had here: a reason code, or 0. */
+static uint8_t
+unacceptable(const struct listener *l, const struct mqtt_connect *k)
+{
+	if (l->draining)
+		return MQTT_SERVER_SHUTTING_DOWN;
+	if (k->client_id.len > l->conf->mqtt_max_clientid_len)
+		return MQTT_CLIENT_ID_INVALID;
+	/* [MQTT-3.1.3-8]; 3.1 knows no empty id at all. */
+	if (k->client_id.len == 0 && (k->version == MQTT_V31 ||
+	    (k->version == MQTT_V311 && !k->clean_start)))
+		return MQTT_CLIENT_ID_INVALID;
+	if (mqtt_props_has(&k->props, MQTT_P_AUTH_METHOD))
+		return MQTT_BAD_AUTHENTICATION_METHOD;
+	if (k->has_will && k->will_qos > l->conf->mqtt_max_qos)
+		return MQTT_QOS_NOT_SUPPORTED;	/* [MQTT-3.2.2-12] */
+	if (k->has_will && k->will_retain && k->version == MQTT_V5)
+		return MQTT_RETAIN_NOT_SUPPORTED;	/* [MQTT-3.2.2-13] */
+	return 0;
+}
+
+static int
+take_will(struct listener *l, struct conn *c, const struct mqtt_connect *k)
+{
+	struct message_view	 v = {
+		.topic = k->will_topic,
+		.payload = k->will_payload,
+		.expiry_s = MESSAGE_NO_EXPIRY,
+		.qos = k->will_qos,
+	};
+	uint8_t			*buf = NULL;
+
+	if (mqtt_props_has(&k->will_props, MQTT_P_MESSAGE_EXPIRY))
+		v.expiry_s = MIN(k->will_props.message_expiry_s,
+		    MESSAGE_EXPIRY_MAX);
+	if (k->version == MQTT_V5) {
+		if ((buf = malloc(k->will_props.raw.len + 1)) == NULL)
+			return ERR_NOMEM;
+		mqtt_props_forward(&k->will_props, buf, &v.props);
+		/* The delay is ours alone: it is not part of the message. */
+	}
+	if ((c->will = malloc(sizeof(*c->will))) == NULL ||
+	    (c->will->m = message_new(&v, NULL, l->now_ms)) == NULL) {
+		free(c->will);
+		c->will = NULL;
+		free(buf);
+		return ERR_NOMEM;
+	}
+	c->will->delay_s = mqtt_props_has(&k->will_props, MQTT_P_WILL_DELAY) ?
+	    k->will_props.will_delay_s : 0;
+	free(buf);
+	return 0;
+}
+
+static uint16_t
+keepalive_of(const struct conf *conf, uint16_t asked)
+{
+	if (conf->mqtt_server_keepalive > 0)
+		return (uint16_t)conf->mqtt_server_keepalive;
+	if (conf->mqtt_keepalive_max < 65535 &&
+	    (asked == 0 || asked > conf->mqtt_keepalive_max))
+		return (uint16_t)conf->mqtt_keepalive_max;
+	return asked;
+}
+
+static void
+welcome(struct listener *l, struct conn *c, const struct mqtt_connect *k,
+    bool assigned)
+{
+	const struct conf	*conf = l->conf;
+	struct mqtt_props	 r = { .has = 0 };
+	uint8_t			*p;
+	size_t			 n;
+
+	if (c->version == MQTT_V5) {
+		if (k->props.has & MQTT_P_BIT(MQTT_P_SESSION_EXPIRY) &&
+		    k->props.session_expiry_s > 0)
+			MQTT_PROP_SET(&r, SESSION_EXPIRY, session_expiry_s, 0);
+		if (conf->mqtt_receive_maximum < 65535)
+			MQTT_PROP_SET(&r, RECEIVE_MAXIMUM, receive_maximum,
+			    (uint16_t)conf->mqtt_receive_maximum);
+		if (conf->mqtt_max_qos < 2)
+			MQTT_PROP_SET(&r, MAXIMUM_QOS, maximum_qos,
+			    (uint8_t)conf->mqtt_max_qos);
+		MQTT_PROP_SET(&r, RETAIN_AVAILABLE, retain_available, 0);
+		MQTT_PROP_SET(&r, MAXIMUM_PACKET_SIZE, maximum_packet_size,
+		    conf->mqtt_max_packet_size);
+		if (conf->mqtt_max_topic_alias > 0)
+			MQTT_PROP_SET(&r, TOPIC_ALIAS_MAXIMUM,
+			    topic_alias_maximum,
+			    (uint16_t)conf->mqtt_max_topic_alias);
+		if (!conf->mqtt_wildcard_subscription)
+			MQTT_PROP_SET(&r, WILDCARD_AVAILABLE,
+			    wildcard_available, 0);
+		MQTT_PROP_SET(&r, SHARED_AVAILABLE, shared_available, 0);
+		if (c->keepalive_s != k->keep_alive_s)
+			MQTT_PROP_SET(&r, SERVER_KEEP_ALIVE,
+			    server_keep_alive_s, c->keepalive_s);
+		if (assigned)
+			MQTT_PROP_SET(&r, ASSIGNED_CLIENT_ID,
+			    assigned_client_id, ((struct slice){
+			    (const uint8_t *)c->client_id, c->client_id_len }));
+		if (mqtt_props_has(&k->props, MQTT_P_REQUEST_RESPONSE_INFO) &&
+		    k->props.request_response_info == 1 &&
+		    conf->mqtt_response_information[0] != '\0')
+			MQTT_PROP_SET(&r, RESPONSE_INFO, response_info,
+			    ((struct slice){ (const uint8_t *)
+			    conf->mqtt_response_information,
+			    strlen(conf->mqtt_response_information) }));
+	}
+	n = mqtt_connack_size(c->version, &r);
+	if ((p = out_reserve(l, c, n)) == NULL)
+		return;
+	mqtt_connack_encode(c->version, false, MQTT_SUCCESS, &r, p);
+	metric_inc(&m_packets_out);
+}
+
+/* An id of our own making: unique in time, space and process. */
+static char *
+assign_id(struct listener *l)
+{
+	struct msgid	 id = msgid_next(&l->ids);
+	char		*s;
+
+	if ((s = malloc(40)) != NULL)
+		snprintf(s, 40, "mqttc-%016llx%016llx",
+		    (unsigned long long)id.hi, (unsigned long long)id.lo);
+	return s;
+}
+
+void
+on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
+{
+	struct mqtt_connect	 k;
+	struct conn		*old;
+	char			 peer[64];
+	bool			 assigned;
+	int			 rc;
+
+	rc = mqtt_decode_connect(f, l->conf->mqtt_max_topic_levels, &k);
+	if (rc == 0)
+		rc = unacceptable(l, &k);
+	if (rc != 0) {
+		log_debug("client.refused", "peer=%s reason=0x%02x",
+		    client_peer(c, peer, sizeof(peer)), (unsigned)rc);
+		if (k.version == MQTT_NONE)
+			client_doom(l, c);
+		else
+			refuse(l, c, k.version, (uint8_t)rc);
+		return;
+	}
+
+	c->version = k.version;
+	c->clean_start = k.clean_start;
+	c->problem_info = true;
+	c->receive_maximum = 65535;
+	if (k.props.has != 0) {
+		c->expiry_asked = mqtt_props_has(&k.props,
+		    MQTT_P_SESSION_EXPIRY) && k.props.session_expiry_s > 0;
+		if (mqtt_props_has(&k.props, MQTT_P_RECEIVE_MAXIMUM))
+			c->receive_maximum = k.props.receive_maximum;
+		if (mqtt_props_has(&k.props, MQTT_P_MAXIMUM_PACKET_SIZE))
+			c->max_packet = k.props.maximum_packet_size;
+		if (mqtt_props_has(&k.props, MQTT_P_TOPIC_ALIAS_MAXIMUM))
+			c->alias_max = k.props.topic_alias_maximum;
+		if (mqtt_props_has(&k.props, MQTT_P_REQUEST_PROBLEM_INFO))
+			c->problem_info = k.props.request_problem_info;
+	}
+	/* Only 5.0 can be told; others get what they asked for. */
+	c->keepalive_s = c->version == MQTT_V5 ?
+	    keepalive_of(l->conf, k.keep_alive_s) : k.keep_alive_s;
+
+	assigned = k.client_id.len == 0;
+	c->client_id = assigned ? assign_id(l) : copy_text(&k.client_id);
+	if (c->client_id == NULL ||
+	    (k.has_username && (c->username = copy_text(&k.username)) == NULL) ||
+	    (k.has_will && take_will(l, c, &k) < 0))
+		goto nomem;
+	c->client_id_len = (uint16_t)(assigned ? strlen(c->client_id) :
+	    k.client_id.len);
+	c->id_hash = id_hash(l, c->client_id, c->client_id_len);
+	if ((old = connect_find(l, c->client_id, c->client_id_len)) != NULL)
+		take_over(l, old, c->clean_start);
+	if (htab_add(&l->clients, c->id_hash, c) < 0)
+		goto nomem;
+	c->state = CONN_OPEN;
+	c->attach_ns = msgid_next(&l->ids).hi;
+	if (old != NULL && c->attach_ns <= old->attach_ns)
+		c->attach_ns = old->attach_ns + 1;
+	c->since_ms = clock_wall_ns() / 1000000;
+	l->nready++;
+	metric_inc(&m_connects);
+	if (!assigned)
+		flow_attach(l, c);
+	if (c->keepalive_s > 0)
+		wheel_set(&l->wheel, &c->timer, l->now_ms +
+		    c->keepalive_s * UINT64_C(1500));
+	else
+		wheel_clear(&l->wheel, &c->timer);
+	welcome(l, c, &k, assigned);
+	sys_client_event(l, c, "connected", NULL);
+	return;
+
+nomem:
+	metric_inc(&m_dropped_memory);
+	free(c->client_id);
+	c->client_id = NULL;
+	refuse(l, c, k.version, MQTT_SERVER_BUSY);
+}
+
+void
+on_disconnect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
+{
+	struct mqtt_disconnect	d;
+	int			rc;
+
+	rc = mqtt_decode_disconnect(f, c->version, MQTT_FROM_CLIENT, &d);
+	/* Every session here was granted expiry 0 [MQTT-3.14.2.2.2]. */
+	if (rc == 0 && mqtt_props_has(&d.props, MQTT_P_SESSION_EXPIRY) &&
+	    d.props.session_expiry_s != 0 && !c->expiry_asked)
+		rc = MQTT_PROTOCOL_ERROR;
+	if (rc != 0) {
+		metric_inc(&m_protocol_errors);
+		client_close(l, c, (uint8_t)rc);
+		return;
+	}
+	/* Only 0x00 takes the will back [MQTT-3.1.2-10]. */
+	c->graceful = d.reason == MQTT_NORMAL_DISCONNECTION;
+	metric_inc(&m_disconnects);
+	/* [MQTT-3.14.4-1] [-2]: the client sends no more and closes; what we
+	 * still owe it may leave. */
+	if (c->out.head != NULL)
+		out_flush(l, c);
+	client_doom(l, c);
+}
+
+/*
+ * Everything that outlives the socket's last byte goes here, exactly once:
+ * the will, the subscriptions, the queues, the place among the client ids.
+ */
+void
+connect_end(struct listener *l, struct conn *c)
+{
+	struct message_view	 v;
+	struct index_filter	*f;
+	struct slice		 nobody = { NULL, 0 };
+
+	if (c->client_id == NULL || c->ended)
+		return;
+	c->ended = true;
+	htab_del(&l->clients, c->id_hash, c);
+	l->nready--;
+	while (index_unsubscribe_one(l->index, &c->subs, &f) == 0)
+		if (f->nsubs == 0)
+			routes_touch(l, f);
+	if (c->will != NULL) {
+		if (!c->graceful) {
+			metric_inc(&m_wills);
+			message_view(c->will->m, l->now_ms, &v);
+			v.expiry_s = c->will->m->expiry_s;
+			publish_own(l, &v, nobody, false);
+		}
+		message_unref(&c->will->m);
+		free(c->will);
+		c->will = NULL;
+	}
+	sys_client_event(l, c, "disconnected", NULL);
+	window_free(&c->window);
+	if (c->mqueue != NULL) {
+		mqueue_clear(c->mqueue);
+		free(c->mqueue);
+		c->mqueue = NULL;
+	}
+	inbound_clear(&c->inbound);
+	answers_free(&c->answers);
+	aliases_free(&c->aliases);
+}

@@ -1,0 +1,343 @@
+/*
+ * flow.c: streams between the listeners of the node. What PEERS shows running
+ * gets a stream; a message goes once to each listener the FIB names.
+ */
+#include "listener.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include "base/err.h"
+#include "log/log.h"
+#include "proto/attach.h"
+
+static struct {
+	struct wire_out	 out;
+	uint8_t		*buf;
+} attaches;			/* of this turn, for all siblings */
+
+enum { ATTACH_BUF = 2 * ATTACH_BUF_MIN };
+
+/* --- ATTACH: one holder per client id ------------------------------------------------ */
+
+static int
+attach_put(struct wire_out *out, const struct conn *c)
+{
+	struct attach_client a = {
+		.client_id = { (const uint8_t *)c->client_id,
+		    c->client_id_len },
+		.time = c->attach_ns,
+		.clean_start = c->clean_start,
+	};
+
+	return attach_add(out, &a);
+}
+
+static void
+attach_send(struct listener *l, struct bus_peer *only, struct wire_out *out)
+{
+	size_t	 len = wire_out_len(out);
+	uint32_t i;
+
+	if (len == 0)
+		return;
+	for (i = 0; i < PEERS_MAX; i++) {
+		if (l->peers[i].bus == NULL ||
+		    (only != NULL && l->peers[i].bus != only))
+			continue;
+		if (bus_stream_send(l->peers[i].bus, KIND_ATTACH, attaches.buf,
+		    len, NULL) < 0)
+			log_warn("attach.lost", "peer=%s",
+			    bus_peer_name(l->peers[i].bus));
+	}
+	wire_out_init(out, attaches.buf, ATTACH_BUF);
+}
+
+void
+flow_attach(struct listener *l, const struct conn *c)
+{
+	if (l->nremote == 0)
+		return;
+	if (attach_put(&attaches.out, c) == ERR_FULL) {
+		attach_send(l, NULL, &attaches.out);
+		(void)attach_put(&attaches.out, c);
+	}
+}
+
+void
+flow_flush(struct listener *l)
+{
+	attach_send(l, NULL, &attaches.out);
+}
+
+/* A new sibling hears of everybody who is here. */
+static void
+attach_all(struct listener *l, struct bus_peer *to)
+{
+	struct conn	*c;
+	size_t		 i;
+
+	attach_send(l, NULL, &attaches.out);
+	for (i = 0; l->clients.cells != NULL && i <= l->clients.mask; i++) {
+		if ((c = l->clients.cells[i].item) == NULL)
+			continue;
+		if (attach_put(&attaches.out, c) == ERR_FULL) {
+			attach_send(l, to, &attaches.out);
+			(void)attach_put(&attaches.out, c);
+		}
+	}
+	attach_send(l, to, &attaches.out);
+}
+
+static int
+on_attach(void *ctx, struct bus_frame *f)
+{
+	struct listener		*l = ctx;
+	struct attach_client	 a;
+	struct wire_in		 in;
+	enum proc_kind		 kind;
+	uint32_t		 theirs;
+
+	if (proc_name_parse(f->from.name, &kind, &theirs) < 0 ||
+	    attach_decode(&in, f->body, f->len) < 0)
+		return ERR_PROTO;
+	while (attach_next(&in, &a) == 1)
+		connect_taken(l, a.client_id.data, a.client_id.len, a.time,
+		    a.clean_start, theirs > l->self);
+	return 0;
+}
+
+/* --- Streams --------------------------------------------------------------------------- */
+
+static int
+on_records(void *ctx, struct bus_frame *f)
+{
+	struct listener	*l = ctx;
+	struct record	 r;
+
+	while (bus_frame_next(f, &r) == 1) {
+		publish_record(l, &r, NULL);
+		if (l->job.active || turn_is_over(l))
+			return ERR_AGAIN;
+	}
+	return 0;
+}
+
+static void
+on_got(void *ctx, struct bus_peer *bp, uint64_t seq)
+{
+	struct peer *p = bus_peer_user(bp);
+
+	if (p != NULL)
+		answer_got(ctx, p, seq);
+}
+
+static void
+on_credit(void *ctx, struct bus_peer *bp UNUSED)
+{
+	struct listener *l = ctx;
+
+	l->unpark = true;
+}
+
+static void
+on_up(void *ctx, struct bus_peer *bp)
+{
+	struct listener *l = ctx;
+
+	if (bp == l->router)
+		routes_up(l);
+}
+
+static void
+on_lost(void *ctx, struct bus_peer *bp)
+{
+	struct listener *l = ctx;
+
+	if (bp == l->router)
+		routes_lost(l);
+}
+
+static const struct bus_events events = {
+	.got	= on_got,
+	.credit	= on_credit,
+	.up	= on_up,
+	.lost	= on_lost,
+};
+
+static const struct bus_rule accepts[] = {
+	/* kind			from		while	handler */
+	{ KIND_RECORDS,		PEER_LISTENER,	0,	on_records },
+	{ KIND_ATTACH,		PEER_LISTENER,	0,	on_attach },
+	{ KIND_ROUTE_ACK,	PEER_ROUTER,	0,	on_route_ack },
+	{ KIND_QUERY,		PEER_TOOL,	0,	on_query },
+};
+
+int
+flow_open(struct listener *l)
+{
+	struct bus_opts o = {
+		.loop = l->loop,
+		.node = proc_node(l->proc),
+		.name = proc_name(l->proc),
+		.incarnation = proc_incarnation(l->proc),
+		.endpoint = proc_endpoint(l->proc),
+		.accepts = accepts,
+		.naccepts = NELEM(accepts),
+		.events = &events,
+		.ctx = l,
+		.credit = l->conf->bus_credit,
+		.stream_max = l->conf->bus_stream_max,
+	};
+
+	if ((attaches.buf = malloc(ATTACH_BUF)) == NULL)
+		return ERR_NOMEM;
+	wire_out_init(&attaches.out, attaches.buf, ATTACH_BUF);
+	return bus_open(&l->bus, &o);
+}
+
+static void
+peer_close(struct listener *l, struct peer *p)
+{
+	if (p->bus == NULL)
+		return;
+	bus_peer_close(&p->bus);
+	p->epoch++;
+	l->nremote--;
+	answer_lost(l, p);
+	l->unpark = true;
+}
+
+void
+flow_close(struct listener *l)
+{
+	uint32_t i;
+
+	for (i = 0; i < PEERS_MAX; i++)
+		peer_close(l, &l->peers[i]);
+	if (l->router != NULL)
+		bus_peer_close(&l->router);
+	bus_close(&l->bus);
+	free(attaches.buf);
+	attaches.buf = NULL;
+}
+
+static void
+peer_update(struct listener *l, const struct proc_peer *pp)
+{
+	struct peer	*p = &l->peers[pp->instance];
+	int		 rc;
+
+	if (p->bus != NULL && (pp->state == PROC_DOWN ||
+	    p->incarnation != pp->incarnation))
+		peer_close(l, p);
+	if (p->bus != NULL || pp->state == PROC_DOWN || pp->incarnation == 0)
+		return;
+	if ((rc = bus_peer_open(&p->bus, l->bus, pp->name, pp->incarnation,
+	    pp->endpoint, p)) < 0) {
+		log_error("peer.open", "peer=%s error=%s", pp->name,
+		    log_quote(err_str(rc)));
+		p->bus = NULL;
+		return;
+	}
+	p->incarnation = pp->incarnation;
+	p->epoch++;
+	l->nremote++;
+	attach_all(l, p->bus);
+}
+
+void
+on_peers(void *ctx, const struct proc_peer *peers, size_t n)
+{
+	static bool	 seen[PEERS_MAX];
+	struct listener	*l = ctx;
+	size_t		 i;
+
+	memset(seen, 0, sizeof(seen));
+	for (i = 0; i < n; i++) {
+		if (peers[i].kind == PROC_ROUTER) {
+			routes_router(l, &peers[i]);
+		} else if (peers[i].kind == PROC_LISTENER &&
+		    peers[i].instance < PEERS_MAX &&
+		    peers[i].instance != l->self) {
+			seen[peers[i].instance] = true;
+			peer_update(l, &peers[i]);
+		}
+	}
+	for (i = 0; i < PEERS_MAX; i++)		/* scaled away */
+		if (!seen[i])
+			peer_close(l, &l->peers[i]);
+}
+
+/* --- One message out ---------------------------------------------------------------------- */
+
+int
+flow_publish(struct listener *l, struct pub *p, struct answer *a,
+    bool *blocked)
+{
+	static uint32_t	 dests[PEERS_MAX];
+	struct record	 r;
+	struct peer	*peer;
+	struct wait	*w;
+	size_t		 n, i;
+	uint64_t	 seq;
+	int		 rc;
+
+	*blocked = false;
+	n = routes_match(l, (const char *)p->v.topic.data, p->v.topic.len,
+	    dests, PEERS_MAX);
+	if (n == 0)
+		return 0;
+	r.id = p->id;
+	r.expiry_s = p->v.expiry_s;
+	r.flags = (uint16_t)(p->v.qos | (p->v.retain ? RECORD_RETAIN : 0) |
+	    RECORD_LIVE | RECORD_SUBS);
+	r.ext = (struct slice){ NULL, 0 };
+	r.topic = p->v.topic;
+	r.client_id = p->client_id;
+	r.properties = p->v.props;
+	r.payload = p->v.payload;
+	if (record_is_alone(&r) && p->blob == NULL) {
+		if ((p->blob = blob_new(r.payload.len)) == NULL)
+			return ERR_NOMEM;
+		memcpy(p->blob->data, r.payload.data, r.payload.len);
+		r.payload.data = p->blob->data;
+	}
+	if (p->v.qos > 0)
+		for (i = 0; i < n; i++)
+			if (!bus_peer_room(l->peers[dests[i]].bus,
+			    record_size(&r), p->v.qos)) {
+				metric_inc(&m_dropped_stream_full);
+				return ERR_FULL;
+			}
+	w = &a->one;
+	if (a->type != 0 && n > 1) {
+		if ((a->many = malloc(n * sizeof(*w))) == NULL)
+			return ERR_NOMEM;
+		w = a->many;
+	}
+	for (i = 0; i < n; i++) {
+		peer = &l->peers[dests[i]];
+		rc = bus_record(peer->bus, &r, p->blob, &seq);
+		if (rc < 0) {
+			metric_inc(p->v.qos == 0 ? &m_dropped_credit :
+			    &m_dropped_stream_full);
+			continue;
+		}
+		metric_inc(&m_publish_forwarded);
+		if (bus_peer_blocked(peer->bus))
+			*blocked = true;
+		if (a->type != 0) {
+			w[a->nwaits].peer = peer;
+			w[a->nwaits].epoch = peer->epoch;
+			w[a->nwaits++].seq = seq;
+		}
+	}
+	if (a->type != 0 && n > 1 && a->nwaits <= 1) {
+		struct wait first = w[0];
+
+		free(a->many);
+		if (a->nwaits == 1)
+			a->one = first;
+	}
+	return 0;
+}

@@ -1,0 +1,463 @@
+/*
+ * listener.h: what the files of mqttc-listener share. The process is one loop:
+ * it reads what clients and peers sent, matches, appends to output buffers and
+ * streams, and at the end of each turn writes every one of them once.
+ *
+ *	main.c		wiring, the turn, drain
+ *	accept.c	listening sockets, limits
+ *	client.c	one client's socket: reading, parking, closing
+ *	out.c		its output buffer
+ *	connect.c	CONNECT, one holder per client id, DISCONNECT
+ *	subscribe.c	SUBSCRIBE, UNSUBSCRIBE, SUBACKs that wait for routes
+ *	publish.c	one PUBLISH on its way: local match, FIB, streams
+ *	deliver.c	to one client: window, queue, encoding
+ *	answers.c	PUBACK and PUBREC in order, once all have taken it
+ *	flow.c		streams from and to other listeners
+ *	routes.c	what we tell the router, and the FIB it gives us
+ *	sys.c		$SYS, metrics
+ *	query.c		questions of the tools
+ */
+#ifndef LISTENER_H
+#define LISTENER_H
+
+#include <ev.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/blob.h"
+#include "base/htab.h"
+#include "base/util.h"
+#include "base/wheel.h"
+#include "bus/bus.h"
+#include "conf/conf.h"
+#include "metric/metric.h"
+#include "mqtt/decode.h"
+#include "mqtt/encode.h"
+#include "proc/proc.h"
+#include "proto/msgid.h"
+#include "proto/record.h"
+#include "session/inbound.h"
+#include "session/message.h"
+#include "session/mqueue.h"
+#include "topic/index.h"
+#include "window/window.h"
+
+enum {
+	READ_SIZE	= 128 * 1024,	/* one read(2) */
+	STASH_SMALL	= 32 * 1024,	/* copied in front of the next read */
+	TURN_DELIVERIES	= 8192,		/* then the others' turn */
+	TURN_BYTES	= 4 << 20,
+	SHARE_MIN	= 512,		/* payloads above are shared, not copied */
+	OUT_EAGER	= 256 * 1024,	/* output of one client written early */
+	ANSWERS_MAX	= 1024,		/* unanswered PUBLISHes of a 3.x client */
+	ALIASES_OUT_MAX	= 32,		/* topics we alias towards a client */
+	PEERS_MAX	= 1024,		/* listeners of a node */
+};
+
+struct listener;
+struct conn;
+struct peer;
+
+/* --- Output of one client: out.c --- */
+
+struct chunk {
+	struct chunk	*next;
+	struct blob	*blob;		/* a shared payload, or NULL: data */
+	uint32_t	 begin, end;	/* bytes of data (or blob) not written */
+	uint32_t	 cap;		/* of data; 0 with a blob */
+	uint8_t		 data[];
+};
+
+struct out {
+	struct chunk	*head, *tail;
+	size_t		 bytes;		/* not yet written */
+};
+
+/* --- Answers in order: answers.c --- */
+
+struct wait {
+	struct peer	*peer;
+	uint64_t	 epoch;		/* of the peer; another: it is gone */
+	uint64_t	 seq;
+};
+
+struct answer {
+	uint16_t	 id;
+	uint8_t		 type;		/* MQTT_PUBACK, MQTT_PUBREC */
+	uint8_t		 reason;
+	uint16_t	 nwaits;
+	struct wait	 one;		/* if nwaits is 1 */
+	struct wait	*many;		/* if it is more */
+};
+
+struct answers {
+	struct answer	*ring;		/* power of two */
+	uint32_t	 cap, head, n;
+};
+
+/* --- Topic aliases: deliver.c (ours), publish.c (the client's) --- */
+
+struct alias_in {
+	uint16_t	 len;
+	uint8_t		 topic[];
+};
+
+struct alias_out {
+	uint64_t	 hash;
+	uint16_t	 len;
+	uint8_t		*topic;
+};
+
+struct aliases {
+	struct alias_in	**in;		/* by alias - 1 */
+	uint16_t	  nin;
+	uint16_t	  nout;
+	struct alias_out  out[ALIASES_OUT_MAX];
+};
+
+struct will {
+	struct message	*m;
+	uint32_t	 delay_s;
+};
+
+enum conn_state {
+	CONN_NEW,			/* no CONNECT yet */
+	CONN_OPEN,
+	CONN_CLOSING,			/* last bytes on their way out */
+	CONN_DOOMED			/* freed when nothing holds it */
+};
+
+struct conn {
+	ev_io		 io;
+	struct wheel_node timer;	/* connect timeout, then keep-alive */
+	struct index_owner subs;
+	struct out	 out;
+	struct conn	*dirty_next;
+	struct conn	*list_next;	/* parked, or waiting */
+	struct conn	*doom_next;
+
+	uint8_t		*stash;		/* bytes of packets not yet whole */
+	uint32_t	 stash_len, stash_cap, stash_need;
+
+	char		*client_id;	/* NUL-terminated, heap */
+	uint64_t	 id_hash;
+	uint64_t	 attach_ns;	/* the later holder wins */
+	char		*username;
+	struct will	*will;
+	struct window	*window;
+	struct mqueue	*mqueue;
+	struct answers	*answers;
+	struct aliases	*aliases;
+	struct inbound	 inbound;	/* QoS 2 between PUBLISH and PUBREL */
+
+	uint64_t	 since_ms;	/* connected; wall clock */
+	uint64_t	 heard_ms;	/* last bytes; monotonic */
+	uint64_t	 msgs_in, msgs_out, bytes_in, bytes_out;
+	uint32_t	 dropped;
+	uint32_t	 fan_no, fan_slot;	/* publish.c: overlapping */
+	uint32_t	 holds;		/* what still points here */
+	uint32_t	 nsub_waits;	/* SUBACKs not sent yet */
+	uint32_t	 max_packet;	/* the client's; 0: none */
+	uint16_t	 client_id_len;
+	uint16_t	 receive_maximum;	/* the client's */
+	uint16_t	 inflight_in;	/* its unfinished QoS 1 and 2 */
+	uint16_t	 alias_max;	/* the client's */
+	uint16_t	 keepalive_s;
+	uint8_t		 version;
+	uint8_t		 state;		/* enum conn_state */
+	bool		 clean_start : 1;
+	bool		 dirty : 1;	/* in the list of outputs to write */
+	bool		 blocked : 1;	/* socket full: EPOLLOUT will tell */
+	bool		 parked : 1;	/* not read: see client_park() */
+	bool		 waiting : 1;	/* has whole packets for the next turn */
+	bool		 problem_info : 1;
+	bool		 graceful : 1;	/* DISCONNECT 0x00: no will */
+	bool		 eof : 1;	/* nothing more is read */
+	bool		 expiry_asked : 1;	/* CONNECT had a session expiry */
+	bool		 ended : 1;	/* connect_end() was here */
+};
+
+/* --- One message on its way: publish.c --- */
+
+struct encoded {
+	uint32_t	 off, len;	/* in listener.enc */
+	uint32_t	 size;		/* of the whole packet */
+	uint32_t	 id_at;
+	bool		 whole;		/* payload included */
+	bool		 made;
+};
+
+struct pub {
+	struct message_view v;
+	struct msgid	 id;
+	struct slice	 client_id;	/* the publisher's, for no local */
+	struct conn	*from;		/* NULL: a will, $SYS, another process */
+	struct blob	*blob;		/* shared payload, made when needed */
+	struct message	*m;		/* queued form, made when needed */
+	struct encoded	 enc[8];	/* by version 5, QoS > 0, retain */
+};
+
+struct target {
+	struct conn	*c;
+	struct mqueue_how how;
+};
+
+/* A fan-out larger than one turn: at most one at a time. */
+struct job {
+	bool		 active;
+	struct pub	 pub;		/* its view borrowed from pub.m */
+	struct target	*targets;	/* each conn held */
+	size_t		 n, next;
+	struct answer	 answer;	/* owed to pub.from; type 0: none */
+};
+
+/* --- The process --- */
+
+struct peer {				/* another listener */
+	struct bus_peer	*bus;		/* NULL: not running */
+	uint64_t	 incarnation;
+	uint64_t	 epoch;		/* rises each time bus changes */
+	struct waiter	*waiters;	/* ring: who waits for which seq */
+	uint32_t	 nwaiters, cap_waiters, head_waiters;
+};
+
+struct sub_wait;
+struct fib_link;
+
+struct listener {
+	struct proc	*proc;
+	struct ev_loop	*loop;
+	const struct conf *conf;
+	struct bus	*bus;
+	struct index	*index;
+	struct htab	 clients;	/* by client id */
+	uint64_t	 seed;
+	struct msgid_gen ids;
+	struct wheel	 wheel;
+	uint64_t	 now_ms;	/* monotonic, of this turn */
+
+	ev_prepare	 prepare;
+	ev_timer	 tick;
+	ev_idle		 again;		/* more to do without waiting */
+
+	uint32_t	 budget_deliveries;
+	uint32_t	 budget_bytes;
+
+	uint8_t		*readbuf;
+	uint8_t		*enc;		/* scratch: encoded packets */
+	size_t		 enc_len, enc_cap;
+	uint8_t		*props;		/* scratch: forwarded properties */
+	size_t		 props_cap;
+
+	struct conn	*dirty, *parked, *doomed, *waiting;
+	size_t		 nconns;
+	size_t		 nready;	/* of them, past CONNECT */
+	struct chunk	*pool_small, *pool_big;
+	uint32_t	 npool_small, npool_big;
+
+	struct target	*targets;
+	size_t		 cap_targets;
+	uint32_t	 fan_no;
+	struct job	 job;
+
+	/* accept.c */
+	struct acceptor	*acceptors;
+	size_t		 nacceptors;
+	int		 spare_fd;
+
+	/* flow.c */
+	struct peer	 peers[PEERS_MAX];
+	uint32_t	 self;		/* our own instance */
+	uint32_t	 nremote;	/* peers with a stream */
+
+	/* routes.c */
+	struct bus_peer	*router;
+	uint64_t	 router_incarnation;
+	bool		 router_up;	/* it has our snapshot */
+	uint64_t	 route_seq;	/* last batch sent */
+	uint64_t	 route_acked;
+	struct index_filter **dirty_filters;
+	size_t		 ndirty_filters, cap_dirty_filters;
+	struct sub_wait	*subs_head, **subs_tail;
+	size_t		 nsub_waits;
+	struct fib_link	*fib;		/* what we match with, or NULL */
+	struct fib_link	*fib_next;	/* switched to at the next turn */
+
+	/* sys.c */
+	uint64_t	 started_ms;
+	uint64_t	 sys_due_ms;
+	bool		 draining;
+	bool		 ready;
+	bool		 unpark;	/* at the end of this turn */
+};
+
+static inline struct conn *
+conn_of(struct index_owner *o)
+{
+	return CONTAINER_OF(o, struct conn, subs);
+}
+
+static inline bool
+turn_is_over(const struct listener *l)
+{
+	return l->budget_deliveries == 0 || l->budget_bytes == 0;
+}
+
+static inline void
+turn_spend(struct listener *l, size_t bytes)
+{
+	l->budget_deliveries -= l->budget_deliveries > 0;
+	l->budget_bytes -= (uint32_t)MIN(bytes, l->budget_bytes);
+}
+
+/* --- out.c --- */
+
+/* Room for n bytes in a row at the end of c's output, to be filled now; they
+ * leave at the end of the turn. NULL if out of memory: the client is doomed. */
+uint8_t *out_reserve(struct listener *l, struct conn *c, size_t n);
+/* Append len bytes of b behind what is there; takes its own reference. */
+bool out_blob(struct listener *l, struct conn *c, struct blob *b, size_t len);
+/* Write what can be written. */
+void out_flush(struct listener *l, struct conn *c);
+void out_flush_dirty(struct listener *l);
+void out_clear(struct listener *l, struct conn *c);
+void out_pool_free(struct listener *l);
+
+/* --- accept.c --- */
+
+void on_sockets(void *ctx, const struct proc_socket *s, size_t n);
+void accept_room(struct listener *l);	/* a client left: take sockets again */
+void accept_stop(struct listener *l);
+
+/* --- client.c --- */
+
+struct conn *client_new(struct listener *l, int fd);
+/* Send DISCONNECT with this reason (5.0) and close when it has left. */
+void client_close(struct listener *l, struct conn *c, uint8_t reason);
+/* Close at the end of the turn; nothing more is sent. */
+void client_doom(struct listener *l, struct conn *c);
+void client_hold(struct conn *c);
+void client_release(struct listener *l, struct conn *c);
+/* Stop reading c until client_unpark_all(): a stream is out of credit, or too
+ * much of it is unanswered. Its keep-alive rests meanwhile. */
+void client_park(struct listener *l, struct conn *c);
+void client_unpark_all(struct listener *l);
+/* Go on with those whose turn was over. */
+void client_resume_waiting(struct listener *l);
+void client_reap(struct listener *l);
+void client_due(void *ctx, struct wheel_node *n);
+const char *client_peer(const struct conn *c, char *buf, size_t size);
+
+/* --- connect.c --- */
+
+void on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f);
+void on_disconnect(struct listener *l, struct conn *c,
+    const struct mqtt_frame *f);
+struct conn *connect_find(struct listener *l, const void *id, size_t len);
+/* Another listener has had this id since attach_ns. */
+void connect_taken(struct listener *l, const void *id, size_t len,
+    uint64_t attach_ns, bool clean_start, bool wins_tie);
+/* The session of c is over: will, subscriptions, everything. */
+void connect_end(struct listener *l, struct conn *c);
+
+/* --- subscribe.c --- */
+
+void on_subscribe(struct listener *l, struct conn *c,
+    const struct mqtt_frame *f);
+void on_unsubscribe(struct listener *l, struct conn *c,
+    const struct mqtt_frame *f);
+/* Routes up to l->route_acked are everywhere, or time is up for some. */
+void subscribe_answer(struct listener *l);
+/* A snapshot replaced everything not yet acknowledged. */
+void subscribe_rebase(struct listener *l, uint64_t seq);
+void subscribe_free(struct listener *l);
+
+/* --- publish.c --- */
+
+void on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f);
+void on_pubrel(struct listener *l, struct conn *c, const struct mqtt_frame *f);
+/* Publish on nobody's socket: a will, an event, a figure. */
+void publish_own(struct listener *l, const struct message_view *v,
+    struct slice client_id, bool local_only);
+/* From another process. */
+void publish_record(struct listener *l, const struct record *r,
+    struct blob *payload);
+void publish_job(struct listener *l);	/* go on with the large fan-out */
+void publish_fini(struct listener *l);
+
+/* --- deliver.c --- */
+
+void deliver(struct listener *l, struct pub *p, struct conn *c,
+    const struct mqueue_how *how);
+/* The window or the socket has room: send what is queued. */
+void deliver_queued(struct listener *l, struct conn *c);
+void on_puback(struct listener *l, struct conn *c, const struct mqtt_frame *f);
+void aliases_free(struct aliases **a);
+
+/* --- answers.c --- */
+
+/* Owe c an answer; it goes out now if nothing is before it and w is empty. */
+void answer_add(struct listener *l, struct conn *c, const struct answer *a);
+void answer_got(struct listener *l, struct peer *p, uint64_t seq);
+void answer_lost(struct listener *l, struct peer *p);
+void answers_free(struct answers **a);
+
+/* --- flow.c --- */
+
+void on_peers(void *ctx, const struct proc_peer *peers, size_t n);
+int flow_open(struct listener *l);
+void flow_close(struct listener *l);
+void flow_attach(struct listener *l, const struct conn *c);
+void flow_flush(struct listener *l);
+/* Send p to the other listeners of the node that the FIB names; fills
+ * waits for an answer. ERR_FULL: refused, the answer is 0x97. */
+int flow_publish(struct listener *l, struct pub *p, struct answer *a,
+    bool *blocked);
+
+/* --- routes.c --- */
+
+void routes_touch(struct listener *l, struct index_filter *f);
+void routes_flush(struct listener *l);
+void routes_router(struct listener *l, const struct proc_peer *router);
+void on_segment(void *ctx, const struct proc_segment *s);
+int on_route_ack(void *ctx, struct bus_frame *f);
+void routes_up(struct listener *l);
+void routes_lost(struct listener *l);
+void routes_turn(struct listener *l);
+void routes_fini(struct listener *l);
+/* Which other listeners may have subscribers of topic: instances in out, of
+ * at most max. Returns how many. */
+/* Would anybody, here or elsewhere, get a message on this topic? */
+bool routes_wanted(struct listener *l, const char *topic, size_t len);
+size_t routes_match(struct listener *l, const char *topic, size_t len,
+    uint32_t *out, size_t max);
+
+/* --- sys.c --- */
+
+void sys_init(struct listener *l);
+void sys_tick(struct listener *l);
+void sys_client_event(struct listener *l, const struct conn *c,
+    const char *event, const char *filter);
+void metrics_init(void);
+
+extern struct metric m_clients, m_connects, m_connects_refused,
+    m_disconnects, m_keepalive_timeouts, m_takeovers,
+    m_accept_refused, m_packets_in, m_packets_out, m_bytes_in, m_bytes_out,
+    m_publish_in, m_publish_in_qos0, m_publish_in_qos1, m_publish_in_qos2,
+    m_publish_out, m_publish_out_qos0, m_publish_out_qos1, m_publish_out_qos2,
+    m_publish_forwarded, m_publish_received, m_publish_dup,
+    m_no_subscribers, m_dropped_queue_full, m_dropped_too_large,
+    m_dropped_expired, m_dropped_credit, m_dropped_stream_full,
+    m_dropped_quota, m_dropped_memory, m_subscriptions, m_filters,
+    m_suback_timeouts, m_malformed, m_protocol_errors, m_parked, m_wills,
+    m_queued, m_fib_evicted, m_acks_unknown, m_writes, m_reads;
+
+/* --- main.c --- */
+
+void main_progress(struct listener *l);
+
+/* --- query.c --- */
+
+int on_query(void *ctx, struct bus_frame *f);
+
+#endif

@@ -1,0 +1,532 @@
+/*
+ * publish.c: one PUBLISH on its way: checked, given its id, sent on the
+ * streams the FIB names, matched against our own subscribers and handed to each
+ * of them; the publisher is owed its answer when all have taken it.
+ * Spec: MQTT 5.0 sections 3.3, 4.3, 4.6.
+ */
+#include "listener.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include "base/err.h"
+#include "log/log.h"
+
+static inline bool
+is_own(const struct pub *p, const struct conn *c)
+{
+	if (p->from != NULL)
+		return p->from == c;
+	return p->client_id.len == c->client_id_len && p->client_id.len > 0 &&
+	    memcmp(p->client_id.data, c->client_id, c->client_id_len) == 0;
+}
+
+static inline void
+how_of(const struct pub *p, const struct index_sub *s, struct mqueue_how *how)
+{
+	how->qos = (uint8_t)MIN((unsigned)p->v.qos, (unsigned)s->qos);
+	how->retain = s->rap && p->v.retain;
+	how->nids = s->id != 0;
+	if (s->id != 0)
+		how->ids[0] = s->id;
+}
+
+/* --- Several filters match: one copy per client, with the highest QoS and all
+ *     subscription identifiers [MQTT-3.3.4-2] [-3] ----------------------------- */
+
+static struct target *
+target_add(struct listener *l, size_t *n)
+{
+	struct target	*grown;
+	size_t		 cap;
+
+	if (*n == l->cap_targets) {
+		cap = l->cap_targets == 0 ? 256 : l->cap_targets * 2;
+		if ((grown = realloc(l->targets, cap * sizeof(*grown))) == NULL)
+			return NULL;
+		l->targets = grown;
+		l->cap_targets = cap;
+	}
+	return &l->targets[(*n)++];
+}
+
+static size_t
+gather(struct listener *l, const struct pub *p, struct index_filter **found,
+    int nfound)
+{
+	struct index_sub	*s;
+	struct mqueue_how	 how;
+	struct target		*t;
+	struct conn		*c;
+	size_t			 n = 0;
+	uint32_t		 i;
+	int			 k;
+
+	l->fan_no++;
+	for (k = 0; k < nfound; k++) {
+		for (i = 0; i < found[k]->nsubs; i++) {
+			s = &found[k]->subs[i];
+			c = conn_of(s->owner);
+			if (s->no_local && is_own(p, c))
+				continue;
+			how_of(p, s, &how);
+			if (c->fan_no != l->fan_no) {
+				if ((t = target_add(l, &n)) == NULL) {
+					metric_inc(&m_dropped_memory);
+					continue;
+				}
+				c->fan_no = l->fan_no;
+				c->fan_slot = (uint32_t)(n - 1);
+				t->c = c;
+				t->how = how;
+				continue;
+			}
+			t = &l->targets[c->fan_slot];
+			t->how.qos = MAX(t->how.qos, how.qos);
+			t->how.retain |= how.retain;
+			if (how.nids > 0 && t->how.nids < MQUEUE_IDS_MAX)
+				t->how.ids[t->how.nids++] = how.ids[0];
+		}
+	}
+	return n;
+}
+
+/* --- Fan-outs larger than a turn ------------------------------------------------- */
+
+/* Leave the rest of a fan-out to the next turns. */
+static void
+job_begin(struct listener *l, struct pub *p, const struct target *targets,
+    size_t n, const struct answer *owed)
+{
+	struct job	*j = &l->job;
+	size_t		 i;
+
+	if (p->m == NULL)
+		p->m = message_new(&p->v, p->blob, l->now_ms);
+	j->targets = malloc(n * sizeof(*targets));
+	if (p->m == NULL || j->targets == NULL) {
+		metric_add(&m_dropped_memory, n);
+		free(j->targets);
+		j->targets = NULL;
+		return;
+	}
+	memcpy(j->targets, targets, n * sizeof(*targets));
+	for (i = 0; i < n; i++)
+		client_hold(targets[i].c);
+	j->n = n;
+	j->next = 0;
+	j->pub = *p;
+	p->m = NULL;				/* the job's now */
+	p->blob = NULL;
+	if (j->pub.from != NULL)
+		client_hold(j->pub.from);
+	message_view(j->pub.m, l->now_ms, &j->pub.v);
+	j->answer.type = 0;
+	if (owed != NULL)
+		j->answer = *owed;
+	j->active = true;
+}
+
+static void
+pub_fini(struct pub *p)
+{
+	message_unref(&p->m);
+	blob_unref(&p->blob);
+}
+
+static void
+job_end(struct listener *l)
+{
+	struct job *j = &l->job;
+
+	for (; j->next < j->n; j->next++)
+		client_release(l, j->targets[j->next].c);
+	free(j->targets);
+	j->targets = NULL;
+	j->active = false;
+	if (j->pub.from != NULL) {
+		if (j->answer.type != 0 && j->pub.from->state == CONN_OPEN)
+			answer_add(l, j->pub.from, &j->answer);
+		else if (j->answer.nwaits > 1)
+			free(j->answer.many);
+		client_release(l, j->pub.from);
+	}
+	pub_fini(&j->pub);
+	bus_resume(l->bus);
+}
+
+void
+publish_job(struct listener *l)
+{
+	struct job	*j = &l->job;
+	struct conn	*c;
+
+	if (!j->active)
+		return;
+	l->enc_len = 0;
+	memset(j->pub.enc, 0, sizeof(j->pub.enc));
+	while (j->next < j->n && !turn_is_over(l)) {
+		c = j->targets[j->next].c;
+		deliver(l, &j->pub, c, &j->targets[j->next].how);
+		j->next++;
+		client_release(l, c);
+	}
+	if (j->next == j->n)
+		job_end(l);
+}
+
+void
+publish_fini(struct listener *l)
+{
+	if (l->job.active)
+		job_end(l);
+}
+
+/* --- To our own subscribers --------------------------------------------------------- */
+
+/*
+ * Hand p to everybody here who wants it. Returns how many filters matched.
+ * When a job was left behind, l->job.active, it took over the answer owed.
+ */
+static int
+publish_local(struct listener *l, struct pub *p, const struct answer *owed)
+{
+	struct index_filter	**found, *f;
+	struct index_sub	*s;
+	struct target		*t;
+	struct mqueue_how	 how;
+	size_t			 n, k;
+	uint32_t		 i;
+	int			 nfound;
+	bool			 may_wait = !l->job.active;
+
+	nfound = index_match(l->index, (const char *)p->v.topic.data,
+	    p->v.topic.len, &found);
+	if (nfound <= 0) {
+		if (nfound < 0)
+			metric_inc(&m_dropped_memory);
+		return 0;
+	}
+	l->enc_len = 0;
+	if (LIKELY(nfound == 1)) {
+		f = found[0];
+		for (i = 0; i < f->nsubs; i++) {
+			s = &f->subs[i];
+			if (UNLIKELY(s->no_local) &&
+			    is_own(p, conn_of(s->owner)))
+				continue;
+			if (UNLIKELY(turn_is_over(l)) && may_wait &&
+			    f->nsubs - i > 64) {
+				n = 0;
+				for (; i < f->nsubs; i++) {
+					s = &f->subs[i];
+					if ((s->no_local &&
+					    is_own(p, conn_of(s->owner))) ||
+					    (t = target_add(l, &n)) == NULL)
+						continue;
+					t->c = conn_of(s->owner);
+					how_of(p, s, &t->how);
+				}
+				job_begin(l, p, l->targets, n, owed);
+				return nfound;
+			}
+			how_of(p, s, &how);
+			deliver(l, p, conn_of(s->owner), &how);
+		}
+		return nfound;
+	}
+	n = gather(l, p, found, nfound);
+	for (k = 0; k < n; k++) {
+		if (UNLIKELY(turn_is_over(l)) && may_wait && n - k > 64) {
+			job_begin(l, p, l->targets + k, n - k, owed);
+			break;
+		}
+		deliver(l, p, l->targets[k].c, &l->targets[k].how);
+	}
+	return nfound;
+}
+
+/* --- From a client -------------------------------------------------------------------- */
+
+/* The client's topic aliases, 3.3.2.3.4. Returns 0 or a reason code. */
+static uint8_t
+alias_resolve(struct listener *l, struct conn *c, struct mqtt_publish *m)
+{
+	uint16_t	  alias = m->props.topic_alias, n;
+	struct alias_in	**grown, *a;
+
+	if (alias > l->conf->mqtt_max_topic_alias)
+		return MQTT_TOPIC_ALIAS_INVALID;	/* [MQTT-3.3.2-9] */
+	if (m->topic.len == 0) {
+		if (c->aliases == NULL || alias > c->aliases->nin ||
+		    (a = c->aliases->in[alias - 1]) == NULL)
+			return MQTT_PROTOCOL_ERROR;
+		m->topic.data = a->topic;
+		m->topic.len = a->len;
+		return 0;
+	}
+	if (c->aliases == NULL &&
+	    (c->aliases = calloc(1, sizeof(*c->aliases))) == NULL)
+		return MQTT_SERVER_BUSY;
+	if (alias > c->aliases->nin) {
+		n = (uint16_t)MIN(MAX(alias, c->aliases->nin * 2u),
+		    l->conf->mqtt_max_topic_alias);
+		grown = realloc(c->aliases->in, n * sizeof(*grown));
+		if (grown == NULL)
+			return MQTT_SERVER_BUSY;
+		memset(grown + c->aliases->nin, 0,
+		    (size_t)(n - c->aliases->nin) * sizeof(*grown));
+		c->aliases->in = grown;
+		c->aliases->nin = n;
+	}
+	if ((a = malloc(sizeof(*a) + m->topic.len)) == NULL)
+		return MQTT_SERVER_BUSY;
+	a->len = (uint16_t)m->topic.len;
+	memcpy(a->topic, m->topic.data, m->topic.len);
+	free(c->aliases->in[alias - 1]);
+	c->aliases->in[alias - 1] = a;
+	return 0;
+}
+
+/* Properties as they go on; a copy in our scratch where some stay behind. */
+static bool
+forward_props(struct listener *l, const struct mqtt_props *in,
+    struct slice *out)
+{
+	uint8_t *grown;
+
+	if (!mqtt_props_forward_is_raw(in) && l->props_cap < in->raw.len) {
+		if ((grown = realloc(l->props, in->raw.len)) == NULL)
+			return false;
+		l->props = grown;
+		l->props_cap = in->raw.len;
+	}
+	mqtt_props_forward(in, l->props, out);
+	return true;
+}
+
+static bool
+is_reserved(const struct slice *topic)
+{
+	return topic->len >= 4 && memcmp(topic->data, "$SYS", 4) == 0 &&
+	    (topic->len == 4 || topic->data[4] == '/');
+}
+
+static void
+reject(struct listener *l, struct conn *c, uint8_t reason)
+{
+	metric_inc(reason == MQTT_MALFORMED_PACKET ? &m_malformed :
+	    &m_protocol_errors);
+	client_close(l, c, reason);
+}
+
+/* What c may not do with this message: 0, or a reason to close with. */
+static uint8_t
+check(struct listener *l, struct conn *c, struct mqtt_publish *m)
+{
+	uint8_t reason;
+
+	if (c->version == MQTT_V5) {
+		if (mqtt_props_has(&m->props, MQTT_P_TOPIC_ALIAS) &&
+		    (reason = alias_resolve(l, c, m)) != 0)
+			return reason;
+		if (m->retain)			/* [MQTT-3.2.2-14] */
+			return MQTT_RETAIN_NOT_SUPPORTED;
+		if (m->qos > 0 &&
+		    c->inflight_in >= l->conf->mqtt_receive_maximum &&
+		    !(m->qos == 2 && inbound_has(&c->inbound, m->packet_id)))
+			return MQTT_RECEIVE_MAXIMUM_EXCEEDED;
+	}
+	if (m->qos > l->conf->mqtt_max_qos)
+		return MQTT_QOS_NOT_SUPPORTED;	/* [MQTT-3.2.2-11] */
+	return 0;
+}
+
+static inline void
+answer_with(struct listener *l, struct conn *c, struct answer *a,
+    uint8_t reason)
+{
+	if (a->type == 0)
+		return;
+	a->reason = reason;
+	answer_add(l, c, a);
+}
+
+void
+on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
+{
+	static struct metric *const by_qos[] = { &m_publish_in_qos0,
+	    &m_publish_in_qos1, &m_publish_in_qos2 };
+	struct mqtt_publish	 m;
+	struct pub		 p;
+	struct answer		 a;
+	bool			 blocked = false;
+	int			 rc, matched;
+
+	rc = mqtt_decode_publish(f, c->version, MQTT_FROM_CLIENT,
+	    l->conf->mqtt_max_topic_levels, &m);
+	if (UNLIKELY(rc != 0) || UNLIKELY((rc = check(l, c, &m)) != 0)) {
+		reject(l, c, (uint8_t)rc);
+		return;
+	}
+	c->msgs_in++;
+	metric_inc(&m_publish_in);
+	metric_inc(by_qos[m.qos]);
+
+	a.id = m.packet_id;
+	a.type = m.qos == 0 ? 0 : m.qos == 1 ? MQTT_PUBACK : MQTT_PUBREC;
+	a.nwaits = 0;
+	if (m.qos == 2) {
+		if ((rc = inbound_add(&c->inbound, m.packet_id)) <= 0) {
+			if (rc < 0) {
+				client_close(l, c, MQTT_SERVER_BUSY);
+				return;
+			}
+			/* [MQTT-4.3.3-10]: seen before, said again. */
+			metric_inc(&m_publish_dup);
+			answer_with(l, c, &a, MQTT_SUCCESS);
+			return;
+		}
+	}
+	if (m.qos > 0)
+		c->inflight_in++;
+	if (m.qos == 1 && UNLIKELY(c->inbound.n > 0) &&
+	    inbound_has(&c->inbound, m.packet_id)) {
+		answer_with(l, c, &a, MQTT_PACKET_ID_IN_USE);
+		return;
+	}
+	if (UNLIKELY(m.topic.data[0] == '$') && is_reserved(&m.topic)) {
+		answer_with(l, c, &a, MQTT_NOT_AUTHORIZED);
+		return;
+	}
+
+	p.v.topic = m.topic;
+	p.v.payload = m.payload;
+	p.v.props.data = NULL;
+	p.v.props.len = 0;
+	p.v.expiry_s = MESSAGE_NO_EXPIRY;
+	p.v.qos = m.qos;
+	p.v.retain = false;
+	if (m.props.has != 0) {
+		if (mqtt_props_has(&m.props, MQTT_P_MESSAGE_EXPIRY))
+			p.v.expiry_s = MIN(m.props.message_expiry_s,
+			    MESSAGE_EXPIRY_MAX);
+		if (!forward_props(l, &m.props, &p.v.props)) {
+			client_close(l, c, MQTT_SERVER_BUSY);
+			return;
+		}
+	}
+	p.id = msgid_next(&l->ids);
+	p.client_id.data = (const uint8_t *)c->client_id;
+	p.client_id.len = c->client_id_len;
+	p.from = c;
+	p.blob = NULL;
+	p.m = NULL;
+	memset(p.enc, 0, sizeof(p.enc));
+
+	if (l->nremote > 0 && (rc = flow_publish(l, &p, &a, &blocked)) < 0) {
+		/* A stream keeps all it may: this message is nobody's. */
+		pub_fini(&p);
+		if (m.qos == 0)
+			return;
+		if (c->version == MQTT_V5)
+			answer_with(l, c, &a, MQTT_QUOTA_EXCEEDED);
+		else
+			client_doom(l, c);
+		return;
+	}
+	a.reason = MQTT_SUCCESS;
+	matched = publish_local(l, &p, &a);
+	if (l->job.active && l->job.pub.from == c && l->job.pub.id.lo == p.id.lo &&
+	    l->job.pub.id.hi == p.id.hi) {
+		bus_pause(l->bus);
+		return;				/* answered when it is done */
+	}
+	if (matched == 0 && a.nwaits == 0) {
+		metric_inc(&m_no_subscribers);
+		if (!blocked)
+			a.reason = MQTT_NO_MATCHING_SUBSCRIBERS;
+	}
+	if (a.type != 0)
+		answer_add(l, c, &a);
+	if (UNLIKELY(blocked) && m.qos > 0 && c->version != MQTT_V5)
+		client_park(l, c);
+	pub_fini(&p);
+}
+
+void
+on_pubrel(struct listener *l, struct conn *c, const struct mqtt_frame *f)
+{
+	struct mqtt_ack	 a;
+	uint8_t		*p, reason = MQTT_SUCCESS;
+	int		 rc;
+
+	if ((rc = mqtt_decode_ack(f, c->version, &a)) != 0) {
+		reject(l, c, (uint8_t)rc);
+		return;
+	}
+	if (inbound_del(&c->inbound, a.packet_id)) {
+		if (c->inflight_in > 0)
+			c->inflight_in--;
+	} else {
+		reason = MQTT_PACKET_ID_NOT_FOUND;
+		metric_inc(&m_acks_unknown);
+	}
+	if ((p = out_reserve(l, c, mqtt_ack_size(c->version, reason,
+	    NULL))) != NULL)
+		mqtt_ack_encode(c->version, MQTT_PUBCOMP, a.packet_id, reason,
+		    NULL, p);
+	metric_inc(&m_packets_out);
+}
+
+/* --- From ourselves and from other processes ---------------------------------------------- */
+
+void
+publish_own(struct listener *l, const struct message_view *v,
+    struct slice client_id, bool local_only)
+{
+	struct pub	p;
+	struct answer	a;
+	bool		blocked, was = l->job.active;
+
+	memset(&p, 0, sizeof(p));
+	p.v = *v;
+	p.id = msgid_next(&l->ids);
+	p.client_id = client_id;
+	a.type = 0;
+	a.nwaits = 0;
+	if (!local_only && l->nremote > 0 &&
+	    flow_publish(l, &p, &a, &blocked) < 0)
+		metric_inc(&m_dropped_stream_full);
+	if (a.nwaits > 1)
+		free(a.many);
+	(void)publish_local(l, &p, NULL);
+	if (!was && l->job.active)
+		bus_pause(l->bus);
+	pub_fini(&p);
+}
+
+void
+publish_record(struct listener *l, const struct record *r,
+    struct blob *payload)
+{
+	struct pub	p;
+	bool		was = l->job.active;
+
+	memset(&p, 0, sizeof(p));
+	p.v.topic = r->topic;
+	p.v.props = r->properties;
+	p.v.payload = r->payload;
+	p.v.expiry_s = r->expiry_s;
+	p.v.qos = (uint8_t)record_qos(r);
+	p.v.retain = (r->flags & RECORD_RETAIN) != 0;
+	p.id = r->id;
+	p.client_id = r->client_id;
+	if (payload != NULL)
+		p.blob = blob_ref(payload);
+	metric_inc(&m_publish_received);
+	if (publish_local(l, &p, NULL) == 0)
+		metric_inc(&m_no_subscribers);
+	if (!was && l->job.active)
+		bus_pause(l->bus);
+	pub_fini(&p);
+}

@@ -1,0 +1,385 @@
+/*
+ * routes.c: the conversation with the router. We tell it when a filter gains
+ * its first subscriber here or loses its last, once a turn; it tells us up to
+ * where our rows are in the FIB of every running reader. A new router gets
+ * everything (a snapshot). The FIB comes as a segment through the supervisor;
+ * a new generation is taken at the start of a turn and confirmed.
+ */
+#include "listener.h"
+
+#include <pb_decode.h>
+#include <pb_encode.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "base/err.h"
+#include "fib/fib.h"
+#include "log/log.h"
+#include "proto/route.h"
+#include "proto/route.pb.h"
+#include "shm/segment.h"
+
+struct fib_link {
+	struct shm_segment	 data, epochs;
+	struct fib_reader	*reader;
+	uint64_t		 generation;
+};
+
+enum { ROUTES_BUF = 4 * ROUTES_BUF_MIN };
+
+/* --- Rows out -------------------------------------------------------------------- */
+
+void
+routes_touch(struct listener *l, struct index_filter *f)
+{
+	struct index_filter	**grown;
+	size_t			  cap;
+
+	f->route_seq = l->route_seq + 1;	/* the batch it will be in */
+	if (f->dirty)
+		return;
+	if (l->ndirty_filters == l->cap_dirty_filters) {
+		cap = l->cap_dirty_filters == 0 ? 256 :
+		    l->cap_dirty_filters * 2;
+		grown = realloc(l->dirty_filters, cap * sizeof(*grown));
+		if (grown == NULL) {
+			/* Said with the next change of it, or the next
+			 * snapshot. */
+			metric_inc(&m_dropped_memory);
+			return;
+		}
+		l->dirty_filters = grown;
+		l->cap_dirty_filters = cap;
+	}
+	f->dirty = true;
+	l->dirty_filters[l->ndirty_filters++] = f;
+}
+
+struct batch {
+	struct listener		*l;
+	struct routes_writer	 w;
+	uint8_t			*buf;
+	bool			 open, first, failed;
+};
+
+static void
+batch_send(struct batch *b, bool snapshot_end)
+{
+	size_t len = routes_end(&b->w, snapshot_end);
+
+	if (bus_stream_send(b->l->router, KIND_ROUTES, b->buf, len, NULL) < 0)
+		b->failed = true;
+	b->open = false;
+}
+
+static void
+batch_row(struct batch *b, struct index_filter *f, bool add)
+{
+	struct route_row row = {
+		.filter = { (const uint8_t *)f->text, f->len },
+		.qos = 2,
+	};
+	int tries;
+
+	for (tries = 0; tries < 2; tries++) {
+		if (!b->open) {
+			b->l->route_seq++;
+			routes_begin(&b->w, b->buf, ROUTES_BUF,
+			    b->l->router_incarnation, b->l->route_seq,
+			    b->first);
+			b->first = false;
+			b->open = true;
+		}
+		if ((add ? routes_add(&b->w, &row) :
+		    routes_del(&b->w, &row)) == 0)
+			break;
+		batch_send(b, false);
+	}
+	f->route_seq = b->l->route_seq;
+	f->advertised = add;
+}
+
+static int
+snapshot_row(void *ctx, struct index_filter *f)
+{
+	f->advertised = false;
+	if (f->nsubs > 0)
+		batch_row(ctx, f, true);
+	return 0;
+}
+
+static int
+batch_begin(struct listener *l, struct batch *b, bool snapshot)
+{
+	memset(b, 0, sizeof(*b));
+	b->l = l;
+	b->first = snapshot;
+	return (b->buf = malloc(ROUTES_BUF)) == NULL ? ERR_NOMEM : 0;
+}
+
+/* Tell a new router everything there is. */
+static void
+snapshot(struct listener *l)
+{
+	struct batch b;
+
+	if (batch_begin(l, &b, true) < 0) {
+		metric_inc(&m_dropped_memory);
+		return;
+	}
+	index_each(l->index, snapshot_row, &b);
+	if (!b.open) {
+		l->route_seq++;
+		routes_begin(&b.w, b.buf, ROUTES_BUF, l->router_incarnation,
+		    l->route_seq, b.first);
+	}
+	batch_send(&b, true);
+	free(b.buf);
+	if (b.failed) {
+		log_warn("routes.snapshot_failed", "filters=%zu",
+		    index_nfilters(l->index));
+		return;
+	}
+	l->router_up = true;
+	subscribe_rebase(l, l->route_seq);
+	log_debug("routes.snapshot", "filters=%zu seq=%llu",
+	    index_nfilters(l->index), (unsigned long long)l->route_seq);
+}
+
+/* At the end of a turn: what changed, and what nobody wants any more. */
+void
+routes_flush(struct listener *l)
+{
+	struct index_filter	*f;
+	struct batch		 b;
+	size_t			 i;
+	bool			 tell = l->router_up;
+
+	if (l->ndirty_filters == 0)
+		return;
+	if (tell && batch_begin(l, &b, false) < 0) {
+		metric_inc(&m_dropped_memory);
+		return;				/* the next turn tries again */
+	}
+	for (i = 0; i < l->ndirty_filters; i++) {
+		f = l->dirty_filters[i];
+		f->dirty = false;
+		if (tell && f->advertised != (f->nsubs > 0))
+			batch_row(&b, f, f->nsubs > 0);
+		if (f->nsubs == 0)
+			index_filter_drop(l->index, f);
+	}
+	l->ndirty_filters = 0;
+	metric_set(&m_filters, index_nfilters(l->index));
+	metric_set(&m_subscriptions, index_nsubs(l->index));
+	if (!tell)
+		return;
+	if (b.open)
+		batch_send(&b, false);
+	free(b.buf);
+	if (b.failed)				/* it will hear all of it again */
+		snapshot(l);
+}
+
+/* --- The router comes and goes ----------------------------------------------------- */
+
+static void
+confirm(struct listener *l)
+{
+	FibConfirm	m = FibConfirm_init_zero;
+	uint8_t		buf[FibConfirm_size];
+	pb_ostream_t	out = pb_ostream_from_buffer(buf, sizeof(buf));
+
+	if (l->router == NULL || l->fib == NULL)
+		return;
+	m.generation = l->fib->generation;
+	if (pb_encode(&out, FibConfirm_fields, &m))
+		(void)bus_send(l->router, KIND_FIB_CONFIRM, buf,
+		    out.bytes_written);
+}
+
+void
+routes_router(struct listener *l, const struct proc_peer *r)
+{
+	int rc;
+
+	if (l->router != NULL && (r->state == PROC_DOWN ||
+	    r->incarnation != l->router_incarnation)) {
+		bus_peer_close(&l->router);
+		routes_lost(l);
+	}
+	if (l->router != NULL || r->state == PROC_DOWN || r->incarnation == 0)
+		return;
+	if ((rc = bus_peer_open(&l->router, l->bus, r->name, r->incarnation,
+	    r->endpoint, NULL)) < 0) {
+		log_error("peer.open", "peer=%s error=%s", r->name,
+		    log_quote(err_str(rc)));
+		l->router = NULL;
+		return;
+	}
+	l->router_incarnation = r->incarnation;
+	snapshot(l);
+}
+
+/* Welcomed (again): it may have missed what we said singly. */
+void
+routes_up(struct listener *l)
+{
+	confirm(l);
+}
+
+void
+routes_lost(struct listener *l)
+{
+	if (l->router == NULL)
+		l->router_up = false;
+}
+
+int
+on_route_ack(void *ctx, struct bus_frame *f)
+{
+	struct listener	*l = ctx;
+	RouteAck	 a = RouteAck_init_zero;
+	pb_istream_t	 in = pb_istream_from_buffer(f->body, f->len);
+
+	if (!pb_decode(&in, RouteAck_fields, &a))
+		return ERR_PROTO;
+	if (a.incarnation != proc_incarnation(l->proc) ||
+	    f->from.incarnation != l->router_incarnation)
+		return 0;			/* meant for one before us */
+	if (a.resync) {
+		snapshot(l);
+		return 0;
+	}
+	if (a.seq > l->route_acked && a.seq <= l->route_seq) {
+		l->route_acked = a.seq;
+		subscribe_answer(l);
+	}
+	return 0;
+}
+
+/* --- The FIB ------------------------------------------------------------------------- */
+
+static void
+fib_unlink(struct fib_link **pf)
+{
+	struct fib_link *f = *pf;
+
+	*pf = NULL;
+	if (f == NULL)
+		return;
+	fib_reader_close(&f->reader);
+	shm_close(&f->data);
+	shm_close(&f->epochs);
+	free(f);
+}
+
+static int
+map(struct shm_segment *s, int fd, enum shm_mode mode)
+{
+	int copy, rc;
+
+	if ((copy = dup(fd)) < 0)
+		return ERR_IO;
+	if ((rc = shm_map(s, copy, mode)) < 0)
+		close(copy);
+	return rc;
+}
+
+void
+on_segment(void *ctx, const struct proc_segment *s)
+{
+	struct listener	*l = ctx;
+	struct fib_link	*f;
+	int		 rc;
+
+	if (s->kind != PROC_SEGMENT_FIB || s->nfds != 2)
+		return;
+	if ((l->fib != NULL && s->generation <= l->fib->generation) ||
+	    (l->fib_next != NULL && s->generation <= l->fib_next->generation))
+		return;
+	if ((f = calloc(1, sizeof(*f))) == NULL)
+		return;
+	f->generation = s->generation;
+	f->data.fd = f->epochs.fd = -1;
+	if ((rc = map(&f->data, s->fds[0], SHM_PRIVATE_WRITE)) < 0 ||
+	    (rc = map(&f->epochs, s->fds[1], SHM_SHARED)) < 0 ||
+	    (rc = fib_reader_open(&f->reader, f->data.base, f->data.len,
+	    f->epochs.base, f->epochs.len, proc_incarnation(l->proc))) < 0) {
+		log_error("fib.refused", "generation=%llu error=%s",
+		    (unsigned long long)s->generation,
+		    log_quote(err_str(rc)));
+		fib_unlink(&f);
+		return;
+	}
+	fib_unlink(&l->fib_next);
+	l->fib_next = f;
+}
+
+void
+routes_turn(struct listener *l)
+{
+	if (l->fib_next == NULL)
+		return;
+	fib_unlink(&l->fib);
+	l->fib = l->fib_next;
+	l->fib_next = NULL;
+	log_info("fib.switched", "generation=%llu",
+	    (unsigned long long)l->fib->generation);
+	confirm(l);
+	main_progress(l);
+}
+
+bool
+routes_wanted(struct listener *l, const char *topic, size_t len)
+{
+	struct index_filter	**found;
+	uint32_t		  one;
+
+	return index_match(l->index, topic, len, &found) > 0 ||
+	    (l->nremote > 0 && routes_match(l, topic, len, &one, 1) > 0);
+}
+
+size_t
+routes_match(struct listener *l, const char *topic, size_t len, uint32_t *out,
+    size_t max)
+{
+	struct fib_slot		 d;
+	struct fib_match	 m;
+	uint64_t		 bits;
+	uint32_t		 slots[FIB_WORD_SLOTS];
+	size_t			 n, i, nslots;
+	unsigned		 slot;
+
+	if (l->fib == NULL)
+		return 0;
+	do {
+		n = nslots = 0;
+		fib_enter(l->fib->reader);
+		fib_match(l->fib->reader, topic, len, &m);
+		for (bits = m.slots; bits != 0; bits &= bits - 1)
+			slots[nslots++] = (uint32_t)__builtin_ctzll(bits);
+		for (i = 0; i < nslots + m.nmore && n < max; i++) {
+			slot = i < nslots ? slots[i] : m.more[i - nslots];
+			if (fib_slot(l->fib->reader, slot, &d) < 0 ||
+			    d.kind != FIB_LISTENER || d.state != FIB_UP ||
+			    d.instance == l->self ||
+			    d.instance >= PEERS_MAX ||
+			    l->peers[d.instance].bus == NULL)
+				continue;
+			out[n++] = d.instance;
+		}
+		if (fib_leave(l->fib->reader))
+			return n;
+		metric_inc(&m_fib_evicted);
+	} while (true);
+}
+
+void
+routes_fini(struct listener *l)
+{
+	fib_unlink(&l->fib);
+	fib_unlink(&l->fib_next);
+	free(l->dirty_filters);
+	l->dirty_filters = NULL;
+}
