@@ -21,7 +21,8 @@
  *	  A place is never moved while a reader may walk over it: splitting a
  *	  bucket copies it into two others and then swaps directory entries.
  *	- The directory doubles in place: entries of the upper half first, then
- *	  depth; beyond its pieces it is copied.
+ *	  depth; beyond its pieces it is copied. A reader looks at the depth,
+ *	  the entry, and the depth again, and starts over if it changed.
  *	- Terminals come before the shape in their anchor, and go after it.
  *	- What became unreachable (pieces, blocks, destination slots) is kept with
  *	  the number of the epoch and taken back when every announced epoch is

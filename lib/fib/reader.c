@@ -79,24 +79,39 @@ pieces_there(struct fib_reader *r, uint64_t n)
 	return n <= r->pieces;
 }
 
+/*
+ * The directory may double and a bucket be split by the new bit between our
+ * looks at the depth and at the entry; the entry then leads to the wrong half.
+ * The depth is published before the entry, so looking at it again tells.
+ */
 static struct fib_entry *
 bucket_of(struct fib_reader *r, uint64_t fp)
 {
-	uint64_t	 depth = r->dir & 0xff, at, piece;
+	uint64_t	 dir, depth, at, piece;
+	unsigned	 tries;
 
-	if (UNLIKELY(depth > FIB_DEPTH_MAX))
-		return NULL;
-	at = fp >> 1 & (((uint64_t)1 << depth) - 1);
-	piece = r->dir >> 8;
-	if (UNLIKELY(!pieces_there(r, piece + at / FIB_PER_DIR + 1)))
-		return NULL;
-	piece = atomic_load_explicit((_Atomic uint32_t *)(void *)
-	    (uintptr_t)(r->base + piece * FIB_PIECE + at * 4),
-	    memory_order_acquire);
-	if (UNLIKELY(!pieces_there(r, piece + 1)))
-		return NULL;
-	return (struct fib_entry *)(void *)(uintptr_t)
-	    (r->base + piece * FIB_PIECE);
+	for (tries = 0; tries <= FIB_DEPTH_MAX; tries++) {
+		dir = r->dir;
+		depth = dir & 0xff;
+		if (UNLIKELY(depth > FIB_DEPTH_MAX))
+			return NULL;
+		at = fp >> 1 & (((uint64_t)1 << depth) - 1);
+		piece = dir >> 8;
+		if (UNLIKELY(piece > UINT32_MAX ||
+		    !pieces_there(r, piece + at / FIB_PER_DIR + 1)))
+			return NULL;
+		piece = atomic_load_explicit((_Atomic uint32_t *)(void *)
+		    (uintptr_t)(r->base + piece * FIB_PIECE + at * 4),
+		    memory_order_acquire);
+		r->dir = load(&r->header->dir);
+		if (LIKELY(r->dir == dir)) {
+			if (UNLIKELY(!pieces_there(r, piece + 1)))
+				return NULL;
+			return (struct fib_entry *)(void *)(uintptr_t)
+			    (r->base + piece * FIB_PIECE);
+		}
+	}
+	return NULL;
 }
 
 static inline unsigned
@@ -211,7 +226,8 @@ try_shape(struct fib_reader *r, const struct probe *p, uint64_t shape)
 	struct sip	 s;
 	uint64_t	 fp;
 
-	if (n > left || (n < left && !shape_hash(shape)))
+	if (n > left || (n < left && !shape_hash(shape)) ||
+	    n > FIB_SHAPE_LEVELS)
 		return;
 	if (n == 0)
 		fp = fib_wide(p->fp);
@@ -416,7 +432,7 @@ fib_reader_open(struct fib_reader **out, const void *data, size_t len,
 	r->base = data;
 	r->header = (struct fib_header *)(uintptr_t)h;
 	r->owner = owner;
-	r->pieces_max = h->len / FIB_PIECE;
+	r->pieces_max = MIN(h->len, len) / FIB_PIECE;
 	r->key = (struct fib_key){ h->k0, h->k1, h->key_bits };
 	r->mask = prefix_mask(&r->key);
 	r->hashes = malloc(LEVELS_MAX * sizeof(*r->hashes));

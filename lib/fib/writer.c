@@ -112,7 +112,7 @@ dir_double(struct fib_writer *w)
 {
 	unsigned	depth = DIR_DEPTH(w->dir);
 	uint64_t	n = (uint64_t)1 << depth, i, dir = w->dir + 1;
-	uint64_t	have, want;
+	uint64_t	old = w->dir, have, want;
 	int64_t		run;
 
 	if (depth == FIB_DEPTH_MAX)
@@ -128,12 +128,11 @@ dir_double(struct fib_writer *w)
 		atomic_store_explicit(dir_at(w, dir, i),
 		    atomic_load_explicit(dir_at(w, w->dir, i & (n - 1)),
 		    memory_order_relaxed), memory_order_relaxed);
-	if (want > have)
-		for (i = 0; i < have; i++)
-			heap_retire(&w->heap, HELD_PIECE,
-			    DIR_PIECE(w->dir) + i, FIB_PIECE);
 	w->dir = dir;
 	store_release(&w->header->dir, dir);
+	for (i = 0; want > have && i < have; i++)
+		heap_retire(&w->heap, HELD_PIECE, DIR_PIECE(old) + i,
+		    FIB_PIECE);
 	return 0;
 }
 
