@@ -113,14 +113,13 @@ const struct conf_key conf_keys[] = {
 
 	/* The router. */
 	SIZE("router.reader_lag_max", router_reader_lag_max, "64MB", 64 * KB,
-	    2 * GB, CONF_RELOAD,
+	    2 * GB, 0,
 	    "Memory of the route index that one slow reader may keep from "
 	    "being used again before it has to start its lookup anew."),
 	DURATION("router.reader_lag", router_reader_lag_ms, "1s", 10, MINUTE,
-	    CONF_RELOAD,
+	    0,
 	    "How long one slow reader may do that."),
-	U32("router.anchor_shapes", router_anchor_shapes, "32", 1, 1024, NULL,
-	    CONF_RELOAD,
+	U32("router.anchor_shapes", router_anchor_shapes, "32", 1, 63, NULL, 0,
 	    "Kinds of wildcard filters (by the places of their wildcards) "
 	    "routed exactly below one literal prefix. Of those beyond it the "
 	    "least used is routed by the prefix alone, which costs frames "
