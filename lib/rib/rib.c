@@ -1493,7 +1493,7 @@ rib_owner_mark(struct rib *rib, unsigned owner)
 	struct owner	*o = owner_at(rib, owner);
 
 	if (o != NULL) {
-		o->mark ^= 1;
+		o->mark++;	/* the last one may never have been swept */
 		o->sweep = 0;
 	}
 }
@@ -1725,6 +1725,33 @@ free_levels:
 	free(l.hash);
 	free(l.state);
 	return m.given;
+}
+
+int
+rib_anchors(struct rib *rib, uint64_t *cursor, size_t budget, unsigned min,
+    void (*each)(void *ctx, const struct rib_anchor *a), void *ctx)
+{
+	struct rib_anchor	 out;
+	struct anchor		*a;
+	struct filter		*f;
+	uint32_t		 head;
+
+	for (; *cursor < rib->anchors.n && budget > 0; ++*cursor, budget--) {
+		a = anchor_at(rib, (uint32_t)*cursor + 1);
+		/* One that is free has none. */
+		out.shapes = a->ninstalled + a->nwidened + (a->hash != 0);
+		out.widened = a->nwidened;
+		if (out.shapes < min)
+			continue;
+		head = group_at(rib, a->installed != 0 ? a->installed :
+		    a->widened)->head;
+		f = filter_at(rib, head);
+		out.text = out.filter = f->text;
+		out.len = f->anchor_len;
+		out.filter_len = f->len;
+		each(ctx, &out);
+	}
+	return *cursor < rib->anchors.n;
 }
 
 void

@@ -132,6 +132,23 @@ int rib_list(struct rib *rib, int owner, uint64_t *cursor, size_t budget,
 size_t rib_match(struct rib *rib, const void *topic, size_t len, size_t limit,
     bool (*row)(void *ctx, const struct rib_row *row), void *ctx);
 
+struct rib_anchor {
+	const uint8_t	*text;		/* borrowed for the call; len bytes are */
+	size_t		 len;		/* the anchor, the last `/` not counted */
+	unsigned	 shapes;	/* all of them, */
+	unsigned	 widened;	/* and those that are widened */
+	const uint8_t	*filter;	/* one of the filters there */
+	size_t		 filter_len;
+};
+
+/*
+ * Walk the anchors that have at least min >= 1 shapes, from *cursor (0: the
+ * start), looking at up to `budget` anchors. 1: there is more, 0: the end.
+ */
+int rib_anchors(struct rib *rib, uint64_t *cursor, size_t budget,
+    unsigned min, void (*each)(void *ctx, const struct rib_anchor *a),
+    void *ctx);
+
 struct rib_stats {
 	uint64_t	filters;
 	uint64_t	routes;		/* (filter, owner) */

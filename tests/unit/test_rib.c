@@ -796,6 +796,70 @@ malformed_filters_break_nothing(void **state UNUSED)
 	bed_fini(&b);
 }
 
+static void
+a_snapshot_that_broke_off_leaves_nothing_behind(void **state UNUSED)
+{
+	struct bed	b;
+	unsigned	o;
+
+	bed_init(&b, 0, 32);
+	o = bed_owner(&b, 1);
+	assert_int_equal(add(&b, o, "old"), 0);
+	rib_owner_mark(b.rib, o);
+	assert_int_equal(add(&b, o, "half"), 0);
+	rib_owner_mark(b.rib, o);		/* it begins again */
+	assert_int_equal(add(&b, o, "new"), 0);
+	while (rib_owner_sweep(b.rib, o, 1) == 1)
+		;
+	assert_int_equal(rib_owner_routes(b.rib, o), 1);
+	assert_int_equal(del(&b, o, "new"), 0);
+	bed_fini(&b);
+}
+
+struct crowd {
+	unsigned	n, shapes, widened;
+	char		text[32];
+};
+
+static void
+see_anchor(void *ctx, const struct rib_anchor *a)
+{
+	struct crowd *c = ctx;
+
+	c->n++;
+	c->shapes = a->shapes;
+	c->widened = a->widened;
+	snprintf(c->text, sizeof(c->text), "%.*s", (int)a->len,
+	    (const char *)a->text);
+}
+
+static void
+anchors_with_many_shapes_are_told(void **state UNUSED)
+{
+	struct crowd	 c = { 0 };
+	struct bed	 b;
+	uint64_t	 at = 0;
+	unsigned	 o;
+
+	bed_init(&b, 0, 2);
+	o = bed_owner(&b, 1);
+	assert_int_equal(add(&b, o, "few/+"), 0);
+	assert_int_equal(add(&b, o, "a/b/+"), 0);
+	assert_int_equal(add(&b, o, "a/b/+/+"), 0);
+	assert_int_equal(add(&b, o, "a/b/+/x/+"), 0);
+	assert_int_equal(add(&b, o, "a/b/#"), 0);
+	assert_int_equal(add(&b, o, "gone/+"), 0);
+	assert_int_equal(del(&b, o, "gone/+"), 0);
+	bed_settle(&b);
+	while (rib_anchors(b.rib, &at, 1, 2, see_anchor, &c) == 1)
+		;
+	assert_int_equal(c.n, 1);
+	assert_string_equal(c.text, "a/b");
+	assert_int_equal(c.shapes, 4);
+	assert_int_equal(c.widened, 1);
+	bed_fini(&b);
+}
+
 int
 main(void)
 {
@@ -805,6 +869,8 @@ main(void)
 		cmocka_unit_test(a_deep_filter_is_found_and_goes),
 		cmocka_unit_test(a_dead_owner_leaves_in_slices),
 		cmocka_unit_test(a_snapshot_removes_what_it_does_not_name),
+		cmocka_unit_test(a_snapshot_that_broke_off_leaves_nothing_behind),
+		cmocka_unit_test(anchors_with_many_shapes_are_told),
 		cmocka_unit_test(a_listing_goes_on_where_it_stopped),
 		cmocka_unit_test(beyond_the_quota_the_one_with_many_shapes_is_widened),
 		cmocka_unit_test(a_well_used_shape_is_never_widened),
