@@ -32,7 +32,7 @@ enum query_what {
 				 * what the index answers: a row without filter
 				 * for each destination (state "index"), and
 				 * how many entries it looked at (kv "probes") */
-	QUERY_STATS	= 5,	/* anybody: key and value rows */
+	QUERY_STATS	= 5,	/* anybody: key and value rows; page by page */
 	QUERY_KICK	= 6,	/* listener: close the connection of the client
 				 * with the id in arg (0x98, administrative
 				 * action); answered with its client row */

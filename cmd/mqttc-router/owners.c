@@ -1,0 +1,390 @@
+/*
+ * The conversation with owners: ROUTES in, RouteAck out (proto/route.proto).
+ *
+ * ROUTES of one owner are numbered without gaps from the beginning of its
+ * snapshot. The stream they come in loses and doubles nothing, so a gap is a
+ * mistake of somebody's; the answer is a RouteAck with `resync`, and the owner
+ * begins a new snapshot.
+ *
+ * A row is in the index for every reader when rib_add returned; it is
+ * acknowledged at the end of the turn, unless a running reader still reads
+ * another generation.
+ */
+#include "router.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <pb_encode.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "log/log.h"
+#include "proto/route.pb.h"
+#include "topic/filter.h"
+
+const char *
+owner_state_name(enum owner_state s)
+{
+	switch (s) {
+	case OWNER_LEARNING:
+		return "learning";
+	case OWNER_SYNCED:
+		return "synced";
+	case OWNER_ASKED:
+		return "resync";
+	case OWNER_GONE:
+		return "gone";
+	}
+	return "?";
+}
+
+/* --- RouteAck --------------------------------------------------------------- */
+
+static void
+ack_send(struct router *r, const struct bus_addr *to, uint64_t incarnation,
+    uint64_t seq, bool resync)
+{
+	RouteAck	 m = RouteAck_init_zero;
+	uint8_t		 body[RouteAck_size];
+	pb_ostream_t	 out = pb_ostream_from_buffer(body, sizeof(body));
+
+	m.incarnation = incarnation;
+	m.seq = seq;
+	m.resync = resync;
+	if (!pb_encode(&out, RouteAck_fields, &m))
+		return;
+	/* Lost with its connection: the next one, or its repetition, says all
+	 * of it again. */
+	if (bus_reply(r->bus, to, KIND_ROUTE_ACK, body, out.bytes_written) == 0)
+		metric_inc(resync ? &m_resyncs : &m_acks);
+}
+
+static void
+ask_again(struct router *r, struct owner *o, const char *why)
+{
+	log_warn("router.resync", "owner=%s why=%s seq=%llu", o->member->name,
+	    why, (unsigned long long)o->seq);
+	o->state = OWNER_ASKED;
+	o->short_of = false;
+	ack_send(r, &o->addr, o->incarnation, o->acked, true);
+}
+
+static void
+acks_flush(struct router *r)
+{
+	struct owner	*o;
+	bool		 due = false;
+
+	for (o = r->owners; o != NULL; o = o->next) {
+		if (o->state != OWNER_SYNCED || o->acked == o->seq ||
+		    o->short_of)
+			continue;
+		if (r->phase != PHASE_SERVING || r->waited > 0) {
+			metric_inc(&m_acks_held);
+			due = true;
+			continue;
+		}
+		ack_send(r, &o->addr, o->incarnation, o->seq, false);
+		o->acked = o->seq;
+		o->repeat = 1;
+	}
+	r->acks_due = due;
+}
+
+/* --- Owners ------------------------------------------------------------------ */
+
+static int
+owner_open(struct router *r, struct member *m, struct owner **out)
+{
+	struct fib_slot	 d = { .state = FIB_UP, .instance = m->instance,
+			     .incarnation = m->incarnation };
+	struct owner	*o;
+	int		 rc;
+
+	d.kind = m->kind == PROC_LISTENER ? FIB_LISTENER : FIB_STORE;
+	if ((o = calloc(1, sizeof(*o))) == NULL)
+		return ERR_NOMEM;
+	if ((rc = rib_owner_open(r->rib, &d, &o->rib)) < 0) {
+		free(o);
+		return rc;
+	}
+	o->member = m;
+	o->incarnation = m->incarnation;
+	o->next = r->owners;
+	o->prev = &r->owners;
+	if (o->next != NULL)
+		o->next->prev = &o->next;
+	r->owners = o;
+	m->owner = o;
+	*out = o;
+	return 0;
+}
+
+static void
+owner_free(struct router *r, struct owner *o)
+{
+	rib_owner_close(r->rib, o->rib);
+	*o->prev = o->next;
+	if (o->next != NULL)
+		o->next->prev = o->prev;
+	free(o);
+}
+
+void
+owner_gone(struct router *r, struct owner *o)
+{
+	log_info("router.owner_gone", "owner=%s incarnation=%llu routes=%llu",
+	    o->member->name, (unsigned long long)o->incarnation,
+	    (unsigned long long)rib_owner_routes(r->rib, o->rib));
+	metric_inc(&m_owners_gone);
+	/* From here on nobody sends there; the rows go as there is time. */
+	rib_owner_set(r->rib, o->rib, FIB_DOWN, o->incarnation);
+	o->state = OWNER_GONE;
+	o->member->owner = NULL;
+	o->member = NULL;
+	if (r->part.owner == o)
+		r->part.owner = NULL;
+	turn_again(r);
+}
+
+/*
+ * One that is starting has no subscribers before it is ready, so it is waited
+ * for only if it has begun to tell.
+ */
+bool
+owner_is_waited(const struct member *m)
+{
+	const struct owner	*o = m->owner;
+
+	if (m->kind != PROC_LISTENER && m->kind != PROC_SESSION_STORE)
+		return false;
+	if (o != NULL && o->state == OWNER_SYNCED)
+		return false;
+	return member_is_running(m) || o != NULL;
+}
+
+/* --- ROUTES ------------------------------------------------------------------ */
+
+static void
+snapshot_begin(struct router *r, struct owner *o)
+{
+	if (rib_owner_routes(r->rib, o->rib) > 0)
+		rib_owner_mark(r->rib, o->rib);
+	o->state = OWNER_LEARNING;
+	o->sweep = false;
+	o->short_of = false;
+	metric_inc(&m_snapshots);
+}
+
+static void
+snapshot_end(struct router *r, struct owner *o)
+{
+	o->state = OWNER_SYNCED;
+	o->sweep = true;
+	turn_again(r);
+	log_info("router.synced", "owner=%s incarnation=%llu routes=%llu",
+	    o->member->name, (unsigned long long)o->incarnation,
+	    (unsigned long long)rib_owner_routes(r->rib, o->rib));
+	phase_check(r);
+}
+
+/*
+ * No memory for a row: a route too few loses messages, so nothing more is
+ * acknowledged to this owner until all of its rows found room.
+ */
+static void
+row_short(struct router *r, struct owner *o, int rc)
+{
+	metric_inc(&m_rows_short);
+	if (o->short_of)
+		return;
+	o->short_of = true;
+	o->retry_ms = now_ms() + RETRY_MS;
+	log_error("router.route_refused", "owner=%s why=%s routes=%llu",
+	    o->member->name, log_quote(err_str(rc)),
+	    (unsigned long long)rib_owner_routes(r->rib, o->rib));
+}
+
+static void
+row_apply(struct router *r, struct owner *o, const struct route_row *row,
+    bool add)
+{
+	const struct slice	*f = &row->filter;
+	int			 rc;
+
+	/* CAVEAT: groups are not routed yet; listeners say so to clients. */
+	if (row->share.len > 0 || row->qos > 2 ||
+	    topic_filter_check(f->data, f->len, 0) < 0) {
+		metric_inc(&m_rows_refused);
+		log_debug("router.row_refused", "owner=%s filter=%s",
+		    o->member->name, log_quote_n(f->data, f->len));
+		return;
+	}
+	metric_inc(&m_rows);
+	if (!add)
+		(void)rib_del(r->rib, o->rib, f->data, f->len);
+	else if ((rc = rib_add(r->rib, o->rib, f->data, f->len,
+	    (uint8_t)row->qos)) < 0)
+		row_short(r, o, rc);
+}
+
+/*
+ * Whom a ROUTES message is from, if it is one to apply: its place in the order
+ * is checked here. NULL: it is not.
+ */
+static struct owner *
+routes_begin_apply(struct router *r, struct bus_frame *f,
+    const struct routes *m)
+{
+	struct member	*from = member_of(r, &f->from);
+	struct owner	*o;
+	int		 rc;
+
+	if (from == NULL || m->router_incarnation != r->incarnation) {
+		metric_inc(&m_stale);	/* to a router before us, or from the dead */
+		return NULL;
+	}
+	if ((o = from->owner) == NULL) {
+		if (!m->snapshot_begin) {
+			log_warn("router.resync", "owner=%s why=unknown seq=0",
+			    from->name);
+			ack_send(r, &f->from.addr, from->incarnation, 0, true);
+			return NULL;
+		}
+		if ((rc = owner_open(r, from, &o)) < 0) {
+			log_error("router.owner_refused", "owner=%s why=%s",
+			    from->name, log_quote(err_str(rc)));
+			return NULL;
+		}
+	}
+	o->addr = f->from.addr;
+	if (m->snapshot_begin) {
+		snapshot_begin(r, o);
+	} else if (o->state == OWNER_ASKED) {
+		metric_inc(&m_stale);
+		return NULL;
+	} else if (m->seq != o->seq + 1) {
+		ask_again(r, o, "gap");
+		return NULL;
+	}
+	o->seq = m->seq;
+	return o;
+}
+
+/* Apply rows from r->part on. ERR_AGAIN: the turn is over, there are more. */
+static int
+routes_apply(struct router *r, const struct bus_frame *f)
+{
+	struct routes		*m = &r->part.routes;
+	struct route_row	 row;
+	unsigned		 n = 0;
+	bool			 add;
+
+	m->in.at = f->body + r->part.at;
+	m->in.end = f->body + f->len;
+	while (routes_next(m, &row, &add) == 1) {
+		row_apply(r, r->part.owner, &row, add);
+		if (++n % TURN_ROWS == 0 && turn_is_over(r)) {
+			r->part.at = (size_t)(m->in.at - f->body);
+			return ERR_AGAIN;
+		}
+	}
+	return 0;
+}
+
+int
+on_routes(void *ctx, struct bus_frame *f)
+{
+	struct router	*r = ctx;
+	struct owner	*o = r->part.owner;
+
+	if (o == NULL || r->part.frame_seq != f->seq ||
+	    o->incarnation != f->from.incarnation ||
+	    strcmp(o->member->name, f->from.name) != 0) {
+		r->part.owner = NULL;
+		if (routes_decode(&r->part.routes, f->body, f->len) < 0)
+			return ERR_PROTO;
+		r->part.at = (size_t)(r->part.routes.in.at - f->body);
+		r->part.frame_seq = f->seq;
+		if ((o = routes_begin_apply(r, f, &r->part.routes)) == NULL)
+			return 0;
+		r->part.owner = o;
+	}
+	if (routes_apply(r, f) == ERR_AGAIN)
+		return ERR_AGAIN;
+	r->part.owner = NULL;
+	r->acks_due = true;
+	if (r->part.routes.snapshot_end)
+		snapshot_end(r, o);
+	return 0;
+}
+
+/* --- The turn ---------------------------------------------------------------- */
+
+/* Remove rows of the dead and rows that a snapshot did not name again. */
+static void
+rows_remove(struct router *r)
+{
+	struct owner	*o, *next;
+
+	for (o = r->owners; o != NULL; o = next) {
+		next = o->next;
+		if (o->state != OWNER_GONE && !o->sweep)
+			continue;
+		for (;;) {
+			if (turn_is_over(r)) {
+				turn_again(r);
+				return;
+			}
+			if (o->state == OWNER_GONE) {
+				if (rib_owner_clear(r->rib, o->rib,
+				    TURN_CLEAR) == 1)
+					continue;
+				owner_free(r, o);
+			} else {
+				if (rib_owner_sweep(r->rib, o->rib,
+				    TURN_CLEAR) == 1)
+					continue;
+				o->sweep = false;
+			}
+			break;
+		}
+	}
+}
+
+void
+owners_turn(struct router *r)
+{
+	rows_remove(r);
+	if (r->acks_due)
+		acks_flush(r);
+}
+
+void
+owners_tick(struct router *r, uint64_t now)
+{
+	struct owner	*o;
+
+	for (o = r->owners; o != NULL; o = o->next) {
+		if (o->state != OWNER_SYNCED)
+			continue;
+		if (o->short_of && now >= o->retry_ms) {
+			ask_again(r, o, "memory");
+		} else if (o->repeat > 0) {
+			o->repeat--;
+			ack_send(r, &o->addr, o->incarnation, o->acked, false);
+		}
+	}
+}
+
+void
+owners_free(struct router *r)
+{
+	struct owner	*o;
+
+	while ((o = r->owners) != NULL) {
+		r->owners = o->next;
+		free(o);
+	}
+}

@@ -1,0 +1,189 @@
+/*
+ * router.h: what the files of mqttc-router share. The process learns from the
+ * owners of subscribers (listeners, stores) which filters lead to them, keeps
+ * that with its text (lib/rib), and publishes it as one generation of the
+ * forwarding index (lib/fib) that everybody else of the node reads in place.
+ *
+ *	main.c		wiring, who is there, the phases, the turn
+ *	owners.c	routes: snapshots, changes, acknowledgements, the dead
+ *	readers.c	who reads which generation; epochs
+ *	query.c		questions of the tools
+ *
+ * Phases. A router that starts may find owners that run already, and readers
+ * that are served by the generation of the router before it. It *learns* in
+ * private until every such owner has sent all its routes, publishes, *switches*
+ * until every running reader has confirmed the new generation, then *serves*:
+ * only now routes are acknowledged and the old generation is dropped. Nothing
+ * waits for a process that PEERS shows down, and PEERS shows one that hangs
+ * down in the end.
+ */
+#ifndef ROUTER_H
+#define ROUTER_H
+
+#include <ev.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uthash.h>
+#include "bus/bus.h"
+#include "conf/conf.h"
+#include "fib/fib.h"
+#include "metric/metric.h"
+#include "proc/proc.h"
+#include "proto/route.h"
+#include "rib/rib.h"
+#include "shm/segment.h"
+
+enum {
+	TURN_NS		= 3000000,	/* of rows, then others' turn */
+	TURN_ROWS	= 64,		/* between two looks at the clock */
+	TURN_CLEAR	= 512,		/* filters, likewise */
+	TICK_MS		= 250,
+	ALARM_MS	= 5000,		/* waiting for somebody: say so */
+	RETRY_MS	= 1000,		/* rows that found no memory */
+};
+
+enum phase {			/* bits for bus_set_state */
+	PHASE_LEARNING	= 1,	/* building in private */
+	PHASE_SWITCHING	= 2,	/* published; readers are changing */
+	PHASE_SERVING	= 4
+};
+
+enum owner_state {
+	OWNER_LEARNING,		/* between begin and end of its snapshot */
+	OWNER_SYNCED,		/* everything it has is here */
+	OWNER_ASKED,		/* its rows had a gap: it is to begin again */
+	OWNER_GONE		/* dead: its routes are being removed */
+};
+
+/* One destination with routes: a process, as one incarnation of it. */
+struct owner {
+	struct owner	*next, **prev;	/* in router.owners */
+	struct member	*member;	/* NULL once it is gone */
+	unsigned	 rib;		/* its number there */
+	uint64_t	 incarnation;
+	enum owner_state state;
+	struct bus_addr	 addr;		/* where acknowledgements go */
+	uint64_t	 seq;		/* last ROUTES taken, */
+	uint64_t	 acked;		/* and acknowledged */
+	unsigned	 repeat;	/* times the last RouteAck goes again */
+	bool		 sweep;		/* a snapshot left rows to remove */
+	bool		 short_of;	/* memory, for some row: not acked */
+	uint64_t	 retry_ms;	/* then ask for everything again */
+};
+
+/* One process of the node by its name, whatever incarnation. */
+struct member {
+	UT_hash_handle	 hh;
+	char		 name[BUS_NAME_MAX];
+	enum proc_kind	 kind;
+	uint32_t	 instance;
+	uint64_t	 incarnation;	/* the newest heard of */
+	uint64_t	 gone;		/* up to here all are dead */
+	enum proc_state	 state;		/* of the newest; down if PEERS does
+					 * not know it yet */
+	uint64_t	 generation;	/* the one it confirmed, 0: none */
+	struct owner	*owner;		/* NULL: no routes from it yet */
+	bool		 listed, seen;	/* in PEERS before, in this one */
+};
+
+struct router {
+	struct proc	*proc;
+	struct ev_loop	*loop;
+	const struct conf *conf;
+	struct bus	*bus;
+	uint64_t	 incarnation;
+	enum phase	 phase;
+	bool		 peers_seen;
+	uint64_t	 since_ms;	/* this phase began */
+	uint64_t	 alarm_ms;	/* when to complain */
+
+	ev_prepare	 prepare;
+	ev_idle		 again;		/* more to do without waiting */
+	ev_timer	 tick;
+	uint64_t	 turn_end_ns;	/* 0: nothing spent of this turn */
+
+	struct member	*members;	/* uthash, by name */
+	struct owner	*owners;
+
+	struct rib	*rib;
+	struct fib_writer *fib;
+	struct fib_reader *eye;		/* what the readers see, for query.c */
+	struct shm_segment data, epochs;
+	uint64_t	 generation;
+	unsigned	 waited;	/* running readers not on it */
+
+	/* A frame of rows that was not finished in its turn. */
+	struct {
+		struct owner	*owner;		/* NULL: none, or it died */
+		uint64_t	 frame_seq;	/* of the bus */
+		struct routes	 routes;
+		size_t		 at;		/* in its body */
+	} part;
+	bool		 acks_due;
+
+	uint8_t		*reply;		/* scratch of query.c */
+};
+
+static inline bool
+phase_has_index(const struct router *r)
+{
+	return r->phase != PHASE_LEARNING;
+}
+
+/* --- main.c --- */
+
+/* Has this turn done enough? Looks at the clock: not for every row. */
+bool turn_is_over(struct router *r);
+/* Run once more before waiting. */
+void turn_again(struct router *r);
+uint64_t now_ms(void);
+/*
+ * Who sent this: its member, made if need be. NULL if that incarnation is dead
+ * or the name is none of ours.
+ */
+struct member *member_of(struct router *r, const struct bus_from *from);
+bool member_is_running(const struct member *m);
+/* Somebody came, went or has done something: is the phase over? */
+void phase_check(struct router *r);
+const char *phase_name(enum phase p);
+
+/* --- owners.c --- */
+
+int on_routes(void *ctx, struct bus_frame *f);
+/* The process behind o is dead. */
+void owner_gone(struct router *r, struct owner *o);
+/* Is m one whose routes we lack? */
+bool owner_is_waited(const struct member *m);
+/* End of turn: remove what is to be removed, acknowledge what may be. */
+void owners_turn(struct router *r);
+void owners_tick(struct router *r, uint64_t now);
+void owners_free(struct router *r);
+const char *owner_state_name(enum owner_state s);
+
+/* --- readers.c --- */
+
+int readers_open(struct router *r);	/* make the index; ERR_* */
+void readers_close(struct router *r);
+int readers_publish(struct router *r);
+int on_confirm(void *ctx, struct bus_frame *f);
+/* Incarnation of m is dead: it holds nothing back any more. */
+void reader_gone(struct router *r, struct member *m, uint64_t incarnation);
+bool reader_is_waited(const struct router *r, const struct member *m);
+/* Count those who are waited for anew. */
+void readers_count(struct router *r);
+void readers_turn(struct router *r);
+
+/* --- query.c --- */
+
+int on_query(void *ctx, struct bus_frame *f);
+
+/* --- metrics, in main.c --- */
+
+extern struct metric m_rows, m_rows_refused, m_rows_short, m_snapshots,
+    m_resyncs, m_stale, m_acks, m_acks_held, m_owners_gone, m_switches,
+    m_evictions, m_queries, m_routes, m_filters, m_owners, m_readers,
+    m_readers_waited, m_widened_filters, m_widened_shapes, m_fib_bytes,
+    m_fib_held_bytes, m_rib_bytes, m_generation;
+
+#endif
