@@ -1,0 +1,556 @@
+"""mqttc-supervise and mqttc-ctl: who is started, watched, replaced, stopped.
+
+Router and listeners are tests/support/child.c here: what they would do is not
+looked at, and they do what the supervisor has to cope with when asked to.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from support import mqttc
+
+if mqttc.FOREIGN:
+    pytest.skip("needs nodes of its own", allow_module_level=True)
+
+EX_USAGE, EX_NOINPUT, EX_UNAVAILABLE, EX_SOFTWARE = 64, 66, 69, 70
+EX_OSERR, EX_OSFILE, EX_CANTCREAT, EX_TEMPFAIL, EX_CONFIG = 71, 72, 73, 75, 78
+
+
+@pytest.fixture(scope="session")
+def child_bin(tmp_path_factory):
+    """A directory of programs in which router and listener are the child."""
+    child = os.path.join(mqttc.TOP, "build", "tests", "support", "child")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    subprocess.run(["make", "-s", "build/tests/support/child"], check=True,
+                   cwd=mqttc.TOP, env=env, stdin=subprocess.DEVNULL)
+    where = tmp_path_factory.mktemp("bin")
+    for name in ("mqttc-supervise", "mqttc-ctl", "mqttc-stat"):
+        shutil.copy(mqttc.program(name), where)
+    for name in ("mqttc-router", "mqttc-listener"):
+        shutil.copy(child, where / name)
+    return str(where)
+
+
+@pytest.fixture
+def keeper(child_bin, monkeypatch, request):
+    """keeper(listeners=2, options={...}): a node of children."""
+    monkeypatch.setattr(mqttc, "BIN", child_bin)
+    made = []
+
+    def make(*args, **kw):
+        made.append(mqttc.Node(*args, **kw))
+        return made[-1]
+
+    yield make
+    report = getattr(request.node, "report_call", None)
+    failed = report is not None and report.failed
+    for n in made:
+        if failed and n.proc is not None:
+            print(n.report())
+        n.stop(check=not failed)
+
+
+def ask(node, what, number="0"):
+    """Have a child do something at its next start; see child.c."""
+    path = os.path.join(node.dir, "run", what)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    with open(path, "w") as f:
+        f.write(number)
+    return path
+
+
+def unstarted(make, **kw):
+    """A node with its ports chosen, for tests that start it themselves."""
+    n = make(start=False, **kw)
+    n.port = mqttc.free_ports(n.listeners + 2)
+    n.each_port = n.port + 1
+    return n
+
+
+def run_supervise(node, *args, **kw):
+    """Run it to its end; for what ends at once."""
+    return subprocess.run(
+        [mqttc.program("mqttc-supervise"), *node.arguments(), *args],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
+        cwd=node.dir, env=node.environment(), **kw)
+
+
+def assert_one_line(done, code, *words):
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    for w in words:
+        assert w in lines[0]
+
+
+def answer(addr):
+    """Connect; the name of the process that accepted."""
+    with socket.create_connection(addr, timeout=20) as s:
+        s.settimeout(20)
+        text = b""
+        while True:
+            more = s.recv(100)
+            if not more:
+                return text.decode().strip()
+            text += more
+
+
+# Start and stop
+
+def test_status_shows_every_process(keeper):
+    n = keeper(listeners=3)
+    assert any("ready" in line for line in n.lines)
+    rows = n.tool_json("mqttc-ctl", "status")
+    assert [r["name"] for r in rows] == [
+        "supervise", "router", "listener.0", "listener.1", "listener.2"]
+    assert all(r["state"] == "ready" for r in rows)
+    assert rows[0]["pid"] == n.proc.pid
+    assert all(mqttc.process_alive(r["pid"]) for r in rows)
+    incarnations = [r["incarnation"] for r in rows]
+    assert incarnations == sorted(set(incarnations))
+    assert all(r["restarts"] == 0 and r["uptime_s"] >= 0 for r in rows)
+    table = n.tool("mqttc-ctl", "status").splitlines()
+    assert table[0].split()[:3] == ["NAME", "PID", "STATE"]
+    assert len(table) == 6
+
+
+def test_term_stops_in_order_and_exits_0(keeper):
+    n = keeper()
+    assert n.terminate() == 0
+    n.proc = None
+    log = n.logs()
+    assert log.index("name=listener.0 why") < log.index("name=router why")
+    assert log.index("name=listener.1 why") < log.index("name=router why")
+    assert os.listdir(os.path.join(n.dir, "run")) == ["supervise.lock"]
+
+
+def test_ctl_stop_waits_for_the_end(keeper):
+    n = keeper()
+    n.tool("mqttc-ctl", "stop")
+    assert n.proc.wait(20) == 0
+    done = n.tool("mqttc-ctl", "status", check=False)
+    assert_one_line(done, EX_UNAVAILABLE, "no node runs", n.dir)
+
+
+def test_incarnations_rise_over_the_end_of_the_node(keeper):
+    n = keeper()
+    before = {k: r["incarnation"] for k, r in n.status().items()}
+    assert n.terminate() == 0
+    with open(os.path.join(n.dir, "data", "incarnation"), "r+") as f:
+        last = int(f.read())
+        assert last >= max(before.values())
+        f.seek(0)
+        f.write("%d\n" % (last + 10**9))    # as if the clock had gone back
+    n.start()
+    for row in n.status().values():
+        assert row["incarnation"] > last + 10**9
+
+
+def test_a_long_run_dir_works(keeper):
+    n = unstarted(keeper)
+    deep = os.path.join(n.dir, *["d" * 40] * 4)
+    n.options["node.run_dir"] = deep
+    n.start_once()
+    assert len(deep) > 160
+    assert len(n.status()) == 4
+    assert answer(n.addr("external")).startswith("listener.")
+    assert os.stat(deep).st_mode & 0o777 == 0o700
+
+
+def test_options(keeper):
+    n = unstarted(keeper)
+    done = run_supervise(n, "--version")
+    assert done.returncode == 0 and done.stdout.startswith("mqttc-supervise ")
+    done = run_supervise(n, "-h")
+    assert done.returncode == 0 and done.stdout.startswith("usage: ")
+    assert run_supervise(n, "-t").returncode == 0
+    assert run_supervise(n, "-x").returncode == EX_USAGE
+    assert run_supervise(n, "operand").returncode == EX_USAGE
+    assert not os.path.exists(os.path.join(n.dir, "run"))
+
+
+# What is wrong is said in one line, with the right code
+
+@pytest.mark.parametrize("check", [[], ["-t"]])
+def test_bad_configuration(keeper, check, tmp_path):
+    n = unstarted(keeper)
+    assert_one_line(run_supervise(n, "-o", "no.such_key=1", *check),
+                    EX_CONFIG, "no.such_key")
+    assert_one_line(run_supervise(n, "-o", "listener.processes=many", *check),
+                    EX_CONFIG, "listener.processes", "many")
+    assert_one_line(run_supervise(n, "-f", "/nonexistent/conf", *check),
+                    EX_NOINPUT, "/nonexistent/conf")
+    bad = tmp_path / "bad.conf"
+    bad.write_text("node.name = a@b\nlistener.procesess = 2\n")
+    assert_one_line(run_supervise(n, "-f", str(bad), *check), EX_CONFIG,
+                    "bad.conf:2", "listener.procesess")
+
+
+def test_a_directory_that_cannot_be_made(keeper):
+    n = unstarted(keeper, options={"node.data_dir": "/dev/null/data"})
+    assert_one_line(run_supervise(n), EX_CANTCREAT, "/dev/null",
+                    "node.data_dir")
+
+
+def test_a_program_that_is_missing(keeper, child_bin, tmp_path, monkeypatch):
+    shutil.copy(os.path.join(child_bin, "mqttc-supervise"), tmp_path)
+    monkeypatch.setattr(mqttc, "BIN", str(tmp_path))
+    n = unstarted(keeper)
+    assert_one_line(run_supervise(n), EX_OSFILE, "mqttc-router")
+
+
+def test_a_port_in_use_is_named(keeper):
+    n = unstarted(keeper)
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        s.bind(("127.0.0.1", n.port))
+        s.listen()
+        assert_one_line(run_supervise(n), EX_OSERR, "127.0.0.1:%d" % n.port,
+                        "in use")
+
+
+def test_a_port_of_another_node_is_not_shared(keeper):
+    n = keeper()
+    other = keeper(start=False)
+    other.port, other.each_port = n.port, n.each_port
+    assert_one_line(run_supervise(other), EX_OSERR,
+                    "127.0.0.1:%d" % n.port, "in use")
+
+
+def test_a_second_supervisor_is_turned_away(keeper):
+    n = keeper()
+    assert_one_line(run_supervise(n), EX_TEMPFAIL, "in use",
+                    str(n.proc.pid))
+    assert len(n.status()) == 4
+
+
+# Who dies is replaced
+
+def test_who_is_killed_is_replaced(keeper):
+    n = keeper()
+    before = n.status()
+    for name in ("listener.0", "router"):
+        pid = n.kill(name, signal.SIGKILL)
+        row = n.wait_ready(name, not_pid=pid)
+        assert row["restarts"] == 1
+        assert row["incarnation"] > before[name]["incarnation"]
+    after = n.status()
+    assert after["listener.1"] == dict(
+        before["listener.1"], uptime_s=after["listener.1"]["uptime_s"])
+
+
+def test_connections_wait_for_who_replaces_their_listener(keeper):
+    n = keeper(listeners=2)
+    for _ in range(5):
+        n.kill("listener.1", signal.SIGKILL)
+        names = [answer(n.addr("external")) for _ in range(20)]
+        assert set(names) <= {"listener.0", "listener.1"}
+        assert answer(n.addr(1)) == "listener.1"
+        n.wait_ready("listener.1")
+
+
+def test_nobody_is_refused_while_a_listener_restarts(keeper):
+    n = keeper(listeners=2)
+    ctl = subprocess.Popen(
+        ["sh", "-ec", "for i in 1 2 3 4 5 6; do \"$@\"; done", "sh",
+         mqttc.program("mqttc-ctl"), *n.arguments(), "restart",
+         "listener.0"], stdout=subprocess.DEVNULL, env=n.environment())
+    answered = 0
+    while ctl.poll() is None:
+        assert answer(n.addr("external")).startswith("listener.")
+        answered += 1
+    assert ctl.returncode == 0 and answered > 0
+    assert n.status()["listener.0"]["restarts"] == 6
+    n.expected_gone.update(n.pids.values())
+
+
+def test_restart_returns_when_it_is_ready(keeper):
+    n = keeper()
+    before = n.status()
+    for name in ("listener.1", "router"):
+        n.tool("mqttc-ctl", "restart", name)
+        row = n.status()[name]
+        assert row["state"] == "ready"
+        assert row["pid"] != before[name]["pid"]
+    done = n.tool("mqttc-ctl", "restart", "listener.2", check=False)
+    assert_one_line(done, EX_USAGE, "listener.2")
+    done = n.tool("mqttc-ctl", "restart", "supervise", check=False)
+    assert_one_line(done, EX_USAGE, "supervisor")
+
+
+def test_a_configuration_error_stays_down(keeper):
+    n = keeper()
+    path = ask(n, "listener.1.exit", str(EX_CONFIG))
+    done = n.tool("mqttc-ctl", "restart", "listener.1", check=False)
+    assert_one_line(done, EX_TEMPFAIL, "listener.1", "78")
+    row = n.status()["listener.1"]
+    assert row["state"] == "down" and row["pid"] is None
+    assert "78" in row["note"]
+    restarts = row["restarts"]
+    os.unlink(path)
+    n.tool("mqttc-ctl", "restart", "listener.1")
+    row = n.status()["listener.1"]
+    assert row["state"] == "ready" and row["restarts"] == restarts + 1
+
+
+def test_who_fails_again_and_again_is_started_less_and_less(keeper):
+    n = keeper()
+    path = ask(n, "listener.1.exit", str(EX_SOFTWARE))
+    pid = n.kill("listener.1", signal.SIGKILL)
+    n.wait(lambda s: s["listener.1"]["restarts"] >= 4)
+    waits = [int(line.split("start_in_ms=")[1])
+             for line in n.logs().splitlines()
+             if "process.died name=listener.1" in line]
+    assert waits[:4] == [0, 100, 200, 400]
+    os.unlink(path)
+    n.wait_ready("listener.1", not_pid=pid)
+
+
+def test_who_hangs_is_killed_and_replaced(keeper):
+    n = keeper(options={"supervise.hang_timeout": "1s"})
+    pid = n.kill("listener.0", signal.SIGSTOP)
+    n.expected_gone.add(pid)
+    row = n.wait_ready("listener.0", not_pid=pid)
+    assert row["restarts"] == 1
+    assert "process.killed name=listener.0 why=silent" in n.logs()
+    assert not mqttc.process_alive(pid)
+    assert n.status()["router"]["restarts"] == 0
+
+
+def test_who_does_not_drain_is_killed(keeper):
+    n = keeper(options={"supervise.stop_timeout": "300ms"})
+    ask(n, "listener.0.slow")
+    n.tool("mqttc-ctl", "restart", "listener.0")
+    assert "process.killed name=listener.0" in n.logs()
+
+
+def test_a_stopped_supervisor_harms_nobody(keeper):
+    n = keeper(options={"supervise.hang_timeout": "1s"})
+    before = {k: r["pid"] for k, r in n.status().items()}
+    n.proc.send_signal(signal.SIGSTOP)
+    time.sleep(3)                       # of silence, which nobody may notice
+    assert answer(n.addr(0)) == "listener.0"
+    n.proc.send_signal(signal.SIGCONT)
+    n.wait(lambda s: True)
+    time.sleep(1)
+    assert {k: r["pid"] for k, r in n.status().items()} == before
+
+
+def test_segments_outlive_their_maker(keeper):
+    n = keeper()
+    first = n.status()["router"]["incarnation"]
+    ask(n, "router.exit", str(EX_CONFIG))
+    n.kill("router", signal.SIGKILL)
+    n.wait(lambda s: "78" in s["router"]["note"])
+    seen = n.logs().count("child.segment")
+    n.tool("mqttc-ctl", "restart", "listener.0")
+    n.wait(lambda s: n.logs().count("child.segment") > seen)
+    line = [x for x in n.logs().splitlines() if "child.segment" in x][-1]
+    assert "listener.0" in line and "nfds=2" in line
+    assert "generation=%d" % first in line
+
+
+def test_a_dropped_segment_is_gone_for_all(keeper):
+    n = keeper()
+    first = n.status()["router"]["incarnation"]
+    n.tool("mqttc-ctl", "restart", "router")    # drops what is older
+    gone = "generation=%d nfds=0" % first
+    n.wait(lambda s: n.logs().count(gone) == 2)
+
+
+# A new supervisor for processes of an old one
+
+def test_the_next_supervisor_adopts(keeper):
+    n = keeper()
+    before = n.status()
+    n.proc.kill()
+    n.proc.wait()
+    n.reader.join()
+    assert answer(n.addr(1)) == "listener.1"    # they serve on
+    done = n.tool("mqttc-ctl", "status", check=False)
+    assert done.returncode == EX_UNAVAILABLE
+    waiting = [socket.create_connection(n.addr("external"))
+               for _ in range(20)]
+    n.start_once()
+    after = n.status()
+    for name in ("router", "listener.0", "listener.1"):
+        assert after[name]["pid"] == before[name]["pid"]
+        assert after[name]["incarnation"] == before[name]["incarnation"]
+    for s in waiting:
+        s.settimeout(20)
+        assert s.recv(100).startswith(b"listener.")
+        s.close()
+    # Sockets, segments, pidfd and log pipe came along.
+    listening = subprocess.run(["ss", "-Hltn"], capture_output=True,
+                               text=True).stdout
+    if listening:
+        assert listening.count("127.0.0.1:%d " % n.port) == 16
+    pid = n.kill("listener.0", signal.SIGKILL)
+    n.wait_ready("listener.0", not_pid=pid)
+    assert answer(n.addr(0)) == "listener.0"
+    n.wait_log("generation=%d nfds=2" % before["router"]["incarnation"])
+    assert n.metrics()["router", "supervise_lost_total"] == 1
+    n.kill("listener.1", signal.SIGUSR1)
+    n.wait_log("listener.1 summary")
+
+
+def test_the_next_supervisor_starts_what_is_missing(keeper):
+    n = keeper()
+    before = n.status()
+    n.proc.kill()
+    n.proc.wait()
+    n.reader.join()
+    os.kill(before["listener.0"]["pid"], signal.SIGKILL)
+    n.start_once()
+    after = n.status()
+    assert after["listener.0"]["pid"] != before["listener.0"]["pid"]
+    assert after["listener.1"]["pid"] == before["listener.1"]["pid"]
+    assert answer(n.addr(0)) == "listener.0"
+    assert answer(n.addr(1)) == "listener.1"
+
+
+# The configuration, read again
+
+def test_reload(keeper, tmp_path):
+    conf = tmp_path / "mqttc.conf"
+    conf.write_text("sys.interval = 60s\n")
+    n = keeper(args=["-f", str(conf)])
+
+    def reload():
+        return subprocess.run(
+            [mqttc.program("mqttc-ctl"), "-f", str(conf)] + n.arguments()
+            + ["reload"], capture_output=True, text=True, timeout=30,
+            env=n.environment())
+
+    def node_reload():
+        """The same, finding the node by its options alone."""
+        return n.tool("mqttc-ctl", "reload", check=False)
+
+    conf.write_text("sys.interval = 7s\n")
+    done = reload()
+    assert done.returncode == 0 and "sys.interval" in done.stdout
+    n.wait_log("child.reload sys_interval_ms=7000")
+
+    conf.write_text("sys.interval = 8s\nlistener.max_connections = 5\n")
+    done = reload()
+    assert done.returncode == 0
+    changed, _, later = done.stdout.partition(";")
+    assert "sys.interval" in changed
+    assert ("listener.max_connections" in later
+            or "listener.max_connections" in changed)
+
+    conf.write_text("sys.interval = soon\n")
+    done = node_reload()
+    assert done.returncode == EX_CONFIG
+    assert "old configuration" in done.stderr and "soon" in done.stderr
+    n.proc.send_signal(signal.SIGHUP)
+    n.wait(lambda s: n.logs().count("conf.bad") >= 2)
+
+    conf.write_text("sys.interval = 9s\n")
+    n.proc.send_signal(signal.SIGHUP)
+    n.wait_log("child.reload sys_interval_ms=9000")
+    n.kill("listener.0", signal.SIGKILL)        # the new one has it too
+    assert len(n.status()) == 4
+
+
+# Logs
+
+def test_ten_thousand_lines_nobody_reads(keeper):
+    n = unstarted(keeper)
+    for name in ("router", "listener.0", "listener.1"):
+        ask(n, name + ".chatty", "10000")
+    p = subprocess.Popen(
+        [mqttc.program("mqttc-supervise"), *n.arguments()],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, cwd=n.dir, env=n.environment())
+    try:
+        assert b"ready" in p.stdout.readline()
+        assert len(n.status()) == 4
+        n.tool("mqttc-ctl", "restart", "listener.0")
+        assert answer(n.addr(1)) == "listener.1"
+        p.send_signal(signal.SIGTERM)
+        log = p.stderr.read().decode()
+        assert p.wait(20) == 0
+    finally:
+        p.kill()
+    lines = log.splitlines()
+    assert sum("child.chatty" in x for x in lines) > 1000
+    assert all(x.split()[0] == "warn" or x.startswith("20") for x in lines)
+
+
+def test_logs_in_files_are_rotated(keeper):
+    n = unstarted(keeper)
+    where = os.path.join(n.dir, "log")
+    n.options.update({"log.dir": where, "log.rotate_size": "4KB",
+                      "log.rotate_count": "3"})
+    ask(n, "router.chatty", "1000")
+    n.start_once()
+    n.wait(lambda s: "ready" in s["router"]["state"])
+    files = sorted(os.listdir(where))
+    assert [f for f in files if f.startswith("router")] == [
+        "router.log", "router.log.1", "router.log.2", "router.log.3"]
+    assert {"supervise.log", "listener.0.log"} <= set(files)
+    for f in files:
+        assert os.path.getsize(os.path.join(where, f)) <= 4096
+    with open(os.path.join(where, "router.log.1")) as f:
+        numbers = [int(x.split("n=")[1]) for x in f if "chatty" in x]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert n.stderr() == ""
+
+
+def test_a_full_disk_stops_nobody(keeper, tmp_path):
+    n = unstarted(keeper, options={"log.dir": str(tmp_path)})
+    os.symlink("/dev/full", tmp_path / "router.log")    # never ends if read
+    ask(n, "router.chatty", "1000")
+    n.start_once()
+    assert n.status()["router"]["state"] == "ready"
+    assert n.metrics()["supervise", "log_dropped_lines_total"] > 900
+
+
+# Who may speak
+
+def test_rubbish_ends_a_connection_and_nothing_else(keeper):
+    n = keeper()
+    sock = os.path.join(n.dir, "run", "supervise.sock")
+    assert os.stat(sock).st_mode & 0o777 == 0o600
+    for text in (b"x", b"\x40\x00\xff\xff", b"\x50\x00", b"\x45\x00",
+                 b"\x42\x00" + b"\x0a" * 30000):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            s.connect(sock)
+            s.settimeout(20)
+            s.send(text)
+            assert s.recv(100) == b""
+    # A hello under the name of a process that runs.
+    hello = b"\x40\x00\x08\x01\x12\x06router"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+        s.connect(sock)
+        s.settimeout(20)
+        s.send(hello)
+        assert b"taken" in s.recv(1000)
+        assert s.recv(100) == b""
+    assert n.metric("supervise_refused_total", "supervise") >= 6
+    n.check_alive()
+
+
+def test_stat_shows_every_process(keeper):
+    n = keeper()
+    rows = n.tool_json("mqttc-stat")
+    assert {r["process"] for r in rows} == {
+        "supervise", "router", "listener.0", "listener.1"}
+    assert all(set(r) == {"process", "metric", "value", "kind", "help"}
+               for r in rows)
+    only = n.tool_json("mqttc-stat", "cpu_ms")
+    assert {r["metric"] for r in only} == {"process_cpu_ms_total"}
+    live = n.tool("mqttc-stat", "-w", "-c", "2", "-i", "0.05", "--json")
+    rates = [json.loads(x) for x in live.splitlines()]
+    assert len([r for r in rates if r["metric"] == "process_cpu_ms_total"
+                and r["process"] == "router"]) == 2
+    assert all("rate" in r for r in rates)
