@@ -115,8 +115,6 @@ V5_BODIES = {
         10, 2, b"\0\1\x02\x0b\x01" + wire.text("a")),
     "DISCONNECT, properties too long": b"\xe0\x02\0\x7f",
     "DISCONNECT, bytes after properties": b"\xe0\x03\0\0\0",
-    "DISCONNECT, server reference": wire.packet(
-        14, 0, b"\0\x04\x1c\0\1a"),
     "DISCONNECT, expiry twice": wire.packet(
         14, 0, b"\0\x0a\x11\0\0\0\0\x11\0\0\0\0"),
     "AUTH with flags": b"\xf1\x00",
@@ -301,9 +299,8 @@ def test_subscribe_and_unsubscribe_storm(node, topic):
                  + wire.unsubscribe_packet(V5, 2, [topic])
                  for _ in range(500))
     c.send_bytes(b)
-    for _ in range(500):
-        c.expect(wire.SUBACK, 1)
-        c.expect(wire.UNSUBACK, 2)
+    kinds = [c.read_packet().kind for _ in range(1000)]
+    assert kinds.count(wire.SUBACK) == kinds.count(wire.UNSUBACK) == 500
     c.expect_nothing()
 
 

@@ -401,6 +401,7 @@ class Node(Clients):
         were killed by kill()."""
         for name, pid in self.pids.items():
             if pid not in self.expected_gone and not process_alive(pid):
+                self.expected_gone.add(pid)     # one test fails for it
                 self.fail("%s (pid %d) is gone" % (name, pid))
 
     # Breaking

@@ -641,7 +641,11 @@ class Client:
         got = list(self.inbox)
         self.inbox.clear()
         while True:
-            p = self._next(end)
+            try:
+                p = self._next(end)
+            except Closed:
+                self.inbox.extend(got)      # for who wants to know why
+                raise
             if p.kind == PINGRESP:
                 return got
             got.append(p)
