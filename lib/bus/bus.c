@@ -32,7 +32,7 @@ metrics_register(void)
 	done = true;
 }
 
-/* --- Names ----------------------------------------------------------------- */
+/* --- Names ------------------------------------------------------------- */
 
 static bool
 is_number(const char *s)
@@ -71,7 +71,7 @@ peer_class_of(const char *name)
 	return 0;
 }
 
-/* --- Parts of messages ------------------------------------------------------ */
+/* --- Parts of messages ------------------------------------------------- */
 
 int
 incoming_recv(struct incoming *in, void *z, int first, int min, int max)
@@ -157,7 +157,7 @@ bus_envelope(const struct bus *b, Envelope *e, enum kind kind)
 	e->clock = b->clock;
 }
 
-/* --- Single messages that wait ---------------------------------------------- */
+/* --- Single messages that wait ----------------------------------------- */
 
 int
 queue_push(struct queue *q, enum kind kind, const void *body, size_t len)
@@ -205,7 +205,7 @@ queue_fini(struct queue *q)
 		queue_pop(q);
 }
 
-/* --- Sockets and the turn --------------------------------------------------- */
+/* --- Sockets and the turn ---------------------------------------------- */
 
 static void
 on_io(EV_P_ ev_io *w, int revents UNUSED)
@@ -418,7 +418,7 @@ bus_flush(struct bus *b)
 	conns_flush_singles(b);
 }
 
-/* --- Opening and closing ---------------------------------------------------- */
+/* --- Opening and closing ----------------------------------------------- */
 
 static void
 watchers_start(struct bus *b)
@@ -576,7 +576,7 @@ bus_idle(const struct bus *b)
 	return true;
 }
 
-/* --- What arrived ----------------------------------------------------------- */
+/* --- What arrived ------------------------------------------------------ */
 
 int
 bus_frame_next(struct bus_frame *f, struct record *r)

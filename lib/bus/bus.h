@@ -73,7 +73,7 @@ struct bus_from {
 	uint64_t	 incarnation;
 	struct bus_addr	 addr;
 	struct bus_peer	*peer;	/* opened to the same name and incarnation, or
-				 * NULL; what it said on our DEALER has it too */
+				 * NULL; set if it spoke on our DEALER */
 };
 
 /* A message that arrived; borrowed for the call. */
@@ -134,14 +134,14 @@ struct bus_opts {
 	struct ev_loop	*loop;
 	const char	*node, *name;
 	uint64_t	 incarnation;	/* not 0 */
-	const char	*endpoint;	/* to bind; ipc:// relative to the cwd */
+	const char	*endpoint;	/* to bind; relative to the cwd */
 	const struct bus_rule *accepts;	/* must outlive the bus */
 	size_t		 naccepts;
-	const struct bus_events *events;	/* any may be NULL; outlives it */
+	const struct bus_events *events;	/* any may be NULL */
 	void		*ctx;
 	uint32_t	 credit;	/* bytes granted to each stream to us;
 					 * 0: 1 MiB */
-	uint32_t	 stream_max;	/* bytes kept for each peer; 0: 16 MiB */
+	uint32_t	 stream_max;	/* bytes kept a peer; 0: 16 MiB */
 };
 
 /*
@@ -160,7 +160,7 @@ void bus_set_state(struct bus *b, unsigned state);
 /* The hybrid clock to tell others, once a turn (msgid_turn's result). */
 void bus_set_clock(struct bus *b, uint64_t clock_ns);
 
-/* --- Peers ---------------------------------------------------------------- */
+/* --- Peers ------------------------------------------------------------- */
 
 /*
  * Start a stream to a process. user is the caller's own. Returns before the
@@ -213,7 +213,7 @@ void bus_peer_unacked(const struct bus_peer *p,
 struct bus_peer *bus_peer_first(const struct bus *b);
 struct bus_peer *bus_peer_next(const struct bus_peer *p);
 
-/* --- Sending -------------------------------------------------------------- */
+/* --- Sending ----------------------------------------------------------- */
 
 /*
  * Append r to the stream. It is copied, except a payload above RECORD_ALONE in

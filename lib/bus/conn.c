@@ -9,7 +9,7 @@
 #include "base/util.h"
 #include "log/log.h"
 
-/* --- Who said hello --------------------------------------------------------- */
+/* --- Who said hello ---------------------------------------------------- */
 
 static struct conn *
 conn_find(struct bus *b, const void *id, size_t len)
@@ -110,7 +110,7 @@ conn_touch(struct bus *b, struct conn *c)
 	b->acks = c;
 }
 
-/* --- Sending back ------------------------------------------------------------ */
+/* --- Sending back ------------------------------------------------------ */
 
 /* 0, ERR_AGAIN, or ERR_NOTFOUND if nobody is connected by that address. */
 static int
@@ -280,7 +280,7 @@ bus_reply(struct bus *b, const struct bus_addr *to, enum kind kind,
 	return queue_push(&c->singles, kind, body, len);
 }
 
-/* --- Hello -------------------------------------------------------------------- */
+/* --- Hello ------------------------------------------------------------- */
 
 /* Is there another incarnation of that name? An older one is over. */
 static WelcomeStatus
@@ -359,7 +359,7 @@ take_hello(struct bus *b, struct conn *c, const void *id, size_t idlen,
 	conn_touch(b, c);
 }
 
-/* --- Streams ------------------------------------------------------------------ */
+/* --- Streams ----------------------------------------------------------- */
 
 static void
 frame_done(struct bus *b)

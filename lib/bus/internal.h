@@ -26,11 +26,11 @@
 #define SLOTS_MAX	16		/* streams of one source to us */
 #define CONNS_MAX	1024		/* processes that said hello */
 #define TOOLS_MAX	64		/* the same, tools; the oldest goes */
-#define QUEUE_MAX	64		/* single messages that wait to be sent */
+#define QUEUE_MAX	64		/* single messages that wait */
 #define QUEUE_BYTES	(4 * BUS_BODY_MAX)
 #define TURN_FRAMES	64		/* taken from one socket in a turn */
 #define TURN_BYTES	(2 * 1024 * 1024)
-#define RETRY_S		2.0		/* hello again to who did not welcome us */
+#define RETRY_S		2.0		/* hello again, if not welcomed */
 #define LAZY_ACK_S	0.05		/* an ack nobody waits for */
 
 enum sock_kind { SOCK_ROUTER, SOCK_DEALER, SOCK_MONITOR };
@@ -162,7 +162,7 @@ struct bus {
 	uint32_t	 frame_slot;
 };
 
-/* --- bus.c ----------------------------------------------------------------- */
+/* --- bus.c ------------------------------------------------------------- */
 
 int sock_open(struct bus *b, struct sock *s, enum sock_kind kind,
     struct link *l, void *z);
@@ -189,7 +189,7 @@ int send_shared(void *z, struct blob *blob, const uint8_t *at, size_t len,
 
 void bus_peer_touch(struct bus_peer *p);	/* into bus->dirty */
 
-/* --- peer.c ---------------------------------------------------------------- */
+/* --- peer.c ------------------------------------------------------------ */
 
 void peer_flush(struct bus_peer *p);
 void peer_drain(struct link *l, int *frames);
@@ -197,7 +197,7 @@ void monitor_drain(struct link *l);
 void peers_retry(struct bus *b);
 void links_reap(struct bus *b, bool all);
 
-/* --- conn.c ---------------------------------------------------------------- */
+/* --- conn.c ------------------------------------------------------------ */
 
 bool router_drain(struct bus *b);	/* false: there is more */
 void router_again(struct bus *b);	/* the frame that is held */
@@ -206,7 +206,7 @@ void conns_flush_singles(struct bus *b);
 void conns_see_peer(struct bus *b, struct bus_peer *p, bool open);
 void conns_fini(struct bus *b);
 
-/* --- metrics --------------------------------------------------------------- */
+/* --- metrics ----------------------------------------------------------- */
 
 #define BUS_METRICS(X) \
 	X(frames_sent, "bus_frames_sent_total", \
@@ -222,9 +222,9 @@ void conns_fini(struct bus *b);
 	X(records_received, "bus_records_received_total", \
 	    "Messages read from streams of other processes") \
 	X(records_duplicate, "bus_records_duplicate_total", \
-	    "Messages dropped because their id had come before from that source") \
+	    "Messages dropped: their id had come before from that source") \
 	X(records_disordered, "bus_records_disordered_total", \
-	    "Messages not taken for sending: their id was not above the last") \
+	    "Messages not sent: their id was not above the last") \
 	X(acks_sent, "bus_acks_sent_total", \
 	    "Acknowledgements sent to other processes") \
 	X(acks_received, "bus_acks_received_total", \
@@ -234,9 +234,9 @@ void conns_fini(struct bus *b);
 	X(gaps, "bus_gaps_total", \
 	    "Times a stream to us missed frames and was asked to go back") \
 	X(refused_credit, "bus_records_refused_credit_total", \
-	    "QoS 0 messages not taken for sending: the receiver gave no credit") \
+	    "QoS 0 messages not sent: the receiver gave no credit") \
 	X(refused_full, "bus_records_refused_full_total", \
-	    "Messages not taken for sending: bus.stream_max bytes were waiting") \
+	    "Messages not sent: bus.stream_max bytes were waiting already") \
 	X(stalls, "bus_credit_stalls_total", \
 	    "Times a stream of ours ran out of credit") \
 	X(welcomes, "bus_welcomes_total", \
@@ -254,7 +254,7 @@ void conns_fini(struct bus *b);
 	X(dropped_malformed, "bus_dropped_malformed_total", \
 	    "Messages dropped: their bytes are no message of ours") \
 	X(dropped_unwelcome, "bus_dropped_unwelcome_total", \
-	    "Messages dropped: no hello came before, or of another incarnation") \
+	    "Messages dropped: no hello, or of another incarnation") \
 	X(dropped_unaccepted, "bus_dropped_unaccepted_total", \
 	    "Messages dropped: of a kind not accepted from there, or not now") \
 	X(dropped_refused, "bus_dropped_refused_total", \

@@ -7,7 +7,7 @@
 #include "base/err.h"
 #include "log/log.h"
 
-/* --- Connections ------------------------------------------------------------ */
+/* --- Connections ------------------------------------------------------- */
 
 static int
 monitor_open(struct bus *b, struct link *l)
@@ -121,7 +121,7 @@ links_reap(struct bus *b, bool all)
 	b->links_given_up = false;
 }
 
-/* --- Peers ------------------------------------------------------------------ */
+/* --- Peers ------------------------------------------------------------- */
 
 int
 bus_peer_open(struct bus_peer **out, struct bus *b, const char *name,
@@ -274,7 +274,7 @@ bus_peer_next(const struct bus_peer *p)
 	return p->next;
 }
 
-/* --- Sending ---------------------------------------------------------------- */
+/* --- Sending ----------------------------------------------------------- */
 
 void
 bus_peer_touch(struct bus_peer *p)
@@ -434,7 +434,7 @@ bus_send(struct bus_peer *p, enum kind kind, const void *body, size_t len)
 	return queue_push(&p->singles, kind, body, len);
 }
 
-/* --- What the peer says ------------------------------------------------------ */
+/* --- What the peer says ------------------------------------------------ */
 
 static void
 tell(struct bus_peer *p, int what)
@@ -594,7 +594,8 @@ peer_drain(struct link *l, int *frames)
 	int		rc = 0;
 
 	while (l->peer != NULL && *frames > 0) {
-		if ((rc = incoming_recv(&in, l->dealer.z, 1, 1, 2)) == ERR_AGAIN)
+		rc = incoming_recv(&in, l->dealer.z, 1, 1, 2);
+		if (rc == ERR_AGAIN)
 			break;
 		(*frames)--;
 		if (rc < 0) {

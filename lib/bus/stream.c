@@ -8,7 +8,7 @@
 
 #define ACK_FRAMES	32	/* taken without an acknowledgement, at most */
 
-/* --- Buffers --------------------------------------------------------------- */
+/* --- Buffers ----------------------------------------------------------- */
 
 static struct blob *
 pool_get(struct stream_pool *pool)
@@ -39,7 +39,7 @@ stream_pool_fini(struct stream_pool *pool)
 		blob_unref(&pool->spare[--pool->n]);
 }
 
-/* --- Sending --------------------------------------------------------------- */
+/* --- Sending ----------------------------------------------------------- */
 
 void
 stream_out_init(struct stream_out *s, struct stream_pool *pool,
@@ -426,7 +426,7 @@ stream_each(const struct stream_out *s,
 	each_of(&it, s->seq, each, ctx);
 }
 
-/* --- Receiving ------------------------------------------------------------- */
+/* --- Receiving --------------------------------------------------------- */
 
 void
 stream_in_open(struct stream_in *s, uint64_t id, uint64_t base,

@@ -21,7 +21,7 @@
 /* Frames up to this size are copied out of the 64 KiB they were made in. */
 #define STREAM_COPY_MAX		(16 * 1024)
 
-/* --- Buffers of 64 KiB, shared by all streams of a bus --------------------- */
+/* --- Buffers of 64 KiB, shared by all streams of a bus ----------------- */
 
 #define STREAM_POOL_MAX		32
 
@@ -32,7 +32,7 @@ struct stream_pool {
 
 void stream_pool_fini(struct stream_pool *pool);
 
-/* --- Sending --------------------------------------------------------------- */
+/* --- Sending ----------------------------------------------------------- */
 
 /* What a frame waits for before it is forgotten. */
 enum { STREAM_ASK_GOT = 1, STREAM_ASK_STORED = 2 };
@@ -66,7 +66,7 @@ struct stream_out {
 	size_t		 kept, kept_max;	/* bytes not acknowledged */
 	struct msgid	 last_id;
 	bool		 was_blocked;	/* somebody was told */
-	bool		 was_full;	/* refused by kept_max, not half empty since */
+	bool		 was_full;	/* met kept_max, not half empty since */
 
 	/* The frame being filled: number seq if open_count > 0. */
 	struct blob	*open;
@@ -133,15 +133,15 @@ void stream_take_all(struct stream_out *s, uint32_t credit);
 void stream_each(const struct stream_out *s,
     bool (*each)(void *ctx, uint64_t seq, const struct record *r), void *ctx);
 
-/* --- Receiving ------------------------------------------------------------- */
+/* --- Receiving --------------------------------------------------------- */
 
 struct stream_in {
 	bool		 open;		/* its hello came */
 	uint64_t	 id;		/* the hello's stream */
-	bool		 missing;	/* a gap was told, nothing in order since */
-	bool		 urgent;	/* somebody waits for the acknowledgement */
+	bool		 missing;	/* a gap was told, none in order since */
+	bool		 urgent;	/* a client waits for the ack */
 	uint32_t	 window;	/* bytes granted ahead */
-	uint32_t	 frames;	/* taken since the last acknowledgement */
+	uint32_t	 frames;	/* taken since the last ack */
 	uint64_t	 seq;		/* last taken */
 	uint64_t	 taken;		/* bytes taken */
 	uint64_t	 told;		/* `taken` as last acknowledged */

@@ -110,9 +110,9 @@ query_decode(struct query *out, const void *body, size_t len)
 	return 0;
 }
 
-/* --- Answering ------------------------------------------------------------ */
+/* --- Answering --------------------------------------------------------- */
 
-#define END_ROOM	22	/* tag and length of a cursor, tag and value of id */
+#define END_ROOM	22	/* cursor's tag and length, id */
 
 void
 reply_begin(struct reply_writer *w, void *buf, size_t size, uint64_t id)
@@ -214,7 +214,7 @@ reply_error(void *buf, size_t size, uint64_t id, uint32_t status,
 	return encode(reply_cols, NELEM(reply_cols), &r, buf, size);
 }
 
-/* --- Reading an answer ---------------------------------------------------- */
+/* --- Reading an answer ------------------------------------------------- */
 
 static int
 get_client(struct client_row *row, struct slice body)

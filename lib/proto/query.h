@@ -81,7 +81,7 @@ struct kv_row {
 	struct slice	key, value;
 };
 
-/* --- Answering ------------------------------------------------------------ */
+/* --- Answering --------------------------------------------------------- */
 
 struct reply_writer {
 	struct wire_out	out;
@@ -108,7 +108,7 @@ long reply_end(struct reply_writer *w, struct slice cursor);
 long reply_error(void *buf, size_t size, uint64_t id, uint32_t status,
     const char *error);
 
-/* --- Reading an answer ---------------------------------------------------- */
+/* --- Reading an answer ------------------------------------------------- */
 
 struct reply {
 	uint32_t	status;		/* sysexits.h; 0: success */

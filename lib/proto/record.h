@@ -48,10 +48,10 @@
 enum record_flag {
 	RECORD_QOS	= 0x0003,	/* 0..2; 3 is refused */
 	RECORD_RETAIN	= 0x0004,	/* as it was published */
-	RECORD_LIVE	= 0x0008,	/* L: sessions that end with their connection */
+	RECORD_LIVE	= 0x0008,	/* L: sessions of a connection */
 	RECORD_DURABLE	= 0x0010,	/* D: durable sessions */
 	RECORD_SUBS	= 0x0020,	/* match against the subscribers */
-	RECORD_GROUPS	= 0x0040,	/* for the groups named in the extension */
+	RECORD_GROUPS	= 0x0040,	/* for groups in the extension */
 	RECORD_DETACHED	= 0x0080,	/* written by record_put alone */
 	RECORD_HOPS	= 0x0700,	/* picks of a group member so far */
 };
@@ -59,7 +59,7 @@ enum record_flag {
 #define RECORD_HOPS_MAX		4
 
 enum record_ext {
-	EXT_GROUP	= 1,	/* 16 bytes: XXH3-128 of "name/filter"; may repeat */
+	EXT_GROUP	= 1,	/* XXH3-128 of "name/filter"; may repeat */
 	EXT_RETAINED	= 2,	/* 16 bytes: version {clock 8, node 8} */
 };
 
@@ -129,7 +129,7 @@ long record_put(uint8_t *out, size_t size, const struct record *r);
 struct record_iter {
 	const uint8_t	*at, *end;
 	struct slice	 payload;	/* third part, or {NULL, 0} */
-	uint32_t	 left;		/* records not read yet, by the envelope */
+	uint32_t	 left;		/* records not read yet */
 };
 
 /* Look at body, which holds count records, and at the third part, if any.

@@ -19,7 +19,7 @@ struct route_row {
 	uint32_t	members;	/* of the group; 0 removes it */
 };
 
-/* --- Writing: routes_begin, then rows, then routes_end. ------------------- */
+/* --- Writing: routes_begin, then rows, then routes_end. ---------------- */
 
 struct routes_writer {
 	struct wire_out	out;
@@ -45,7 +45,7 @@ int routes_del(struct routes_writer *w, const struct route_row *row);
 /* Finish; returns the length of the message. */
 size_t routes_end(struct routes_writer *w, bool snapshot_end);
 
-/* --- Reading -------------------------------------------------------------- */
+/* --- Reading ----------------------------------------------------------- */
 
 struct routes {
 	uint64_t	router_incarnation;

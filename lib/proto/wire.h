@@ -12,12 +12,12 @@
 #include <stdint.h>
 #include "base/util.h"
 
-/* --- Writing -------------------------------------------------------------- */
+/* --- Writing ----------------------------------------------------------- */
 
 struct wire_out {
 	uint8_t	*buf;
 	size_t	 len, size;
-	bool	 full;		/* something did not fit; nothing since was kept */
+	bool	 full;		/* something did not fit */
 };
 
 void wire_out_init(struct wire_out *w, void *buf, size_t size);
@@ -36,7 +36,7 @@ void wire_put_bytes(struct wire_out *w, unsigned field, struct slice s);
 size_t wire_open(struct wire_out *w, unsigned field);
 void wire_close(struct wire_out *w, size_t mark);
 
-/* --- Reading -------------------------------------------------------------- */
+/* --- Reading ----------------------------------------------------------- */
 
 struct wire_in {
 	const uint8_t	*at, *end;
@@ -64,7 +64,7 @@ wire_in_init(struct wire_in *in, const void *body, size_t len)
  */
 int wire_next(struct wire_in *in, struct wire_field *f);
 
-/* --- Rows told by a table ------------------------------------------------- */
+/* --- Rows told by a table ---------------------------------------------- */
 
 enum wire_type { WIRE_U32, WIRE_U64, WIRE_BOOL, WIRE_SLICE };
 

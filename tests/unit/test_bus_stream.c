@@ -221,7 +221,8 @@ control_needs_no_credit_and_keeps_its_place(void **state)
 	uint64_t		 seq;
 
 	assert_int_equal(append(s, 10, 1, NULL), 0);
-	assert_int_equal(stream_append_frame(s, KIND_ATTACH, "abc", 3, &seq), 0);
+	assert_int_equal(stream_append_frame(s, KIND_ATTACH, "abc", 3, &seq),
+	    0);
 	assert_int_equal(seq, 2);
 	assert_int_equal(stream_next(s, &f), 1);
 	assert_int_equal(f->kind, KIND_RECORDS);
@@ -369,7 +370,7 @@ frames_that_ask_for_stored_wait_for_it(void **state)
 	assert_true(stream_is_idle(s));
 }
 
-/* --- Receiving --------------------------------------------------------------- */
+/* --- Receiving --------------------------------------------------------- */
 
 static void
 order_is_checked_and_a_gap_is_told_once(void **state UNUSED)

@@ -123,7 +123,7 @@ every_cut_and_every_wrong_count_is_refused(void **state UNUSED)
 	size_t		   n = (size_t)record_put(buf, sizeof(buf), &sample), i;
 
 	for (i = 0; i < n; i++) {
-		cut = malloc(i ? i : 1);	/* so that a sanitizer watches */
+		cut = malloc(i ? i : 1);	/* for a sanitizer */
 		memcpy(cut, buf, i);
 		record_iter_init(&it, cut, i, NULL, 0, 1);
 		assert_int_equal(record_next(&it, &r), ERR_PROTO);
@@ -205,7 +205,7 @@ a_large_record_leaves_its_payload_apart(void **state UNUSED)
 }
 
 static void
-large_properties_without_payload_stay_in_one_part(void **state UNUSED)
+large_properties_stay_in_one_part(void **state UNUSED)
 {
 	static uint8_t	   props[90000], buf[100000];
 	struct record	   r = sample, got;
@@ -286,7 +286,7 @@ main(void)
 		cmocka_unit_test(every_cut_and_every_wrong_count_is_refused),
 		cmocka_unit_test(every_wrong_length_is_refused),
 		cmocka_unit_test(a_large_record_leaves_its_payload_apart),
-		cmocka_unit_test(large_properties_without_payload_stay_in_one_part),
+		cmocka_unit_test(large_properties_stay_in_one_part),
 		cmocka_unit_test(unknown_flags_are_not_told),
 		cmocka_unit_test(extensions_are_walked_and_checked),
 	};
