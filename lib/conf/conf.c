@@ -225,11 +225,10 @@ nearest_key(const char *name)
 
 /* --- Values --------------------------------------------------------------- */
 
-static const struct unit *
-units_of(const struct conf_key *k)
+static bool
+is_seconds(const struct conf_key *k)
 {
-	return k->type == CONF_T_SIZE ? size_units :
-	    k->type == CONF_T_DURATION ? duration_units : NULL;
+	return k->unit != NULL && strcmp(k->unit, "s") == 0;
 }
 
 void
@@ -242,9 +241,8 @@ conf_key_expects(const struct conf_key *k, char *out, size_t size)
 	case CONF_T_U32:
 		snprintf(out, size, "a number from %llu to %llu%s%s",
 		    (unsigned long long)k->min, (unsigned long long)k->max,
-		    k->unit != NULL ? " " : "",
-		    k->unit == NULL ? "" :
-		    strcmp(k->unit, "s") == 0 ? "seconds" : k->unit);
+		    k->unit != NULL ? " " : "", k->unit == NULL ? "" :
+		    is_seconds(k) ? "seconds" : k->unit);
 		break;
 	case CONF_T_SIZE:
 		format_number(k->min, size_units, lo, sizeof(lo));
@@ -351,6 +349,18 @@ parse_text(const struct conf_key *k, const char *s, char *out)
 	return true;
 }
 
+/* A number of seconds, or a duration that is one. */
+static bool
+parse_seconds(const char *s, uint64_t *out)
+{
+	uint64_t	 ms;
+
+	if (!parse_number(s, duration_units, 1000, &ms) || ms % 1000 != 0)
+		return false;
+	*out = ms / 1000;
+	return true;
+}
+
 /* Parse s as k says and put it into c; false, c untouched, if it is wrong. */
 static bool
 value_set(struct conf *c, const struct conf_key *k, const char *s)
@@ -362,11 +372,14 @@ value_set(struct conf *c, const struct conf_key *k, const char *s)
 
 	switch (k->type) {
 	case CONF_T_U32:
+		ok = is_seconds(k) ? parse_seconds(s, &v) :
+		    parse_number(s, NULL, 1, &v);
+		break;
 	case CONF_T_SIZE:
-		ok = parse_number(s, units_of(k), 1, &v);
+		ok = parse_number(s, size_units, 1, &v);
 		break;
 	case CONF_T_DURATION:
-		ok = parse_number(s, units_of(k), 0, &v);
+		ok = parse_number(s, duration_units, 0, &v);
 		break;
 	case CONF_T_BOOL:
 		if ((ok = parse_bool(s, &v)))
@@ -403,8 +416,10 @@ conf_value(const struct conf *c, const struct conf_key *k, char *out,
 		snprintf(out, size, "%u", v);
 		break;
 	case CONF_T_SIZE:
+		format_number(v, size_units, out, size);
+		break;
 	case CONF_T_DURATION:
-		format_number(v, units_of(k), out, size);
+		format_number(v, duration_units, out, size);
 		break;
 	case CONF_T_BOOL:
 		snprintf(out, size, "%s", *(const bool *)field ? "on" : "off");

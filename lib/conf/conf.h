@@ -110,9 +110,9 @@ struct conf_error {
 void conf_init(struct conf *c);
 
 /*
- * Text forms: sizes 512, 64KB, 1MB; durations 500ms, 10s, 5m, 1h; on, off,
- * true, false; HOST:PORT, [v6]:PORT, :PORT. Blanks around a value do not
- * count. A directory that does not start with '/' is below the working
+ * Text forms: sizes 512, 64KB, 1MB; durations 500ms, 10s, 5m, 1h (or bare
+ * seconds where the unit is s); on, off, true, false; HOST:PORT, [v6]:PORT,
+ * :PORT. Blanks around a value do not count. A directory that does not start with '/' is below the working
  * directory of who reads it, and kept in full. Of a key given twice the later
  * value counts.
  *

@@ -119,6 +119,21 @@ durations_need_units(void **state UNUSED)
 }
 
 static void
+seconds_go_with_and_without_a_unit(void **state UNUSED)
+{
+	assert_int_equal(set("mqtt.keepalive_max", "100"), 0);
+	assert_int_equal(c.mqtt_keepalive_max, 100);
+	assert_int_equal(set("mqtt.keepalive_max", "2m"), 0);
+	assert_int_equal(c.mqtt_keepalive_max, 120);
+	assert_int_equal(set("mqtt.server_keepalive", "1s"), 0);
+	assert_int_equal(c.mqtt_server_keepalive, 1);
+	assert_int_equal(set("mqtt.keepalive_max", "1500ms"), ERR_INVAL);
+	assert_int_equal(set("mqtt.keepalive_max", "1d"), ERR_INVAL);
+	assert_says("a number from 1 to 65535 seconds");
+	assert_int_equal(set("mqtt.max_qos", "1s"), ERR_INVAL);
+}
+
+static void
 switches_take_four_words(void **state UNUSED)
 {
 	assert_int_equal(set("mqtt.wildcard_subscription", "off"), 0);
@@ -488,6 +503,7 @@ main(void)
 		T(every_row_is_sound),
 		T(sizes_take_units),
 		T(durations_need_units),
+		T(seconds_go_with_and_without_a_unit),
 		T(switches_take_four_words),
 		T(levels_are_the_logs_own),
 		T(addresses_are_checked),

@@ -148,7 +148,7 @@ a_shared_payload_is_referenced(void **state UNUSED)
 		.props = { (const uint8_t *)"pp", 2 },
 		.expiry_s = MESSAGE_NO_EXPIRY,
 	}, back;
-	struct message		*m;
+	struct message		*m, *second;
 
 	memcpy(b->data, "hello", 5);
 	v.payload = (struct slice){ b->data, 5 };
@@ -158,10 +158,11 @@ a_shared_payload_is_referenced(void **state UNUSED)
 	assert_ptr_equal(back.payload.data, b->data);
 	assert_int_equal(back.props.len, 2);
 	assert_memory_equal(back.props.data, "pp", 2);
-	message_ref(m);
+	second = message_ref(m);
 	message_unref(&m);
 	assert_int_equal(atomic_load(&b->refs), 2);
-	m = NULL;
+	message_unref(&second);
+	assert_int_equal(atomic_load(&b->refs), 1);
 	blob_unref(&b);
 }
 
