@@ -17,7 +17,7 @@
 #include "proto/query.h"
 #include "report/report.h"
 
-#define TIMEOUT_MS	10000
+#define TIMEOUT_MS	5000
 
 #define OPTIONS	"[-hV] [--json] [-f conf] [-o key=value]"
 

@@ -181,11 +181,13 @@ peer_seen(struct router *r, const struct proc_peer *p)
 	struct member	*m;
 
 	if (p->kind == PROC_SUPERVISE || p->kind == PROC_ROUTER ||
-	    p->incarnation == 0 || (m = member_get(r, p->name)) == NULL)
+	    (m = member_get(r, p->name)) == NULL)
 		return;
 	m->listed = m->seen = true;
-	if (p->incarnation < m->incarnation)
-		return;			/* it said hello already */
+	/* Never started as far as the supervisor knows; or it said hello to
+	 * us before PEERS came. */
+	if (p->incarnation == 0 || p->incarnation < m->incarnation)
+		return;
 	member_newest(r, m, p->incarnation);
 	if (p->state == PROC_DOWN)
 		member_gone(r, m, p->incarnation);

@@ -301,6 +301,25 @@ def test_the_word_of_peers_may_come_late(rig):
     a.wait_ack()
 
 
+def test_who_is_no_longer_in_peers_is_gone(rig):
+    rig.start()
+    a = rig.process("listener.0", 10)
+    b = rig.process("listener.1", 11)
+    a.read()
+    b.read()
+    a.snapshot("a")
+    b.snapshot("b")
+    a.wait_ack()
+    b.wait_ack()
+    rig.peers(listener_1=(0, DOWN))             # a new supervisor, say
+    rig.fence()
+    assert rig.stats()["routes"] == 2
+    rig.do("unpeer", "listener.1")
+    rig.do("peers")
+    rig.wait_stats(lambda s: s["routes"] == 1)
+    assert a.match("b") == []
+
+
 # --- Readers that lag ------------------------------------------------------------------
 
 def grow(p, name, n=100000):
@@ -584,6 +603,11 @@ def test_route_usage(rig):
     done = rig.tool("mqttc-route", "stats", check=False)
     assert done.returncode == os.EX_UNAVAILABLE     # the router is not there
     assert "router" in done.stderr
+    rig.start()
+    rig.do("signal", int(signal.SIGSTOP))
+    done = rig.tool("mqttc-route", "stats", check=False)
+    assert done.returncode == os.EX_TEMPFAIL
+    assert "does not answer" in done.stderr
 
 
 # --- Signals -----------------------------------------------------------------------------------
@@ -677,6 +701,34 @@ def test_a_stopped_listener_holds_the_switch_and_no_memory(make_node):
     sub.subscribe("last")
     s = {r["key"]: r["value"] for r in node.tool_json("mqttc-route", "stats")}
     assert s["phase"] == "serving"
+
+
+def test_routes_stay_while_the_supervisor_is_replaced(make_node):
+    """The next one knows nobody at first; that is no word of a death."""
+    node = make_node(listeners=2)
+    sub, pub = node.client("sub", on=0), node.client("pub", on=1)
+    sub.subscribe("t/#", qos=1)
+    before = node.status()
+    for _ in range(2):
+        node.kill("supervise", signal.SIGKILL)
+        node.proc.wait()
+        for i in range(20):
+            pub.publish("t/x", b"%d" % i, qos=1)
+            assert sub.read_publish().payload == b"%d" % i
+        node.start_once()
+        for i in range(20):
+            pub.publish("t/y", b"%d" % i, qos=1)
+            assert sub.read_publish().payload == b"%d" % i
+        s = node.status()
+        for name in ("router", "listener.0", "listener.1"):
+            assert s[name]["pid"] == before[name]["pid"]
+        stats = {r["key"]: r["value"]
+                 for r in node.tool_json("mqttc-route", "stats")}
+        assert stats["listener.0.owner"] == "synced"
+        assert stats["listener.0.state"] == "ready"
+        sub.subscribe("u/%d" % time.monotonic_ns(), qos=1)
+    assert node.metric("router_snapshots_total") == 2
+    assert node.metric("router_owners_gone_total") == 0
 
 
 def test_one_client_with_too_many_shapes_widens_nobody(make_node):

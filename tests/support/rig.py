@@ -33,8 +33,10 @@ def rig_program():
     os.makedirs(os.path.join(mqttc.TOP, "build"), exist_ok=True)
     with open(os.path.join(mqttc.TOP, "build", "rig.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
         done = subprocess.run(["make", "-s", RIG], cwd=mqttc.TOP, text=True,
-                              stdin=subprocess.DEVNULL, capture_output=True)
+                              stdin=subprocess.DEVNULL, env=env,
+                              capture_output=True)
     if done.returncode:
         raise mqttc.Failed("cannot build the rig:\n" + done.stderr)
     return os.path.join(mqttc.TOP, RIG)
@@ -200,11 +202,6 @@ class Rig:
                 raise mqttc.Failed("never logged: " + word)
             time.sleep(0.02)
 
-    def rss(self):
-        """Bytes of the router's own and shared memory."""
-        with open("/proc/%d/statm" % self.pid) as f:
-            return int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-
     # Everybody else
 
     def peers(self, **states):
@@ -258,14 +255,6 @@ class Process:
                               resync=False)
             if e["seq"] >= seq:
                 return e
-
-    def acked(self):
-        """The highest acknowledgement that has come until now."""
-        self.rig.fence()
-        self.rig.fill(0)
-        seqs = [e["seq"] for e in self.rig.events if e["event"] == "ack"
-                and e["name"] == self.name and not e["resync"]]
-        return max(seqs, default=0)
 
     def read(self):
         self.rig.do("read", self.name)

@@ -8,6 +8,7 @@
  *	run				start the router (argv[1]) in the cwd
  *	signal N			send it a signal
  *	peer NAME INC STATE		a row of PEERS (0 down .. 3 draining)
+ *	unpeer NAME			take it out of PEERS
  *	peers				tell PEERS to all who want them
  *	open NAME INC			play that process: bind, say hello
  *	close NAME			it dies
@@ -271,6 +272,13 @@ peer_set(const char *name, uint64_t incarnation, unsigned state)
 	p->state = state;
 	snprintf(p->endpoint, sizeof(p->endpoint), "ipc://%s.%" PRIu64 ".ipc",
 	    name, incarnation);
+}
+
+static void
+peer_drop(const char *name)
+{
+	*peer_row(name) = peers[npeers - 1];
+	npeers--;
 }
 
 static void
@@ -602,6 +610,8 @@ command(char **word, size_t n)
 	else if (strcmp(what, "peer") == 0 && n == 4)
 		peer_set(word[1], strtoull(word[2], NULL, 10),
 		    (unsigned)atoi(word[3]));
+	else if (strcmp(what, "unpeer") == 0 && n == 2)
+		peer_drop(word[1]);
 	else if (strcmp(what, "peers") == 0)
 		peers_tell();
 	else if (strcmp(what, "open") == 0 && n == 3)
