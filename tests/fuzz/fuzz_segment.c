@@ -22,8 +22,8 @@ static const char *const filters[] = { "a/b", "a/+", "a/#", "+/b/c/d/e",
     "a/+/+/#", "a/+/x/+", "#", "dev/1/+/temp", "dev/2/+/temp", "wide/+" };
 static const char *const topics[] = { "a/b", "a/c/x/y", "dev/1/r/temp",
     "wide/1", "q/b/c/d/e", "$SYS/x", "", "////", "a",
-    "a/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x"
-    "/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x" };
+    ("a/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x"
+    "/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x") };
 
 static uint8_t		*base, *epochs;
 static uint64_t		 used_words;
