@@ -120,7 +120,9 @@ struct bus_rule {
 struct bus_events {
 	/* Everything up to seq is acknowledged (`got`). */
 	void (*got)(void *ctx, struct bus_peer *p, uint64_t seq);
-	/* bus_peer_blocked() was true and no longer is. */
+	/* bus_peer_blocked() was true, or something was refused for want of
+	 * room, and that is over. After bus_peer_close it does not come: who
+	 * parked for that peer goes on by itself. */
 	void (*credit)(void *ctx, struct bus_peer *p);
 	/* The peer welcomed us; also after each reconnection. */
 	void (*up)(void *ctx, struct bus_peer *p);
@@ -194,7 +196,8 @@ uint64_t bus_peer_incarnation(const struct bus_peer *p);
 /* Connected and welcomed. */
 bool bus_peer_ready(const struct bus_peer *p);
 
-/* No credit left: QoS 0 is refused, QoS 1 and 2 wait here. Park publishers. */
+/* No credit left, or stream_max was met and half of it is not free yet: QoS 0
+ * is refused, QoS 1 and 2 wait here while there is room. Park publishers. */
 bool bus_peer_blocked(const struct bus_peer *p);
 
 /* Would bus_record take a record of size bytes (record_size) and that QoS? */
@@ -232,7 +235,8 @@ int bus_record(struct bus_peer *p, const struct record *r,
 /*
  * Append a frame of another stream kind (16..31), at most BUS_BODY_MAX bytes,
  * copied. It costs no credit and goes out after what was appended before.
- * ERR_FULL beyond stream_max bytes kept, ERR_INVAL, ERR_NOMEM.
+ * ERR_FULL beyond stream_max bytes kept (events->credit tells when half of that
+ * is free), ERR_INVAL, ERR_NOMEM.
  */
 int bus_stream_send(struct bus_peer *p, enum kind kind, const void *body,
     size_t len, uint64_t *seq);

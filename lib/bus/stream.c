@@ -258,8 +258,10 @@ stream_append_frame(struct stream_out *s, unsigned kind, const void *body,
 	struct stream_frame	*f;
 	int			 rc;
 
-	if (s->kept > 0 && s->kept + len > s->kept_max)
+	if (s->kept > 0 && s->kept + len > s->kept_max) {
+		s->was_full = s->was_blocked = true;
 		return ERR_FULL;
+	}
 	if ((f = calloc(1, sizeof(*f))) == NULL)
 		return ERR_NOMEM;
 	if ((f->body = blob_new(len)) == NULL) {
@@ -329,7 +331,9 @@ settle(struct stream_out *s, uint64_t got, uint64_t stored, uint64_t granted)
 	s->granted = granted;
 	if (s->kept <= s->kept_max / 2)
 		s->was_full = false;
-	if (s->was_blocked && !stream_blocked(s)) {
+	if (stream_blocked(s)) {
+		s->was_blocked = true;	/* also when a welcome grants less */
+	} else if (s->was_blocked) {
 		s->was_blocked = false;
 		what |= STREAM_UNBLOCKED;
 	}
@@ -389,7 +393,7 @@ stream_take_all(struct stream_out *s, uint32_t credit)
 	s->got = s->stored = s->sent_seq = s->seq;
 	s->got_bytes = s->sent = s->appended;
 	s->granted = s->appended + credit;
-	s->was_blocked = s->was_full = false;
+	s->was_full = false;	/* who was blocked hears of it at the welcome */
 }
 
 static bool

@@ -138,7 +138,7 @@ void stream_each(const struct stream_out *s,
 struct stream_in {
 	bool		 open;		/* its hello came */
 	uint64_t	 id;		/* the hello's stream */
-	bool		 missing;	/* a gap was told, none in order since */
+	bool		 missing;	/* told a gap, none in order since */
 	bool		 urgent;	/* a client waits for the ack */
 	uint32_t	 window;	/* bytes granted ahead */
 	uint32_t	 frames;	/* taken since the last ack */

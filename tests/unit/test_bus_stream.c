@@ -309,6 +309,34 @@ a_new_receiver_counts_bytes_from_nothing(void **state)
 	    STREAM_GOT_MORE | STREAM_UNBLOCKED);
 }
 
+static void
+who_is_blocked_hears_when_it_is_over(void **state)
+{
+	struct stream_out	*s = *state;
+	uint64_t		 resend;
+
+	/* A welcome grants less than was presumed. */
+	append(s, 1000, 1, NULL);
+	assert_int_equal(stream_resume(s, 0, 0, 500, 0, &resend), 0);
+	assert_true(stream_blocked(s));
+	send_all(s);
+	assert_int_equal(stream_ack(s, 1, 0, 2000),
+	    STREAM_GOT_MORE | STREAM_UNBLOCKED);
+	/* The receiver dies while we are blocked. */
+	while (!stream_blocked(s))
+		append(s, 1000, 1, NULL);
+	stream_take_all(s, 5000);
+	assert_int_equal(stream_resume(s, s->seq, 0, 5000, 0, &resend),
+	    STREAM_UNBLOCKED);
+	/* Too many other frames. */
+	while (stream_append_frame(s, KIND_ATTACH, s, 200, NULL) == 0)
+		;
+	assert_true(stream_blocked(s));
+	send_all(s);
+	assert_int_equal(stream_ack(s, s->seq, 0, 5000),
+	    STREAM_GOT_MORE | STREAM_UNBLOCKED);
+}
+
 static bool
 count_records(void *ctx, uint64_t seq, const struct record *r)
 {
@@ -507,6 +535,7 @@ main(void)
 		WITH_STREAM(a_welcome_says_where_to_go_on),
 		WITH_STREAM(a_late_ack_may_free_what_was_to_be_sent_again),
 		WITH_STREAM(a_new_receiver_counts_bytes_from_nothing),
+		WITH_STREAM(who_is_blocked_hears_when_it_is_over),
 		WITH_STREAM(what_is_not_acknowledged_can_be_walked),
 		WITH_STREAM(ids_must_rise),
 		WITH_STREAM(frames_that_ask_for_stored_wait_for_it),
