@@ -519,7 +519,9 @@ say_all(struct conn *c)
 	}
 	if (ch != NULL && (rc = say_child(c, ch)) < 0)
 		return rc;
-	if ((c->wants & PROC_WANT_PEERS) &&
+	/* Who has not knocked yet is not known to be down: peers would give
+	 * up on it. */
+	if ((c->wants & PROC_WANT_PEERS) && !c->s->adopting &&
 	    c->peers_sent != c->s->peers_version &&
 	    (rc = say_peers(c)) < 0)
 		return rc;
@@ -615,7 +617,7 @@ on_process(struct conn *c, const SupHello *m)
 			refuse(c, EX_UNAVAILABLE, "its place is taken");
 			return;
 		}
-	} else if (s->table.stopping || (m->incarnation != 0 &&
+	} else if ((s->table.stopping && !s->adopting) || (m->incarnation != 0 &&
 	    m->incarnation < p->incarnation)) {
 		refuse(c, EX_UNAVAILABLE, "its time is over");
 		return;

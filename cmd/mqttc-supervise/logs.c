@@ -51,16 +51,13 @@ err_write(struct super *s)
 static void
 err_flush(struct super *s)
 {
-	char	line[128];
-	int	n;
+	uint64_t	lost;
 
 	err_write(s);
-	if (s->ring.used == 0 && s->ring.lost > 0) {
-		n = snprintf(line, sizeof(line), "warn supervise log.dropped "
-		    "lines=%llu\n", (unsigned long long)s->ring.lost);
+	if (s->ring.used == 0 && (lost = s->ring.lost) > 0) {
 		s->ring.lost = 0;
-		line_ring_put(&s->ring, line, (size_t)n);
-		err_write(s);
+		log_warn("log.dropped", "lines=%llu",
+		    (unsigned long long)lost);
 	}
 	s->err_stuck = s->ring.used > 0;
 	if (s->err_stuck && s->loop != NULL)
@@ -122,7 +119,8 @@ file_rotate(struct log_source *l)
 static void
 file_line(struct log_source *l, const char *line, size_t len)
 {
-	ssize_t	n;
+	uint64_t	lost;
+	ssize_t		n;
 
 	if (l->file < 0)
 		file_open(l);
@@ -135,16 +133,10 @@ file_line(struct log_source *l, const char *line, size_t len)
 	if (n != (ssize_t)len) {	/* the disk is full */
 		l->lost++;
 		metric_inc(&m_log_dropped);
-	} else if (l->lost > 0) {
-		char	told[128];
-		int	k;
-
-		k = snprintf(told, sizeof(told), "warn supervise log.dropped "
-		    "lines=%llu\n", (unsigned long long)l->lost);
-		if (write(l->file, told, (size_t)k) == k) {
-			l->lost = 0;
-			l->file_bytes += (uint64_t)k;
-		}
+	} else if ((lost = l->lost) > 0) {
+		l->lost = 0;
+		log_warn("log.dropped", "process=%s lines=%llu", l->name,
+		    (unsigned long long)lost);
 	}
 }
 

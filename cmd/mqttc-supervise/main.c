@@ -61,7 +61,7 @@ on_before(EV_P_ ev_prepare *w, int revents UNUSED)
 	segments_sweep(s);
 	if (!s->said_ready && !s->adopting && keep_serves(&s->table))
 		say_ready(s);
-	if (s->table.stopping && keep_all_down(&s->table)) {
+	if (s->table.stopping && !s->adopting && keep_all_down(&s->table)) {
 		ev_break(EV_A_ EVBREAK_ALL);
 		return;
 	}
@@ -115,7 +115,7 @@ on_usr1(EV_P_ ev_signal *w, int revents UNUSED)
 static void
 open_node(struct super *s)
 {
-	if (s->adopting)
+	if (s->adopting && !s->table.stopping)
 		sockets_bind(s);	/* maybe still root */
 	s->adopting = false;
 	ev_timer_stop(s->loop, &s->adopt_timer);

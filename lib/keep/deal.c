@@ -46,11 +46,11 @@ give(struct deal_socket *s, struct deal_taker *t, int k)
 }
 
 /* Deal the shared sockets of one address. */
-static size_t
+static void
 deal_group(struct deal_socket *s, size_t n, unsigned group,
     struct deal_taker *t, size_t nt)
 {
-	size_t	i, changed = 0;
+	size_t	i;
 	int	poor, rich;
 
 	for (i = 0; i < nt; i++)
@@ -61,10 +61,8 @@ deal_group(struct deal_socket *s, size_t n, unsigned group,
 			t[s[i].taker].have++;
 	for (i = 0; i < n; i++)
 		if (!s[i].own && s[i].group == group &&
-		    s[i].taker == DEAL_NOBODY) {
+		    s[i].taker == DEAL_NOBODY)
 			give(&s[i], t, poorest(t, nt));
-			changed += s[i].taker != DEAL_NOBODY;
-		}
 	while ((rich = richest(t, nt)) != DEAL_NOBODY) {
 		poor = poorest(t, nt);
 		if (t[rich].have <= t[poor].have + 1)
@@ -74,9 +72,7 @@ deal_group(struct deal_socket *s, size_t n, unsigned group,
 			    s[i].taker == rich)
 				break;
 		give(&s[i], t, poor);
-		changed++;
 	}
-	return changed;
 }
 
 size_t
@@ -84,28 +80,27 @@ deal(struct deal_socket *s, size_t n, struct deal_taker *t, size_t nt)
 {
 	size_t		i, changed = 0;
 	unsigned	group, ngroups = 0;
-	int		k;
 
 	for (i = 0; i < nt; i++)
 		t[i].all = 0;
 	for (i = 0; i < n; i++) {
+		s[i].was = s[i].taker;
 		if (s[i].own) {
-			k = s[i].instance < nt && t[s[i].instance].serves ?
+			s[i].taker = s[i].instance < nt &&
+			    t[s[i].instance].serves ?
 			    (int)s[i].instance : DEAL_NOBODY;
-			changed += k != s[i].taker;
-			s[i].taker = k;
 			continue;
 		}
 		if (s[i].group >= ngroups)
 			ngroups = s[i].group + 1;
-		if (takes(t, nt, s[i].taker)) {
+		if (takes(t, nt, s[i].taker))
 			t[s[i].taker].all++;
-		} else if (s[i].taker != DEAL_NOBODY) {
+		else
 			s[i].taker = DEAL_NOBODY;
-			changed++;
-		}
 	}
 	for (group = 0; group < ngroups; group++)
-		changed += deal_group(s, n, group, t, nt);
+		deal_group(s, n, group, t, nt);
+	for (i = 0; i < n; i++)
+		changed += s[i].taker != s[i].was;
 	return changed;
 }

@@ -18,6 +18,7 @@ struct deal_socket {
 	bool		own;		/* of taker `instance` alone */
 	size_t		instance;
 	int		taker;		/* in and out; DEAL_NOBODY */
+	int		was;		/* scratch: the taker before */
 };
 
 struct deal_taker {

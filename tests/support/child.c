@@ -6,6 +6,8 @@
  *	NAME.exit	exit with the code in it before being ready
  *	NAME.chatty	log that many lines at once
  *	NAME.slow	ignore DRAIN
+ *	NAME.full	give the shared sockets back after that many connections;
+ *			USR1 wants them again
  *
  * A router publishes a segment; a listener accepts, says its name and closes.
  */
@@ -31,6 +33,9 @@ static struct {
 	struct proc	*p;
 	ev_io		 w[WATCHERS];
 	bool		 watched[WATCHERS];
+	uint32_t	 shared[WATCHERS];	/* indexes dealt to us */
+	size_t		 nshared;
+	long		 room;			/* connections until full */
 } t;
 
 /* The number in run_dir/NAME.what, or -1. */
@@ -50,6 +55,34 @@ asked(const char *name, const char *what)
 }
 
 static void
+stop_watching(uint32_t index)
+{
+	if (index < WATCHERS && t.watched[index]) {
+		ev_io_stop(proc_loop(t.p), &t.w[index]);
+		t.watched[index] = false;
+	}
+}
+
+static void
+be_full(void)
+{
+	size_t	i;
+
+	for (i = 0; i < t.nshared; i++)
+		stop_watching(t.shared[i]);
+	proc_sockets_return(t.p, t.shared, t.nshared);
+	t.nshared = 0;
+	log_info("child.full", "");
+}
+
+static void
+on_summary(void *ctx UNUSED)
+{
+	t.room = -1;
+	proc_sockets_want(t.p);
+}
+
+static void
 on_accept(EV_P_ ev_io *w, int revents UNUSED)
 {
 	int	fd = accept(w->fd, NULL, NULL);
@@ -59,6 +92,8 @@ on_accept(EV_P_ ev_io *w, int revents UNUSED)
 		return;
 	dprintf(fd, "%s\n", proc_name(t.p));
 	close(fd);
+	if (t.room > 0 && --t.room == 0)
+		be_full();
 }
 
 static void
@@ -67,13 +102,12 @@ on_sockets(void *ctx UNUSED, const struct proc_socket *s, size_t n)
 	size_t	i;
 
 	for (i = 0; i < WATCHERS; i++)
-		if (t.watched[i]) {
-			ev_io_stop(proc_loop(t.p), &t.w[i]);
-			t.watched[i] = false;
-		}
-	for (i = 0; i < n; i++) {
+		stop_watching((uint32_t)i);
+	for (i = t.nshared = 0; i < n; i++) {
 		if (s[i].index >= WATCHERS)
 			continue;
+		if (s[i].kind == PROC_SOCKET_SHARED)
+			t.shared[t.nshared++] = s[i].index;
 		ev_io_init(&t.w[s[i].index], on_accept, s[i].fd, EV_READ);
 		ev_io_start(proc_loop(t.p), &t.w[s[i].index]);
 		t.watched[s[i].index] = true;
@@ -84,12 +118,11 @@ on_sockets(void *ctx UNUSED, const struct proc_socket *s, size_t n)
 static void
 on_peers(void *ctx UNUSED, const struct proc_peer *peers, size_t n)
 {
-	size_t	i;
+	size_t	i, down = 0;
 
 	for (i = 0; i < n; i++)
-		log_debug("child.peer", "name=%s state=%s endpoint=%s",
-		    peers[i].name, proc_state_name(peers[i].state),
-		    peers[i].endpoint);
+		down += peers[i].state == PROC_DOWN;
+	log_info("child.peers", "n=%zu down=%zu", n, down);
 }
 
 static void
@@ -136,7 +169,7 @@ main(int argc, char **argv)
 	struct proc_handlers	h = {
 		.peers = on_peers, .sockets = on_sockets,
 		.segment = on_segment, .drain = on_drain,
-		.reload = on_reload,
+		.reload = on_reload, .summary = on_summary,
 	};
 	struct proc_opts	o = {
 		.program = program_invocation_short_name,
@@ -154,6 +187,7 @@ main(int argc, char **argv)
 		fatal((int)n, "child.exit", "as asked");
 	for (i = 0, n = asked(proc_name(t.p), "chatty"); i < n; i++)
 		log_info("child.chatty", "n=%ld", i);
+	t.room = asked(proc_name(t.p), "full");
 	if (o.kind == PROC_ROUTER)
 		publish();
 	proc_ready(t.p);
