@@ -125,17 +125,6 @@ def test_mosquitto_will(node, topic):
     assert sub.lines() == ["> gone"]
 
 
-@mosquitto
-def test_mosquitto_retained_is_refused(node, topic, own):
-    if not own:
-        pytest.skip("retained messages elsewhere")
-    done = subprocess.run(
-        ["mosquitto_pub", "-h", node.addr(0)[0], "-p", str(node.addr(0)[1]),
-         "-V", "mqttv5", "-t", topic, "-m", "x", "-r", "-q", "1"],
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=WAIT_S)
-    assert done.returncode != 0 or b"etain" in done.stdout + done.stderr
-
-
 # --- Paho -------------------------------------------------------------------
 
 class Paho:

@@ -14,6 +14,7 @@ programs (build/bin), MQTTC_TEST_BROKER=HOST:PORT runs the protocol tests
 against some other broker that is already there.
 """
 
+import ctypes
 import json
 import os
 import random
@@ -99,6 +100,14 @@ def process_alive(pid):
 
 class Failed(AssertionError):
     pass
+
+
+LIBC = ctypes.CDLL(None)
+
+
+def die_with_parent():
+    """In the child: a test run that is killed takes its nodes along."""
+    LIBC.prctl(1, signal.SIGTERM)               # PR_SET_PDEATHSIG
 
 
 class Clients:
@@ -228,7 +237,12 @@ class Node(Clients):
             try:
                 return self.start_once()
             except Failed:
-                if attempt == 2 or "in use" not in self.stderr():
+                said = self.stderr()
+                again = attempt < 2 and "in use" in said
+                mine, self.own_dir = self.own_dir, self.own_dir and not again
+                self.stop(check=False)
+                self.own_dir = mine
+                if not again:
                     raise
 
     def start_once(self):
@@ -239,7 +253,8 @@ class Node(Clients):
         self.proc = subprocess.Popen(
             [program("mqttc-supervise")] + self.args + self.arguments(),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.err,
-            env=self.environment(), cwd=self.dir, text=True)
+            env=self.environment(), cwd=self.dir, text=True,
+            preexec_fn=die_with_parent)
         self.reader = threading.Thread(target=self.read_stdout, daemon=True,
                                        args=(self.proc.stdout,))
         self.reader.start()
