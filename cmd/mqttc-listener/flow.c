@@ -100,9 +100,12 @@ on_attach(void *ctx, struct bus_frame *f)
 	if (proc_name_parse(f->from.name, &kind, &theirs) < 0 ||
 	    attach_decode(&in, f->body, f->len) < 0)
 		return ERR_PROTO;
-	while (attach_next(&in, &a) == 1)
+	while (attach_next(&in, &a) == 1) {
+		/* Who connects here after we heard of this is the later. */
+		msgid_witness(&l->ids, a.time + 1);
 		connect_taken(l, a.client_id.data, a.client_id.len, a.time,
 		    a.clean_start, theirs > l->self);
+	}
 	return 0;
 }
 

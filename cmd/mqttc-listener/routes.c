@@ -174,6 +174,14 @@ routes_flush(struct listener *l)
 	metric_set(&m_subscriptions, index_nsubs(l->index));
 	if (!tell)
 		return;
+	if (!b.open && l->nsub_waits > 0) {
+		/* Come and gone in one turn: nothing to say, but SUBACKs wait
+		 * for the number. */
+		l->route_seq++;
+		routes_begin(&b.w, b.buf, ROUTES_BUF, l->router_incarnation,
+		    l->route_seq, false);
+		b.open = true;
+	}
 	if (b.open)
 		batch_send(&b, false);
 	free(b.buf);

@@ -83,9 +83,11 @@ subscribe_one(struct listener *l, struct conn *c,
 	opts.no_local = s->no_local;
 	opts.rap = s->retain_as_published;
 	if (c->subs.n >= l->conf->mqtt_max_subscriptions &&
-	    index_find(l->index, (const char *)s->topic.filter.data,
-	    s->topic.filter.len) == NULL)
+	    !index_has(l->index, &c->subs, (const char *)s->topic.filter.data,
+	    s->topic.filter.len)) {
+		metric_inc(&m_dropped_quota);
 		return MQTT_QUOTA_EXCEEDED;
+	}
 	rc = index_subscribe(l->index, &c->subs,
 	    (const char *)s->topic.filter.data, s->topic.filter.len, &opts, &f);
 	if (rc < 0) {
@@ -155,16 +157,15 @@ on_subscribe(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 void
 subscribe_answer(struct listener *l)
 {
-	struct sub_wait *w;
+	struct sub_wait	*w;
+	size_t		 late = 0;
 
 	while ((w = l->subs_head) != NULL) {
 		if (w->seq > l->route_acked) {
 			if (w->deadline_ms > l->now_ms)
-				return;
+				break;
 			metric_inc(&m_suback_timeouts);
-			log_warn("suback.timeout", "client=%s",
-			    log_quote(w->c->client_id == NULL ? "" :
-			    w->c->client_id));
+			late++;
 		}
 		if ((l->subs_head = w->next) == NULL)
 			l->subs_tail = &l->subs_head;
@@ -175,6 +176,9 @@ subscribe_answer(struct listener *l)
 		client_release(l, w->c);
 		free(w);
 	}
+	if (late > 0)
+		log_warn("suback.timeout", "subacks=%zu after_ms=%u", late,
+		    l->conf->cluster_suback_timeout_ms);
 }
 
 void

@@ -155,7 +155,7 @@ const struct conf_key conf_keys[] = {
 	    10000000, NULL, CONF_RELOAD,
 	    "The most subscriptions of one client; more are answered with "
 	    "reason 0x97."),
-	U32("mqtt.max_inflight", mqtt_max_inflight, "1000", 1, 65535, "messages",
+	U32("mqtt.max_inflight", mqtt_max_inflight, "65535", 1, 65535, "messages",
 	    CONF_RELOAD,
 	    "QoS 1 and 2 messages on their way to one client at a time. A "
 	    "client's own Receive Maximum may lower it."),
@@ -167,7 +167,7 @@ const struct conf_key conf_keys[] = {
 	    "messages", CONF_RELOAD,
 	    "Messages waiting for one client. When it is full, waiting QoS 0 "
 	    "messages go first, then the oldest."),
-	SIZE("mqtt.max_mqueue_bytes", mqtt_max_mqueue_bytes, "16MB", KB, 2 * GB,
+	SIZE("mqtt.max_mqueue_bytes", mqtt_max_mqueue_bytes, "64MB", KB, 2 * GB,
 	    CONF_RELOAD,
 	    "Bytes of the messages waiting for one client."),
 	U32("mqtt.server_keepalive", mqtt_server_keepalive, "0", 0, 65535, "s",

@@ -399,6 +399,15 @@ sub_find(struct index_owner *o, struct index_filter *f)
 	return NULL;
 }
 
+bool
+index_has(const struct index *ix, struct index_owner *o, const char *text,
+    size_t len)
+{
+	struct index_filter *f = index_find(ix, text, len);
+
+	return f != NULL && sub_find(o, f) != NULL;
+}
+
 static int
 link_add(struct index_owner *o, struct index_filter *f,
     const struct index_sub *opts)
