@@ -3,6 +3,7 @@ epochs, widening. Most of it with one real router in a node that is played
 (support/rig.py); the end with whole nodes."""
 
 import os
+import random
 import signal
 import time
 
@@ -510,6 +511,138 @@ def test_bulk_is_taken_in_slices(rig):
     b.read()
     a.die()
     rig.wait_stats(lambda s: s["routes"] == 0, 60)
+
+
+# --- Anything in any order -----------------------------------------------------------------
+
+def matches(filter, topic):
+    """Naive: 4.7."""
+    f, t = filter.split("/"), topic.split("/")
+    for i, level in enumerate(f):
+        if level == "#":
+            return True
+        if i >= len(t) or level not in ("+", t[i]):
+            return False
+    return len(f) == len(t)
+
+
+class World:
+    """Some processes around one router, and what has to be true of them."""
+
+    words = ["a", "b", "c", ""]
+
+    def __init__(self, rig, seed):
+        self.rig, self.rng = rig, random.Random(seed)
+        self.incarnation = 100
+        self.live = {}                          # name: Process
+        self.want = {}                          # name: set of filters
+        rig.start()
+
+    def filter(self):
+        levels = [self.rng.choice(self.words + ["+"])
+                  for _ in range(self.rng.randint(1, 5))]
+        if self.rng.random() < 0.3:
+            levels.append("#")
+        return "/".join(levels) or "a"
+
+    def topic(self):
+        return "/".join(self.rng.choice(self.words) for _ in range(
+            self.rng.randint(1, 5))) or "a"
+
+    def born(self):
+        name = "listener.%d" % self.rng.randrange(80)
+        if name in self.live:
+            return
+        self.incarnation += 1
+        p = self.rig.process(name, self.incarnation)
+        self.live[name] = p
+        self.want[name] = {self.filter() for _ in range(
+            self.rng.randrange(30))}
+        p.snapshot(*self.want[name])
+        p.read()
+
+    def dies(self):
+        if len(self.live) > 1:
+            name = self.rng.choice(sorted(self.live))
+            del self.want[name]
+            self.live.pop(name).die()
+
+    def changes(self):
+        if not self.live:
+            return
+        name = self.rng.choice(sorted(self.live))
+        p, want = self.live[name], self.want[name]
+        rows = []
+        for _ in range(self.rng.randint(1, 20)):
+            if want and self.rng.random() < 0.5:
+                f = self.rng.choice(sorted(want))
+                want.discard(f)
+                rows.append("-" + f)
+            else:
+                f = self.filter()
+                want.add(f)
+                rows.append("+" + f)
+        p.routes(*rows)
+
+    def again(self):
+        """A snapshot for no reason, perhaps broken off and begun again."""
+        if not self.live:
+            return
+        name = self.rng.choice(sorted(self.live))
+        p = self.live[name]
+        if self.rng.random() < 0.5:
+            p.routes(*("+" + f for f in list(self.want[name])[:5]), flags="b")
+        self.want[name] = {self.filter() for _ in range(
+            self.rng.randrange(30))}
+        p.snapshot(*self.want[name])
+
+    def router_dies(self):
+        self.rig.kill()
+        self.rig.events.clear()
+        self.rig.run()
+        names = sorted(self.live)
+        self.rng.shuffle(names)
+        for name in names:
+            self.live[name].connect()
+            self.live[name].snapshot(*self.want[name])
+        self.rig.wait("ready")
+        for name in names:
+            self.live[name].read()
+
+    def check(self):
+        for p in self.live.values():
+            p.wait_ack()
+        if not self.live:
+            return
+        reader = self.live[self.rng.choice(sorted(self.live))]
+        exact = not self.rig.stats()["widened_filters"]
+        for _ in range(20):
+            t = self.topic()
+            want = {n for n, fs in self.want.items()
+                    if any(matches(f, t) for f in fs)}
+            have = set(reader.match(t))
+            have = {n for n in have if not n.endswith("!")}
+            assert want <= have, (t, want - have)
+            assert not exact or want == have, (t, have - want)
+        rows = [(r["filter"], r["dest"]) for r in self.rig.route("list")
+                if r["state"] == "installed"]
+        assert sorted(rows) == sorted((f, n) for n, fs in self.want.items()
+                                      for f in fs)
+
+    def step(self):
+        what = self.rng.choices(
+            [self.born, self.dies, self.changes, self.again,
+             self.router_dies, self.check], [6, 3, 12, 2, 1, 3])[0]
+        what()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_anything_in_any_order(seed):
+    with Rig(router__anchor_shapes=str([32, 3][seed % 2])) as rig:
+        w = World(rig, seed)
+        for _ in range(150):
+            w.step()
+        w.check()
 
 
 # --- mqttc-route ----------------------------------------------------------------------------

@@ -225,7 +225,7 @@ class Process:
 
     def __init__(self, rig, name, incarnation):
         self.rig, self.name, self.incarnation = rig, name, incarnation
-        self.seq = 0
+        self.seq = self.acked = 0
 
     def routes(self, *rows, flags="-", seq=None):
         """Rows are "+filter" or "-filter"."""
@@ -250,11 +250,10 @@ class Process:
         """Until everything up to seq (all that was sent) is acknowledged."""
         seq = self.seq if seq is None else seq
         end = time.monotonic() + deadline_s
-        while True:
+        while self.acked < seq:
             e = self.rig.wait("ack", end - time.monotonic(), name=self.name,
-                              resync=False)
-            if e["seq"] >= seq:
-                return e
+                              incarnation=self.incarnation, resync=False)
+            self.acked = max(self.acked, e["seq"])
 
     def read(self):
         self.rig.do("read", self.name)
@@ -277,7 +276,7 @@ class Process:
 
     def connect(self):
         """To the router that runs now."""
-        self.seq = 0
+        self.seq = self.acked = 0
         self.rig.do("connect", self.name)
         self.rig.wait("up", name=self.name)
 
