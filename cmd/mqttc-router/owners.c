@@ -19,6 +19,7 @@
 
 #include "base/err.h"
 #include "base/util.h"
+#include "fault/fault.h"
 #include "log/log.h"
 #include "proto/route.pb.h"
 #include "topic/filter.h"
@@ -224,6 +225,8 @@ row_apply(struct router *r, struct owner *o, const struct route_row *row,
 	metric_inc(&m_rows);
 	if (!add)
 		(void)rib_del(r->rib, o->rib, f->data, f->len);
+	else if (fault_hit("router.row"))
+		row_short(r, o, ERR_NOMEM);
 	else if ((rc = rib_add(r->rib, o->rib, f->data, f->len,
 	    (uint8_t)row->qos)) < 0)
 		row_short(r, o, rc);

@@ -43,7 +43,7 @@ def rig_program():
 
 
 class Rig:
-    def __init__(self, **options):
+    def __init__(self, env=None, **options):
         self.dir = tempfile.mkdtemp(prefix="mqttc-rig-")
         self.run_dir = os.path.join(self.dir, "run")
         os.mkdir(self.run_dir, 0o700)
@@ -54,7 +54,7 @@ class Rig:
         self.options.update({k.replace("__", "."): v
                              for k, v in options.items()})
         self.err_path = os.path.join(self.dir, "stderr")
-        env = dict(os.environ)
+        env = dict(os.environ, **(env or {}))
         for var in ("ASAN_OPTIONS", "UBSAN_OPTIONS"):
             env[var] = "log_path=" + os.path.join(self.dir, "sanitizer")
         with open(self.err_path, "ab") as err:
@@ -131,6 +131,16 @@ class Rig:
                 raise mqttc.Failed("no event %s %s in %g s; others: %s\n%s" % (
                     event, like, deadline_s, self.events[-20:],
                     self.log()[-8000:]))
+
+    def wait_any(self, *events):
+        """The first of these that comes."""
+        while True:
+            for event in events:
+                e = self.take(event)
+                if e is not None:
+                    return e
+            if not self.fill(20):
+                raise mqttc.Failed("none of %s\n%s" % (events, self.log()))
 
     def do(self, *words):
         self.proc.stdin.write((" ".join(map(str, words)) + "\n").encode())
