@@ -315,12 +315,27 @@ start(struct super *s, size_t i)
 	s->peers_version++;
 }
 
+/* Nobody is silent whom we have only not listened to. */
+static void
+look_for_unread(struct super *s)
+{
+	uint64_t	now = super_now_ms();
+	size_t		i;
+
+	for (i = 0; i < s->nprocs; i++)
+		if (keep_runs(&s->procs[i]) && now - s->procs[i].heard_ms >
+		    s->table.limits.hang_ms / 2 &&
+		    conn_has_unread(s->children[i].conn))
+			keep_heard(&s->table, i, now);
+}
+
 void
 child_act(struct super *s)
 {
 	struct keep_action	 a;
 	struct child		*ch;
 
+	look_for_unread(s);
 	while ((a = keep_next(&s->table, super_now_ms())).what !=
 	    KEEP_NOTHING) {
 		ch = &s->children[a.i];

@@ -6,6 +6,7 @@
 #include "super.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,8 @@
 
 #define PACKETS_PER_TURN	32
 #define CONN_BACKLOG		512
+#define ACCEPTS_PER_TURN	64
+#define PEERS_AT_ONCE		32	/* processes of a small node */
 
 enum seg_mark { SEG_UNKNOWN, SEG_SENT, SEG_TO_DROP };
 
@@ -37,7 +40,7 @@ struct conn {
 	size_t		 child;		/* of s->children, unless a tool */
 	unsigned	 wants;
 	bool		 welcome;	/* to be said */
-	uint64_t	 conf_sent, peers_sent, deal_sent;
+	uint64_t	 conf_sent, peers_sent, deal_sent, segments_sent;
 	size_t		 peers_at;	/* rows of the list said so far */
 	uint64_t	 peers_now;	/* version these belong to */
 	size_t		 deal_at;	/* rows of the set said so far */
@@ -125,6 +128,18 @@ conn_has_socket(struct conn *c, uint32_t index)
 {
 	if (c != NULL)
 		c->socks[index] = true;
+}
+
+/* It has spoken; we have not listened. */
+bool
+conn_has_unread(const struct conn *c)
+{
+	struct pollfd	p = { .events = POLLIN };
+
+	if (c == NULL || c->doomed)
+		return false;
+	p.fd = c->fd;
+	return poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
 }
 
 void
@@ -223,8 +238,8 @@ say_peers(struct conn *c)
 	size_t		 at;
 	int		 rc;
 
-	if (c->peers_now != s->peers_version) {
-		c->peers_now = s->peers_version;
+	if (c->peers_now != s->peers_shown) {
+		c->peers_now = s->peers_shown;
 		c->peers_at = 0;
 	}
 	while (c->peers_sent != c->peers_now) {
@@ -325,8 +340,8 @@ say_sockets(struct conn *c)
 	int		 fds[SUP_FDS_MAX], rc;
 	size_t		 nfds, k, i;
 
-	if (c->deal_now != s->deal_version) {
-		c->deal_now = s->deal_version;
+	if (c->deal_now != s->children[c->child].deal_version) {
+		c->deal_now = s->children[c->child].deal_version;
 		c->deal_at = 0;
 	}
 	while (c->deal_sent != c->deal_now) {
@@ -389,7 +404,7 @@ say_child(struct conn *c, struct child *ch)
 	}
 	if ((c->wants & PROC_WANT_SOCKETS) && !s->adopting &&
 	    s->procs[c->child].phase != KEEP_STARTING &&
-	    c->deal_sent != s->deal_version &&
+	    c->deal_sent != ch->deal_version &&
 	    (rc = say_sockets(c)) < 0)
 		return rc;
 	if (c->ping) {
@@ -522,11 +537,14 @@ say_all(struct conn *c)
 	/* Who has not knocked yet is not known to be down: peers would give
 	 * up on it. */
 	if ((c->wants & PROC_WANT_PEERS) && !c->s->adopting &&
-	    c->peers_sent != c->s->peers_version &&
+	    c->peers_sent != c->s->peers_shown &&
 	    (rc = say_peers(c)) < 0)
 		return rc;
-	if ((rc = say_segments(c)) < 0)
-		return rc;
+	if (c->segments_sent != c->s->segments_version) {
+		if ((rc = say_segments(c)) < 0)
+			return rc;
+		c->segments_sent = c->s->segments_version;
+	}
 	return say_answer(c);
 }
 
@@ -547,12 +565,31 @@ conn_flush(struct conn *c)
 		conn_close(c);
 }
 
+/*
+ * Telling n processes of n processes costs n squared: a large node, where much
+ * happens at once, is told less often. Up to PEERS_AT_ONCE nobody waits.
+ */
+static void
+show_peers(struct super *s)
+{
+	uint64_t	now;
+
+	if (s->peers_shown == s->peers_version)
+		return;
+	now = super_now_ms();
+	if (s->nprocs > PEERS_AT_ONCE && now < s->peers_next_ms)
+		return;
+	s->peers_shown = s->peers_version;
+	s->peers_next_ms = now + s->nprocs / 2;
+}
+
 /* The end of a turn: everybody hears what has changed in it, once. */
 void
 conn_flush_all(struct super *s)
 {
 	struct conn	**at, *c;
 
+	show_peers(s);
 	for (c = s->conns; c != NULL; c = c->next)
 		if (!c->blocked)
 			conn_flush(c);
@@ -872,16 +909,11 @@ is_trusted(const struct super *s, const struct ucred *u)
 }
 
 static void
-on_connect(EV_P_ ev_io *w, int revents UNUSED)
+accept_one(struct super *s, int fd)
 {
-	struct super	*s = w->data;
 	struct conn	*c;
 	socklen_t	 len = sizeof(c->peer);
-	int		 fd;
 
-	fd = accept4(s->sock, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd < 0)
-		return;
 	if (s->ntools == TOOLS_MAX + s->nprocs ||
 	    (c = calloc(1, sizeof(*c))) == NULL) {
 		close(fd);
@@ -904,7 +936,23 @@ on_connect(EV_P_ ev_io *w, int revents UNUSED)
 	ev_io_init(&c->reader, on_readable, fd, EV_READ);
 	ev_io_init(&c->writer, on_writable, fd, EV_WRITE);
 	c->reader.data = c->writer.data = c;
-	ev_io_start(EV_A_ &c->reader);
+	ev_io_start(s->loop, &c->reader);
+}
+
+static void
+on_connect(EV_P_ ev_io *w, int revents UNUSED)
+{
+	struct super	*s = w->data;
+	int		 fd, n;
+
+	(void)loop;
+	for (n = 0; n < ACCEPTS_PER_TURN; n++) {
+		fd = accept4(s->sock, NULL, NULL, SOCK_CLOEXEC |
+		    SOCK_NONBLOCK);
+		if (fd < 0)
+			return;
+		accept_one(s, fd);
+	}
 }
 
 void

@@ -67,6 +67,8 @@ on_before(EV_P_ ev_prepare *w, int revents UNUSED)
 	}
 	now = super_now_ms();
 	at = keep_deadline(&s->table, now);
+	if (s->peers_shown != s->peers_version)
+		at = MIN(at, MAX(s->peers_next_ms, now));
 	s->tick.repeat = (double)(at - now) / 1000. + 0.001;
 	ev_timer_again(EV_A_ &s->tick);
 }

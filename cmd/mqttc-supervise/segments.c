@@ -96,6 +96,7 @@ segment_keep(struct super *s, const SupSegment *m, const int *fds,
 	g->s.generation = m->generation;
 	g->s.nfds = nfds;
 	memcpy(g->s.fds, fds, nfds * sizeof(*fds));
+	s->segments_version++;
 	return 0;
 }
 
@@ -107,6 +108,7 @@ drop(struct super *s, size_t slot)
 	g->dropped = true;
 	sup_close_fds(g->s.fds, g->s.nfds);
 	g->s.nfds = 0;
+	s->segments_version++;
 	conn_forget_segment(s, slot);
 }
 

@@ -320,6 +320,25 @@ sockets_adopt(struct super *s, const SupSocket *row, int fd, size_t child)
 	return 0;
 }
 
+/* Whose sets are others now. */
+static void
+note_changes(struct super *s)
+{
+	size_t	i, k;
+
+	for (i = 0; i < s->nprocs; i++) {
+		if (s->procs[i].kind != PROC_LISTENER)
+			continue;
+		for (k = 0; k < s->nlistening; k++)
+			if (s->deals[k].was != s->deals[k].taker &&
+			    (s->deals[k].was == (int)s->procs[i].instance ||
+			    s->deals[k].taker == (int)s->procs[i].instance))
+				break;
+		if (k < s->nlistening)
+			s->children[i].deal_version = s->deal_version;
+	}
+}
+
 /* Who accepts from what: takers are the listeners, by instance. */
 void
 sockets_deal(struct super *s)
@@ -343,6 +362,7 @@ sockets_deal(struct super *s)
 	i = deal(s->deals, s->nlistening, t, n);
 	if (i > 0) {
 		s->deal_version++;
+		note_changes(s);
 		metric_add(&m_dealt, i);
 		log_info("sockets.dealt", "moved=%zu of=%zu", i,
 		    s->nlistening);
@@ -350,19 +370,28 @@ sockets_deal(struct super *s)
 	free(t);
 }
 
-/* The addresses for the line that says ready. */
+/* The addresses for the line that says ready: each once, as far as they fit. */
 const char *
 sockets_where(struct super *s, char *out, size_t size)
 {
-	size_t	i, at = 0;
+	size_t	i, k, n, at = 0;
 
 	out[0] = '\0';
-	for (i = 0; i < s->nlistening && at < size; i++) {
-		if (i > 0 && strcmp(s->listening[i].s.address,
-		    s->listening[i - 1].s.address) == 0)
+	for (i = 0; i < s->nlistening; i++) {
+		const char	*a = s->listening[i].s.address;
+
+		for (k = 0; k < i; k++)
+			if (strcmp(s->listening[k].s.address, a) == 0)
+				break;
+		n = strlen(a) + 1;
+		if (k < i)
 			continue;
+		if (at + n + sizeof(" ...") > size) {
+			snprintf(out + at, size - at, " ...");
+			break;
+		}
 		at += (size_t)snprintf(out + at, size - at, "%s%s",
-		    at > 0 ? " " : "", s->listening[i].s.address);
+		    at > 0 ? " " : "", a);
 	}
 	return out;
 }

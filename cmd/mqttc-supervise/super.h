@@ -55,6 +55,7 @@ struct child {				/* beside keep_proc of the same index */
 	struct conn	*conn;		/* NULL: none (yet) */
 	bool		 full;		/* wants no shared sockets */
 	bool		 drain;		/* to be told */
+	uint64_t	 deal_version;	/* when its sockets last changed */
 	struct log_source log;
 };
 
@@ -96,7 +97,9 @@ struct super {
 	struct conn	*conns;
 	size_t		 ntools;
 	bool		 sockets_changed;
-	uint64_t	 peers_version, deal_version;
+	uint64_t	 peers_version, deal_version, segments_version;
+	uint64_t	 peers_shown;	/* the version peers are told of */
+	uint64_t	 peers_next_ms;	/* not before this: there are many */
 
 	struct listening *listening;
 	struct deal_socket *deals;	/* beside it */
@@ -151,6 +154,7 @@ void conn_close(struct conn *c);
 void conn_close_all(struct super *s);
 void conn_last_words(struct conn *c);	/* of a process that ended */
 void conn_ping(struct child *c);
+bool conn_has_unread(const struct conn *c);
 void conn_forget_segment(struct super *s, size_t slot);
 bool conn_any_knows(struct super *s, size_t slot);
 void conn_has_socket(struct conn *c, uint32_t index);

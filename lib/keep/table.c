@@ -1,5 +1,6 @@
 #include "keep/table.h"
 
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -38,21 +39,33 @@ ping_every(const struct keep_table *t)
 	return MIN(MAX(t->limits.hang_ms / 5, 20u), 1000u);
 }
 
-/* May procs[i] start, or is a lower rank to be ready first? */
-static bool
-rank_is_free(const struct keep_table *t, const struct keep_proc *p,
-    uint64_t now_ms)
+/* The highest rank that may start for the first time: all below are ready, or
+ * have had their time. */
+static unsigned
+free_rank(const struct keep_table *t, uint64_t now_ms)
 {
-	size_t	i;
+	unsigned	rank = UINT_MAX;
+	size_t		i;
 
-	if (p->incarnation != 0 || now_ms >= t->open_ms + KEEP_RANK_WAIT_MS)
-		return true;
+	if (now_ms >= t->open_ms + KEEP_RANK_WAIT_MS)
+		return rank;
 	for (i = 0; i < t->nprocs; i++)
-		if (t->procs[i].rank < p->rank &&
-		    t->procs[i].phase != KEEP_READY &&
+		if (t->procs[i].phase != KEEP_READY &&
 		    t->procs[i].phase != KEEP_HELD)
-			return false;
-	return true;
+			rank = MIN(rank, t->procs[i].rank);
+	return rank;
+}
+
+static bool
+may_start(const struct keep_table *t)
+{
+	size_t	i, n = 0;
+
+	if (!t->open || t->stopping)
+		return false;
+	for (i = 0; i < t->nprocs; i++)
+		n += t->procs[i].phase == KEEP_STARTING;
+	return n < KEEP_STARTING_MAX;
 }
 
 /* Stopping: the rank whose turn it is to end. */
@@ -111,6 +124,8 @@ keep_next(struct keep_table *t, uint64_t now_ms)
 {
 	struct keep_action	 a = { KEEP_NOTHING, 0 };
 	unsigned		 rank = t->stopping ? ending_rank(t) : 0;
+	unsigned		 next = free_rank(t, now_ms);
+	bool			 start = may_start(t);
 	struct keep_proc	*p;
 
 	forgive(t, now_ms);
@@ -124,8 +139,8 @@ keep_next(struct keep_table *t, uint64_t now_ms)
 			    (t->stopping && p->rank == rank), now_ms);
 			break;
 		case KEEP_DOWN:
-			if (t->open && !t->stopping && now_ms >= p->due_ms &&
-			    rank_is_free(t, p, now_ms))
+			if (start && now_ms >= p->due_ms &&
+			    (p->incarnation != 0 || p->rank <= next))
 				a.what = KEEP_START;
 			break;
 		case KEEP_HELD:
@@ -143,6 +158,8 @@ uint64_t
 keep_deadline(const struct keep_table *t, uint64_t now_ms)
 {
 	uint64_t		 at = now_ms + 1000;
+	unsigned		 next = free_rank(t, now_ms);
+	bool			 start = may_start(t);
 	const struct keep_proc	*p;
 	size_t			 i;
 
@@ -153,8 +170,8 @@ keep_deadline(const struct keep_table *t, uint64_t now_ms)
 			at = MIN(at, p->heard_ms + t->limits.hang_ms);
 			if (p->phase == KEEP_DRAINING)
 				at = MIN(at, p->kill_ms);
-		} else if (p->phase == KEEP_DOWN && t->open && !t->stopping)
-			at = MIN(at, rank_is_free(t, p, now_ms) ?
+		} else if (p->phase == KEEP_DOWN && start)
+			at = MIN(at, p->incarnation != 0 || p->rank <= next ?
 			    p->due_ms : t->open_ms + KEEP_RANK_WAIT_MS);
 	}
 	return MAX(at, now_ms);

@@ -17,6 +17,7 @@
 
 #define KEEP_BACKOFF_MIN_MS	100
 #define KEEP_STABLE_MS		10000	/* ready for so long: begin anew */
+#define KEEP_STARTING_MAX	32	/* more at once only slow each other */
 #define KEEP_RANK_WAIT_MS	2000	/* a higher rank waits no longer */
 
 enum keep_phase {

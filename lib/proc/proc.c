@@ -1120,6 +1120,7 @@ proc_start(struct proc **out, int argc, char **argv,
 	set_name(p, c, &co);
 	log_init(p->name, LOG_L_INFO);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);	/* the supervisor reads files again */
 	find_supervisor(p, c);
 	greet(p);
 	free(c);

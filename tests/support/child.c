@@ -71,8 +71,8 @@ be_full(void)
 	for (i = 0; i < t.nshared; i++)
 		stop_watching(t.shared[i]);
 	proc_sockets_return(t.p, t.shared, t.nshared);
+	log_info("child.full", "back=%zu", t.nshared);
 	t.nshared = 0;
-	log_info("child.full", "");
 }
 
 static void
