@@ -120,15 +120,15 @@ what_is_put_is_found_until_it_is_removed(void **state UNUSED)
 	w = fibmem_writer(&mem, 0);
 	r = fibmem_reader(&mem);
 	for (pass = 0; pass < 3; pass++) {
-		for (i = 0; i < 60000; i++) {
+		for (i = 0; i < 30000; i++) {
 			snprintf(t, sizeof(t), "d/%u/+", i);
 			put(w, t, (uint64_t)1 << i % 63);
 		}
-		for (i = 0; i < 60000; i++) {
+		for (i = 0; i < 30000; i++) {
 			snprintf(t, sizeof(t), "d/%u/x", i);
 			assert_int_equal(ask(r, t), (uint64_t)1 << i % 63);
 		}
-		for (i = 0; i < 60000; i++) {
+		for (i = 0; i < 30000; i++) {
 			snprintf(t, sizeof(t), "d/%u/+", i);
 			put(w, t, 0);
 			if (i % 1000 == 0)
@@ -620,11 +620,11 @@ a_stopped_reader_is_evicted_and_the_writer_stays_bounded(void **state UNUSED)
 	proc_keep(w);
 	if ((reader = fork()) == 0)
 		proc_read(&b, 1);
-	for (round = 0; round < 20; round++) {
+	for (round = 0; round < 10; round++) {
 		wait_turns(&b, 300);
 		kill(reader, SIGSTOP);
 		waitpid(reader, NULL, WUNTRACED);
-		for (i = 0; i < 2000; i++) {
+		for (i = 0; i < 1200; i++) {
 			proc_churn(w, &at, 64);
 			fib_reclaim(w, ms += 1);
 		}
