@@ -20,7 +20,8 @@ fib_cut(const struct fib_key *key, const void *filter, size_t len,
 		if (!wild && (hash || (q - p == 1 && *p == '+'))) {
 			wild = true;
 			out->anchor = prefix_anchor(&s, mask);
-			out->anchor_len = (uint32_t)(p > text ? p - text - 1 : 0);
+			out->anchor_len = p == text ? 0 :
+			    (uint32_t)(p - text - 1);
 		}
 		if (hash)
 			break;

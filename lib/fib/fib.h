@@ -25,12 +25,12 @@
 #define FIB_SLOTS	4096u	/* destination slots of a generation, at most */
 #define FIB_WORD_SLOTS	63u	/* slots below this are bits of one word */
 #define FIB_READERS	512u	/* readers of a generation at a time, at most */
-#define FIB_EPOCHS_LEN	(FIB_READERS * 128u)	/* bytes of the epochs segment */
-#define FIB_LEN_MIN	(128u * FIB_PIECE)	/* least useful segment length */
-#define FIB_LEN_DEFAULT	((size_t)1 << 36)	/* virtual; memory comes as used */
+#define FIB_EPOCHS_LEN	(FIB_READERS * 128u)	/* of the epochs segment */
+#define FIB_LEN_MIN	(128u * FIB_PIECE)	/* least length of a segment */
+#define FIB_LEN_DEFAULT	((size_t)1 << 36)	/* virtual */
 #define FIB_BATCH	64u	/* topics of one fib_match_batch, at most */
 
-/* --- Destinations ---------------------------------------------------------- */
+/* --- Destinations ---------------------------------------------------- */
 
 enum fib_kind {			/* what a destination slot is; 0: no slot */
 	FIB_NONE = 0,
@@ -52,7 +52,7 @@ struct fib_slot {		/* one row of the node table */
 	uint64_t	incarnation;	/* of the process behind it, if one */
 };
 
-/* --- Filters, cut ----------------------------------------------------------- */
+/* --- Filters, cut ---------------------------------------------------- */
 
 /*
  * The secret behind the fingerprints: random, and new with every router
@@ -60,7 +60,7 @@ struct fib_slot {		/* one row of the node table */
  */
 struct fib_key {
 	uint64_t	k0, k1;
-	unsigned	bits;	/* 0: all. Tests of collisions keep so few bits */
+	unsigned	bits;	/* 0: all. For tests of collisions */
 };
 
 /*
@@ -78,11 +78,11 @@ struct fib_key {
 #define FIB_SHAPE_DEEP	(~(uint64_t)0)
 
 struct fib_cut {
-	uint64_t	fp;		/* of the terminal entry; deep: of the text */
-	uint64_t	anchor;		/* of the anchor entry; 0 if no wildcard */
+	uint64_t	fp;		/* of the terminal; deep: of the text */
+	uint64_t	anchor;		/* 0 if there is no wildcard */
 	uint64_t	shape;
 	uint32_t	anchor_levels;	/* levels before the wildcard */
-	uint32_t	anchor_len;	/* their bytes, the last `/` not counted */
+	uint32_t	anchor_len;	/* their bytes, without the last `/` */
 };
 
 /* Cut a filter. Any bytes are survived; sense needs a well-formed filter. */
@@ -101,14 +101,14 @@ fib_wide(uint64_t anchor)
 	return anchor & ~(uint64_t)1;
 }
 
-/* --- Reader ----------------------------------------------------------------- */
+/* --- Reader ---------------------------------------------------------- */
 
-struct fib_reader;		/* one per thread that matches; not thread safe */
+struct fib_reader;		/* one per process or thread that matches */
 
 struct fib_match {
-	uint64_t	 slots;	/* bit i: destination slot i, i < FIB_WORD_SLOTS */
-	const uint16_t	*more;	/* slots from FIB_WORD_SLOTS up, each once, in the */
-	size_t		 nmore;	/* reader's memory until the next match */
+	uint64_t	 slots;	/* bit i: slot i, i < FIB_WORD_SLOTS */
+	const uint16_t	*more;	/* slots from FIB_WORD_SLOTS up, each once; in */
+	size_t		 nmore;	/* the reader's memory until the next match */
 };
 
 /*
@@ -166,16 +166,16 @@ int fib_slot(const struct fib_reader *r, unsigned slot, struct fib_slot *out);
  * not of bytes. */
 uint64_t fib_reader_probes(const struct fib_reader *r);
 
-/* --- Writer ----------------------------------------------------------------- */
+/* --- Writer ---------------------------------------------------------- */
 
 struct fib_writer;		/* one per generation; not thread safe */
 
 struct fib_writer_opts {
 	void		*data;		/* page aligned, zero, never moves */
-	size_t		 len;		/* >= FIB_LEN_MIN; virtual if grow is set */
+	size_t		 len;		/* >= FIB_LEN_MIN; virtual with grow */
 	void		*epochs;	/* FIB_EPOCHS_LEN bytes, zero */
 	size_t		 epochs_len;
-	uint64_t	 generation;	/* any number, for readers to tell apart */
+	uint64_t	 generation;	/* any number; readers compare it */
 	struct fib_key	 key;
 	/* See that the first size bytes of data have memory: 0 or ERR_*. NULL:
 	 * they all have. shm_grow_cb fits. */
@@ -228,7 +228,8 @@ int fib_get(struct fib_writer *w, uint64_t fp, struct fib_dests *d);
  * Install the n <= 64 shapes of an anchor, in place of what was there; none
  * removes it. levels says how many levels the anchor has: fib_levels of
  * fib_cut.anchor_levels, ored if several share a fingerprint. Add terminals
- * before the anchor, delete them after it. ERR_NOMEM, ERR_FULL: nothing changed.
+ * before the anchor, delete them after it. ERR_NOMEM, ERR_FULL: nothing
+ * changed.
  */
 int fib_anchor_put(struct fib_writer *w, uint64_t anchor, uint64_t levels,
     const uint64_t *shapes, size_t n);

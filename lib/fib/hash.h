@@ -96,9 +96,9 @@ sip_bytes(uint64_t k0, uint64_t k1, const uint8_t *p, size_t len)
 	return sip_end(s, 0xff);
 }
 
-/* --- Prefixes ---------------------------------------------------------------- */
+/* --- Prefixes -------------------------------------------------------- */
 
-#define FIB_PLUS	0x2b2b2b2b2b2b2b2bu	/* stands for a level that is `+` */
+#define FIB_PLUS	0x2b2b2b2b2b2b2b2bu	/* for a level that is `+` */
 
 static inline void
 prefix_init(struct sip *s, const struct fib_key *k)
@@ -131,7 +131,7 @@ prefix_terminal(const struct sip *s, uint64_t mask, bool hash)
 	return h < 4 ? h | 4 : h;
 }
 
-/* --- Shapes ------------------------------------------------------------------ */
+/* --- Shapes ---------------------------------------------------------- */
 
 /* bit 0: ends in `#`; 1..6: levels; 7..62: mask of `+`, first level lowest. */
 

@@ -91,7 +91,7 @@ heap_piece_free(struct heap *h, uint64_t piece)
 	h->nfree++;
 }
 
-/* --- Blocks ------------------------------------------------------------------ */
+/* --- Blocks ---------------------------------------------------------- */
 
 #define NO_BLOCK	0xffffu
 
@@ -188,7 +188,7 @@ heap_block_free(struct heap *h, uint64_t off)
 	}
 }
 
-/* --- What is retired ---------------------------------------------------------- */
+/* --- What is retired ------------------------------------------------- */
 
 static int
 held_room(struct heap *h)

@@ -17,18 +17,18 @@
  * that make something reachable are releases, loads that lead on are acquires.
  *	- Memory first: `pieces` says how many pieces have memory and is raised
  *	  before anything points into them.
- *	- An entry comes as word, then key; goes by its key; changes by its word.
- *	  A place is never moved while a reader may walk over it: splitting a
+ *	- An entry comes as word, then key; goes by its key; changes by its
+ *	  word. A place is never moved while a reader may walk over it: splitting a
  *	  bucket copies it into two others and then swaps directory entries.
  *	- The directory doubles in place: entries of the upper half first, then
  *	  depth; beyond its pieces it is copied. A reader looks at the depth,
  *	  the entry, and the depth again, and starts over if it changed.
  *	- Terminals come before the shape in their anchor, and go after it.
- *	- What became unreachable (pieces, blocks, destination slots) is kept with
- *	  the number of the epoch and taken back when every announced epoch is
- *	  above it. Pieces return as pieces only, so whoever is late (evicted)
- *	  reads words of some piece, checks what it makes of them, and learns from
- *	  fib_leave that they were void.
+ *	- What became unreachable (pieces, blocks, destination slots) is kept
+ *	  with the number of the epoch and taken back when every announced
+ *	  epoch is above it. Pieces return as pieces only, so whoever is late
+ *	  (evicted) reads words of some piece, checks what it makes of them, and
+ *	  learns from fib_leave that they were void.
  *
  * Lines (128 bytes, as CPUs fetch pairs) that change at every update or turn
  * are not the lines that every probe reads.
@@ -50,11 +50,11 @@
 #define FIB_GROUP	4u			/* entries of a 64-byte line */
 #define FIB_GROUPS	(FIB_ENTRIES / FIB_GROUP)
 #define FIB_DEPTH_MAX	20u
-#define FIB_PER_DIR	(FIB_PIECE / 4)		/* directory entries of a piece */
+#define FIB_PER_DIR	(FIB_PIECE / 4)		/* entries of a piece */
 #define FIB_SHAPES_MAX	64u
 #define FIB_MORE_MAX	(FIB_SLOTS - FIB_WORD_SLOTS)
 
-#define FIB_WORD_BLOCK	((uint64_t)1 << 63)	/* word: the rest is an offset */
+#define FIB_WORD_BLOCK	((uint64_t)1 << 63)	/* the rest: an offset */
 
 struct fib_entry {
 	_Atomic uint64_t	key;
@@ -87,7 +87,7 @@ struct fib_header {
 	alignas(FIB_LINE) _Atomic uint64_t changes;
 };
 
-/* The node table: state in bits 0..7, kind 8..15, node 16..31, instance 32... */
+/* The node table: state in bits 0..7, kind 8..15, node 16..31, instance. */
 struct fib_row {
 	_Atomic uint64_t	what;
 	_Atomic uint64_t	incarnation;

@@ -66,7 +66,7 @@ load(_Atomic uint64_t *p)
 	return atomic_load_explicit(p, memory_order_acquire);
 }
 
-/* --- Looking into the segment ---------------------------------------------------- */
+/* --- Looking into the segment ---------------------------------------- */
 
 /* Do the first n pieces have memory? They were given it before anything led
  * there, so a look at the header after that is enough. */
@@ -148,7 +148,7 @@ block_at(struct fib_reader *r, uint64_t off, uint64_t words)
 	return (_Atomic uint64_t *)(void *)(uintptr_t)(r->base + off);
 }
 
-/* --- What was found ----------------------------------------------------------------- */
+/* --- What was found -------------------------------------------------- */
 
 static void
 take_slot(struct fib_reader *r, uint32_t topic, unsigned slot)
@@ -287,7 +287,7 @@ queue_first(struct fib_reader *r)
 	q->n = 0;
 }
 
-/* --- Topics ---------------------------------------------------------------------------- */
+/* --- Topics ---------------------------------------------------------- */
 
 /* Hash the levels of one topic, then ask for every entry that may lead on. The
  * states of a topic take a place more than its levels. */
@@ -365,7 +365,7 @@ fib_match(struct fib_reader *r, const void *topic, size_t len,
 	fib_match_batch(r, &t, 1, out);
 }
 
-/* --- Epochs ------------------------------------------------------------------------------ */
+/* --- Epochs ---------------------------------------------------------- */
 
 void
 fib_enter(struct fib_reader *r)

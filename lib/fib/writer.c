@@ -50,7 +50,7 @@ store_release(_Atomic uint64_t *p, uint64_t v)
 	atomic_store_explicit(p, v, memory_order_release);
 }
 
-/* --- Directory and buckets ----------------------------------------------------- */
+/* --- Directory and buckets ------------------------------------------- */
 
 static inline _Atomic uint32_t *
 dir_at(struct fib_writer *w, uint64_t dir, uint64_t i)
@@ -288,7 +288,7 @@ changed(struct fib_writer *w)
 	store_release(&w->header->changes, ++w->changes);
 }
 
-/* --- Interned sets --------------------------------------------------------------- */
+/* --- Interned sets --------------------------------------------------- */
 
 static uint64_t
 set_hash_of(struct fib_writer *w, const struct fib_dests *d)
@@ -432,7 +432,7 @@ set_unref(struct fib_writer *w, uint64_t off)
 	    (uint32_t)heap_block_bytes(&w->heap, off));
 }
 
-/* --- Terminals --------------------------------------------------------------------- */
+/* --- Terminals ------------------------------------------------------- */
 
 static void
 terminal_release(struct fib_writer *w, uint64_t word)
@@ -496,7 +496,7 @@ fib_get(struct fib_writer *w, uint64_t fp, struct fib_dests *d)
 	return 0;
 }
 
-/* --- Anchors -------------------------------------------------------------------------- */
+/* --- Anchors --------------------------------------------------------- */
 
 static int64_t
 shapes_block(struct fib_writer *w, const uint64_t *shapes, size_t n)
@@ -571,7 +571,7 @@ fib_anchor_put(struct fib_writer *w, uint64_t anchor, uint64_t levels,
 	return 0;
 }
 
-/* --- Destinations ------------------------------------------------------------------------ */
+/* --- Destinations ---------------------------------------------------- */
 
 static void
 dest_free(void *ctx, unsigned slot)
@@ -635,7 +635,7 @@ fib_dest_close(struct fib_writer *w, unsigned slot)
 	heap_retire(&w->heap, HELD_DEST, slot, 0);
 }
 
-/* --- The rest ------------------------------------------------------------------------------- */
+/* --- The rest -------------------------------------------------------- */
 
 void
 fib_reclaim(struct fib_writer *w, uint64_t now_ms)

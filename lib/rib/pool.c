@@ -65,7 +65,7 @@ pool_give(struct pool *p, uint32_t i)
 	p->used--;
 }
 
-/* --- Index -------------------------------------------------------------------- */
+/* --- Index ----------------------------------------------------------- */
 
 static inline struct index_table *
 table_of(const struct index *ix, uint64_t hash)

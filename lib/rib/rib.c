@@ -93,7 +93,7 @@ struct anchor {
 	uint64_t	 fp;
 	struct counts	 wide;		/* routes that stand under `anchor/#` */
 	uint64_t	 levels;	/* fib_levels of all its filters */
-	uint32_t	 ninstalled;	/* also those on their way; without `#` */
+	uint32_t	 ninstalled;	/* or on their way; without `#` */
 	uint32_t	 nwidened;
 	uint32_t	 hash;		/* the group of shape `#`, 0: none */
 };
@@ -115,7 +115,7 @@ struct job {
 struct owner {
 	struct fib_slot	 dest;		/* kind FIB_NONE: free */
 	uint32_t	 rows;		/* list */
-	uint32_t	 sweep;		/* rib_owner_sweep: the row that is next */
+	uint32_t	 sweep;		/* rib_owner_sweep: the next row */
 	uint64_t	 nrows;
 	uint16_t	 slot[FIBS];
 	uint8_t		 mark;
@@ -180,7 +180,7 @@ job_at(const struct rib *rib, uint32_t i)
 	return pool_at(&rib->jobs, i);
 }
 
-/* --- Counts by owner -------------------------------------------------------------- */
+/* --- Counts by owner ------------------------------------------------- */
 
 static struct count *
 counts_all(struct counts *c)
@@ -259,7 +259,7 @@ counts_sub(struct rib *rib, struct counts *c, uint32_t owner, uint32_t n)
 		counts_fini(rib, c);
 }
 
-/* --- Finding ----------------------------------------------------------------------- */
+/* --- Finding --------------------------------------------------------- */
 
 static uint64_t
 shape_hash_of(uint64_t anchor, uint64_t shape)
@@ -330,7 +330,7 @@ row_find(const struct rib *rib, const struct filter *f, unsigned owner)
 	return 0;
 }
 
-/* --- Publishing ---------------------------------------------------------------------- */
+/* --- Publishing ------------------------------------------------------ */
 
 static inline void
 gather_owner(struct rib *rib, unsigned fib, unsigned owner,
@@ -436,7 +436,7 @@ publish_anchor(struct rib *rib, const struct anchor *a)
 	return bad;
 }
 
-/* --- Jobs -------------------------------------------------------------------------------- */
+/* --- Jobs ------------------------------------------------------------ */
 
 static void
 job_end(struct rib *rib, uint32_t i)
@@ -498,7 +498,7 @@ job_waits(const struct rib *rib, const struct job *j)
 	return false;
 }
 
-/* --- Groups of an anchor -------------------------------------------------------------------- */
+/* --- Groups of an anchor --------------------------------------------- */
 
 static bool
 group_has_job(const struct rib *rib, const struct group *g, enum job_kind kind)
@@ -694,7 +694,7 @@ group_narrowed(struct rib *rib, uint32_t i)
 	return job_start(rib, i, JOB_UNWIDE);
 }
 
-/* --- Which one to widen ------------------------------------------------------------------------ */
+/* --- Which one to widen ---------------------------------------------- */
 
 struct rank {
 	bool		free;
@@ -888,7 +888,7 @@ anchor_room(struct rib *rib, uint32_t i)
 	}
 }
 
-/* --- Making and unmaking ----------------------------------------------------------------------- */
+/* --- Making and unmaking --------------------------------------------- */
 
 static uint32_t
 anchor_make(struct rib *rib, const struct fib_cut *cut)
@@ -1246,7 +1246,7 @@ rib_del(struct rib *rib, unsigned owner, const void *text, size_t len)
 	return 0;
 }
 
-/* --- Jobs, a slice at a time ----------------------------------------------------------------------- */
+/* --- Jobs, a slice at a time ----------------------------------------- */
 
 /* True if the job has ended or goes on as another. */
 static bool
@@ -1300,7 +1300,7 @@ rib_tidy(struct rib *rib, size_t budget)
 	return i != 0 && budget == 0;
 }
 
-/* --- Forwarding indexes -------------------------------------------------------------------------------- */
+/* --- Forwarding indexes ---------------------------------------------- */
 
 int
 rib_attach(struct rib *rib, struct fib_writer *w)
@@ -1399,7 +1399,7 @@ rib_fill(struct rib *rib, struct fib_writer *w, size_t budget)
 	return att->filling ? 1 : 0;
 }
 
-/* --- Owners ------------------------------------------------------------------------------------------------ */
+/* --- Owners ---------------------------------------------------------- */
 
 static struct owner *
 owner_at(const struct rib *rib, unsigned i)
@@ -1543,7 +1543,7 @@ rib_owner_routes(const struct rib *rib, unsigned owner)
 	return o == NULL ? 0 : o->nrows;
 }
 
-/* --- Questions ----------------------------------------------------------------------------------------------- */
+/* --- Questions ------------------------------------------------------- */
 
 typedef bool row_fn(void *ctx, const struct rib_row *row);
 

@@ -32,7 +32,7 @@ struct rib_opts {
 int rib_new(struct rib **out, const struct rib_opts *o);
 void rib_free(struct rib **rib);
 
-/* --- Forwarding indexes ------------------------------------------------------ */
+/* --- Forwarding indexes ---------------------------------------------- */
 
 /*
  * Drive this fib from now on, at most two at a time (the old generation and
@@ -58,7 +58,7 @@ int rib_fill(struct rib *rib, struct fib_writer *w, size_t budget);
  */
 int rib_tidy(struct rib *rib, size_t budget);
 
-/* --- Owners ------------------------------------------------------------------- */
+/* --- Owners ---------------------------------------------------------- */
 
 /* An owner is one destination: it gets a slot in each fib. *owner is a small
  * number, used anew some time after the owner is gone. ERR_FULL, ERR_NOMEM. */
@@ -89,7 +89,7 @@ int rib_owner_slot(const struct rib *rib, unsigned owner,
 
 uint64_t rib_owner_routes(const struct rib *rib, unsigned owner);
 
-/* --- Routes -------------------------------------------------------------------- */
+/* --- Routes ---------------------------------------------------------- */
 
 /*
  * The owner wants filter (well formed; checked by the caller, though nothing
@@ -103,7 +103,7 @@ int rib_add(struct rib *rib, unsigned owner, const void *filter, size_t len,
 /* The owner wants it no longer. ERR_NOTFOUND if it did not. */
 int rib_del(struct rib *rib, unsigned owner, const void *filter, size_t len);
 
-/* --- Questions ------------------------------------------------------------------ */
+/* --- Questions ------------------------------------------------------- */
 
 struct rib_row {
 	const uint8_t	*filter;	/* borrowed for the call */
@@ -111,7 +111,7 @@ struct rib_row {
 	unsigned	 owner;
 	uint8_t		 qos;
 	bool		 widened;	/* installed as anchor/# */
-	uint32_t	 anchor_len;	/* bytes of the filter that are its anchor */
+	uint32_t	 anchor_len;	/* bytes of it that are its anchor */
 	bool		 wild;		/* has a wildcard, hence an anchor */
 };
 

@@ -19,14 +19,14 @@
 #include <stdint.h>
 
 enum shm_mode {
-	SHM_PRIVATE_WRITE,	/* one writer: sealed against new writable maps */
+	SHM_PRIVATE_WRITE,	/* one writer: no new writable maps */
 	SHM_SHARED,		/* every holder of the descriptor may write */
 };
 
 struct shm_segment {
-	uint8_t	*base;		/* page aligned; read-only if mapped by SHM_READ */
+	uint8_t	*base;		/* page aligned */
 	size_t	 len;		/* virtual length, fixed for life */
-	size_t	 size;		/* bytes from the start that have memory; writer */
+	size_t	 size;		/* writer: bytes that have memory */
 	int	 fd;		/* owned; close-on-exec */
 };
 

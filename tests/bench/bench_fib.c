@@ -76,7 +76,7 @@ topic_text(char *out, size_t size, uint64_t i)
 	    "/room5/temp" : "dev/%07" PRIu64 "/room5/temp/now", i);
 }
 
-/* --- Reading -------------------------------------------------------------------- */
+/* --- Reading --------------------------------------------------------- */
 
 #define TOPICS	(1u << 20)
 
@@ -138,7 +138,7 @@ read_for(struct fib_reader *r, const struct topics *t, unsigned batch,
 	return res;
 }
 
-/* --- Writing ---------------------------------------------------------------------- */
+/* --- Writing --------------------------------------------------------- */
 
 struct bed {
 	struct shm_segment data, epochs;

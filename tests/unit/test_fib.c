@@ -50,7 +50,7 @@ ask(struct fib_reader *r, const char *topic)
 	return fib_leave(r) ? m.slots : ~(uint64_t)0;
 }
 
-/* --- Cutting ---------------------------------------------------------------------- */
+/* --- Cutting --------------------------------------------------------- */
 
 static void
 a_filter_is_cut_at_its_first_wildcard(void **state UNUSED)
@@ -104,7 +104,7 @@ fingerprints_depend_on_the_key_and_on_every_level(void **state UNUSED)
 	}
 }
 
-/* --- One process --------------------------------------------------------------------- */
+/* --- One process ----------------------------------------------------- */
 
 static void
 what_is_put_is_found_until_it_is_removed(void **state UNUSED)
@@ -469,7 +469,7 @@ a_change_has_a_new_version(void **state UNUSED)
 	fibmem_fini(&mem);
 }
 
-/* --- Several processes ------------------------------------------------------------------ */
+/* --- Several processes ----------------------------------------------- */
 
 struct proc_bed {
 	struct shm_segment data, epochs;

@@ -113,7 +113,7 @@ bed_fini(struct bed *b)
 	fibmem_fini(&b->mem);
 }
 
-/* --- Sets -------------------------------------------------------------------------- */
+/* --- Sets ------------------------------------------------------------ */
 
 /* Family f of filter i: bit f, and 2 + i % 50 slots from 63 + f by steps of
  * FAMILIES. */
@@ -194,7 +194,7 @@ a_set_is_read_whole_while_it_is_swapped(void **state UNUSED)
 	bed_fini(&b);
 }
 
-/* --- Moves ------------------------------------------------------------------------- */
+/* --- Moves ----------------------------------------------------------- */
 
 /*
  * Owner 0 keeps one filter each of three shapes at anchor k, with a quota of
@@ -269,7 +269,7 @@ a_route_is_found_while_its_shape_is_widened_and_narrowed(void **state UNUSED)
 	bed_fini(&b);
 }
 
-/* --- Growth ------------------------------------------------------------------------ */
+/* --- Growth ---------------------------------------------------------- */
 
 #define CHURN	60000u
 

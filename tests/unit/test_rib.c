@@ -10,7 +10,7 @@
 #include "rib/rib.h"
 #include "../support/fibmem.h"
 
-/* --- One rib on one fib -------------------------------------------------------- */
+/* --- One rib on one fib ---------------------------------------------- */
 
 struct bed {
 	struct fibmem	 mem;
@@ -89,7 +89,7 @@ ask(struct bed *b, const char *topic)
 	return m.slots;
 }
 
-/* --- A naive matcher, written from the text of 4.7 ------------------------------- */
+/* --- A naive matcher, written from the text of 4.7 ------------------- */
 
 static bool
 naive(const char *f, const char *t)
@@ -116,7 +116,7 @@ naive(const char *f, const char *t)
 	}
 }
 
-/* --- Property: the index and rib_match against the naive matcher ------------------ */
+/* --- Property: the index and rib_match against the naive matcher ----- */
 
 #define OWNERS		80	/* beyond the word, so that sets are used */
 #define FILTERS		600
@@ -323,7 +323,7 @@ with_fingerprints_that_collide_it_finds_no_less(void **state UNUSED)
 		play(seed, 5 + (unsigned)seed, 1 + (unsigned)seed * 2, 3000);
 }
 
-/* --- Particulars --------------------------------------------------------------------- */
+/* --- Particulars ----------------------------------------------------- */
 
 static void
 wildcards_match_as_the_standard_says(void **state UNUSED)
