@@ -669,7 +669,9 @@ on_process(struct conn *c, const SupHello *m)
 		child_adopt(s, i, c->peer.pid, m->incarnation != 0 ?
 		    m->incarnation : child_incarnation(s),
 		    phase_of(m->state));
-		c->err_pipe = log_source_pipe(&ch->log);
+		/* Who is run by hand keeps the terminal. */
+		if (m->incarnation != 0)
+			c->err_pipe = log_source_pipe(&ch->log);
 	}
 	if (p->phase == KEEP_DRAINING && m->state != PROC_DRAINING)
 		ch->drain = true;	/* told while it was not there */

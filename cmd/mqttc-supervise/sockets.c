@@ -242,7 +242,7 @@ void
 sockets_bind(struct super *s)
 {
 	const struct conf	*c = &s->conf;
-	struct where		 w[ADDRS_MAX], one;
+	struct where		 w[ADDRS_MAX] = { { .key = NULL } }, one;
 	size_t			 n, i;
 	uint32_t		 k;
 

@@ -178,7 +178,7 @@ keep_deadline(const struct keep_table *t, uint64_t now_ms)
 }
 
 void
-keep_started(struct keep_table *t UNUSED, size_t i, pid_t pid,
+keep_started(struct keep_table *t, size_t i, pid_t pid,
     uint64_t incarnation, uint64_t now_ms)
 {
 	struct keep_proc	*p = &t->procs[i];

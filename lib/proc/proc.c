@@ -765,9 +765,8 @@ dispatch(struct proc *p, int *fds, size_t nfds)
 		break;
 	case KIND_SUP_CONF:
 		/* A bad one is logged and the old one stays. */
-		if ((rc = on_conf(p, fds, nfds)) == 0 && p->h.reload != NULL)
+		if (on_conf(p, fds, nfds) == 0 && p->h.reload != NULL)
 			p->h.reload(p->ctx, &p->conf);
-		rc = 0;
 		break;
 	case KIND_SUP_PING:
 		p->pong_seq = p->msg.u.ping.seq;
@@ -997,7 +996,7 @@ greeting(struct proc *p, enum kind kind, int *fds, size_t *nfds)
 	int	rc;
 
 	for (;;) {
-		if ((rc = sup_wait(p->sock, START_WAIT_MS)) < 0)
+		if (sup_wait(p->sock, START_WAIT_MS) < 0)
 			fatal(EX_TEMPFAIL, "supervise.silent",
 			    "the supervisor does not answer");
 		rc = sup_recv(p->sock, &p->msg, fds, nfds);

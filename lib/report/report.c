@@ -84,7 +84,7 @@ add(struct report *r, json_t *value, const char *text)
 			report_titles(r);
 			r->at = at;
 		}
-		if (!(c->flags & REPORT_JSON_ONLY))
+		if (!(c->flags & REPORT_JSON_ONLY) && text != NULL)
 			cell(r, text);
 	}
 	r->at++;

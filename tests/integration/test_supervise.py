@@ -311,6 +311,27 @@ def test_a_configuration_error_stays_down(keeper):
     assert row["state"] == "ready" and row["restarts"] == restarts + 1
 
 
+def test_a_process_may_be_run_by_hand(keeper):
+    n = keeper()
+    path = ask(n, "listener.1.exit", str(EX_CONFIG))
+    n.tool("mqttc-ctl", "restart", "listener.1", check=False)
+    os.unlink(path)
+    argv = [mqttc.program("mqttc-listener"), "-n", "listener.1",
+            *n.arguments()]
+    hand = subprocess.Popen(argv, stdin=subprocess.DEVNULL, text=True,
+                            stderr=subprocess.PIPE, env=n.environment())
+    row = n.wait_ready("listener.1")
+    assert row["pid"] == hand.pid
+    assert answer(n.addr(1)) == "listener.1"
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, text=True,
+                          stderr=subprocess.PIPE, env=n.environment())
+    assert done.returncode == EX_UNAVAILABLE and "taken" in done.stderr
+    hand.send_signal(signal.SIGTERM)
+    assert " ready incarnation=%d" % row["incarnation"] in hand.stderr.read()
+    assert hand.wait(20) == 0
+    n.wait(lambda s: s["listener.1"]["state"] == "down")
+
+
 def test_who_fails_again_and_again_is_started_less_and_less(keeper):
     n = keeper()
     path = ask(n, "listener.1.exit", str(EX_SOFTWARE))
