@@ -213,6 +213,11 @@ malformed(struct listener *l, struct conn *c, uint8_t reason)
 {
 	char peer[64];
 
+	if (c->state == CONN_NEW) {		/* no answer [MQTT-3.1.0-1] */
+		metric_inc(&m_connects_refused);
+		client_doom(l, c);
+		return;
+	}
 	metric_inc(reason == MQTT_MALFORMED_PACKET ? &m_malformed :
 	    &m_protocol_errors);
 	log_debug("client.error", "client=%s peer=%s reason=0x%02x",
@@ -227,8 +232,8 @@ on_packet(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	if (UNLIKELY(c->state == CONN_NEW)) {
 		if (f->type == MQTT_CONNECT)
 			on_connect(l, c, f);
-		else				/* [MQTT-3.1.0-1] */
-			client_doom(l, c);
+		else
+			malformed(l, c, MQTT_PROTOCOL_ERROR);
 		return;
 	}
 	switch ((enum mqtt_type)f->type) {
@@ -317,12 +322,8 @@ consume(struct listener *l, struct conn *c, const uint8_t *buf, size_t len,
 			break;
 		}
 		if (rc < 0) {
-			if (c->state == CONN_NEW)
-				client_doom(l, c);
-			else
-				malformed(l, c, rc == ERR_FULL ?
-				    MQTT_PACKET_TOO_LARGE :
-				    MQTT_MALFORMED_PACKET);
+			malformed(l, c, rc == ERR_FULL ?
+			    MQTT_PACKET_TOO_LARGE : MQTT_MALFORMED_PACKET);
 			break;
 		}
 		packets++;

@@ -135,11 +135,14 @@ on_got(void *ctx, struct bus_peer *bp, uint64_t seq)
 }
 
 static void
-on_credit(void *ctx, struct bus_peer *bp UNUSED)
+on_credit(void *ctx, struct bus_peer *bp)
 {
 	struct listener *l = ctx;
 
-	l->unpark = true;
+	if (bp == l->router)
+		routes_room(l);
+	else
+		l->unpark = true;
 }
 
 static void

@@ -237,6 +237,7 @@ struct listener {
 	uint64_t	 now_ms;	/* monotonic, of this turn */
 
 	ev_prepare	 prepare;
+	ev_check	 check;
 	ev_timer	 tick;
 	ev_idle		 again;		/* more to do without waiting */
 
@@ -274,6 +275,8 @@ struct listener {
 	struct bus_peer	*router;
 	uint64_t	 router_incarnation;
 	bool		 router_up;	/* it has our snapshot */
+	bool		 snapshot;	/* which is on its way */
+	bool		 snapshot_first;	/* from its first message */
 	uint64_t	 route_seq;	/* last batch sent */
 	uint64_t	 route_acked;
 	struct index_filter **dirty_filters;
@@ -423,6 +426,7 @@ void on_segment(void *ctx, const struct proc_segment *s);
 int on_route_ack(void *ctx, struct bus_frame *f);
 void routes_up(struct listener *l);
 void routes_lost(struct listener *l);
+void routes_room(struct listener *l);
 void routes_turn(struct listener *l);
 void routes_fini(struct listener *l);
 /* Which other listeners may have subscribers of topic: instances in out, of

@@ -23,10 +23,22 @@ enum {
 static struct listener listener;
 
 static void
-turn_begin(struct listener *l)
+read_clocks(struct listener *l)
 {
 	l->now_ms = clock_mono_ns() / 1000000;
 	bus_set_clock(l->bus, msgid_turn(&l->ids, clock_wall_ns()));
+}
+
+/* The loop may have waited long: before any handler looks at the time. */
+static void
+on_woken(EV_P_ ev_check *w UNUSED, int revents UNUSED)
+{
+	read_clocks(ev_userdata(EV_A));
+}
+
+static void
+turn_begin(struct listener *l)
+{
 	l->budget_deliveries = TURN_DELIVERIES;
 	l->budget_bytes = TURN_BYTES;
 	routes_turn(l);
@@ -103,7 +115,6 @@ on_tick(EV_P_ ev_timer *w UNUSED, int revents UNUSED)
 {
 	struct listener *l = ev_userdata(EV_A);
 
-	l->now_ms = clock_mono_ns() / 1000000;
 	wheel_advance(&l->wheel, l->now_ms, client_due, l);
 	subscribe_answer(l);
 	sys_tick(l);
@@ -191,9 +202,13 @@ init(struct listener *l)
 		    proc_endpoint(l->proc), err_str(rc));
 	ev_prepare_init(&l->prepare, on_turn);
 	ev_prepare_start(l->loop, &l->prepare);
+	ev_check_init(&l->check, on_woken);
+	ev_set_priority(&l->check, EV_MAXPRI);
+	ev_check_start(l->loop, &l->check);
 	ev_idle_init(&l->again, on_again);
 	ev_timer_init(&l->tick, on_tick, TICK_MS / 1000., TICK_MS / 1000.);
 	ev_timer_start(l->loop, &l->tick);
+	read_clocks(l);
 	turn_begin(l);
 }
 

@@ -59,17 +59,54 @@ struct batch {
 	struct listener		*l;
 	struct routes_writer	 w;
 	uint8_t			*buf;
-	bool			 open, first, failed;
+	bool			 open, failed;
 };
+
+static int
+batch_begin(struct listener *l, struct batch *b)
+{
+	memset(b, 0, sizeof(*b));
+	b->l = l;
+	return (b->buf = malloc(ROUTES_BUF)) == NULL ? ERR_NOMEM : 0;
+}
+
+static void
+batch_open(struct batch *b)
+{
+	struct listener *l = b->l;
+
+	if (b->open)
+		return;
+	routes_begin(&b->w, b->buf, ROUTES_BUF, l->router_incarnation,
+	    ++l->route_seq, l->snapshot_first);
+	b->open = true;
+}
+
+static int
+not_told(void *ctx, struct index_filter *f)
+{
+	struct listener *l = ctx;
+
+	if (f->advertised && f->route_seq > l->route_seq)
+		f->advertised = false;
+	return 0;
+}
 
 static void
 batch_send(struct batch *b, bool snapshot_end)
 {
-	size_t len = routes_end(&b->w, snapshot_end);
+	struct listener	*l = b->l;
+	size_t		 len = routes_end(&b->w, snapshot_end);
 
-	if (bus_stream_send(b->l->router, KIND_ROUTES, b->buf, len, NULL) < 0)
-		b->failed = true;
 	b->open = false;
+	if (bus_stream_send(l->router, KIND_ROUTES, b->buf, len, NULL) == 0) {
+		l->snapshot_first = false;
+		return;
+	}
+	/* The stream is full: this number was never used. */
+	b->failed = true;
+	l->route_seq--;
+	index_each(l->index, not_told, l);
 }
 
 static void
@@ -79,67 +116,59 @@ batch_row(struct batch *b, struct index_filter *f, bool add)
 		.filter = { (const uint8_t *)f->text, f->len },
 		.qos = 2,
 	};
-	int tries;
 
-	for (tries = 0; tries < 2; tries++) {
-		if (!b->open) {
-			b->l->route_seq++;
-			routes_begin(&b->w, b->buf, ROUTES_BUF,
-			    b->l->router_incarnation, b->l->route_seq,
-			    b->first);
-			b->first = false;
-			b->open = true;
-		}
-		if ((add ? routes_add(&b->w, &row) :
-		    routes_del(&b->w, &row)) == 0)
-			break;
+	batch_open(b);
+	if ((add ? routes_add(&b->w, &row) : routes_del(&b->w, &row)) < 0) {
 		batch_send(b, false);
+		if (b->failed)
+			return;
+		batch_open(b);
+		(void)(add ? routes_add(&b->w, &row) :
+		    routes_del(&b->w, &row));	/* ROUTES_BUF holds any one */
 	}
 	f->route_seq = b->l->route_seq;
 	f->advertised = add;
 }
 
 static int
-snapshot_row(void *ctx, struct index_filter *f)
+forget(void *ctx UNUSED, struct index_filter *f)
 {
 	f->advertised = false;
-	if (f->nsubs > 0)
-		batch_row(ctx, f, true);
 	return 0;
 }
 
-static int
-batch_begin(struct listener *l, struct batch *b, bool snapshot)
-{
-	memset(b, 0, sizeof(*b));
-	b->l = l;
-	b->first = snapshot;
-	return (b->buf = malloc(ROUTES_BUF)) == NULL ? ERR_NOMEM : 0;
-}
-
-/* Tell a new router everything there is. */
+/* A router that knows nothing of us: everything is to be told. */
 static void
 snapshot(struct listener *l)
 {
-	struct batch b;
+	index_each(l->index, forget, NULL);
+	l->snapshot = l->snapshot_first = true;
+	l->router_up = false;
+}
 
-	if (batch_begin(l, &b, true) < 0) {
-		metric_inc(&m_dropped_memory);
+static int
+snapshot_row(void *ctx, struct index_filter *f)
+{
+	struct batch *b = ctx;
+
+	if (f->nsubs > 0 && !f->advertised)
+		batch_row(b, f, true);
+	return b->failed;
+}
+
+/* Go on with the snapshot, as far as the stream has room: the rest follows
+ * when events.credit says so. */
+static void
+snapshot_more(struct listener *l, struct batch *b)
+{
+	index_each(l->index, snapshot_row, b);
+	if (b->failed)
 		return;
-	}
-	index_each(l->index, snapshot_row, &b);
-	if (!b.open) {
-		l->route_seq++;
-		routes_begin(&b.w, b.buf, ROUTES_BUF, l->router_incarnation,
-		    l->route_seq, b.first);
-	}
-	batch_send(&b, true);
-	free(b.buf);
-	if (b.failed) {
-		log_warn("routes.snapshot_failed", "filters=%zu",
-		    index_nfilters(l->index));
+	batch_open(b);
+	batch_send(b, true);
+	if (b->failed)
 		return;
-	}
+	l->snapshot = false;
 	l->router_up = true;
 	subscribe_rebase(l, l->route_seq);
 	log_debug("routes.snapshot", "filters=%zu seq=%llu",
@@ -153,18 +182,19 @@ routes_flush(struct listener *l)
 	struct index_filter	*f;
 	struct batch		 b;
 	size_t			 i;
-	bool			 tell = l->router_up;
+	bool			 tell = l->router != NULL;
 
-	if (l->ndirty_filters == 0)
+	if (l->ndirty_filters == 0 && !(tell && l->snapshot))
 		return;
-	if (tell && batch_begin(l, &b, false) < 0) {
+	if (tell && batch_begin(l, &b) < 0) {
 		metric_inc(&m_dropped_memory);
 		return;				/* the next turn tries again */
 	}
 	for (i = 0; i < l->ndirty_filters; i++) {
 		f = l->dirty_filters[i];
 		f->dirty = false;
-		if (tell && f->advertised != (f->nsubs > 0))
+		if (tell && !b.failed && f->advertised != (f->nsubs > 0) &&
+		    (f->advertised || !l->snapshot))
 			batch_row(&b, f, f->nsubs > 0);
 		if (f->nsubs == 0)
 			index_filter_drop(l->index, f);
@@ -174,19 +204,25 @@ routes_flush(struct listener *l)
 	metric_set(&m_subscriptions, index_nsubs(l->index));
 	if (!tell)
 		return;
-	if (!b.open && l->nsub_waits > 0) {
-		/* Come and gone in one turn: nothing to say, but SUBACKs wait
-		 * for the number. */
-		l->route_seq++;
-		routes_begin(&b.w, b.buf, ROUTES_BUF, l->router_incarnation,
-		    l->route_seq, false);
-		b.open = true;
-	}
-	if (b.open)
+	/* Come and gone in one turn: nothing to say, but SUBACKs wait for the
+	 * number. */
+	if (!b.failed && l->nsub_waits > 0)
+		batch_open(&b);
+	if (b.open && !l->snapshot)
 		batch_send(&b, false);
+	if (b.failed && !l->snapshot)
+		snapshot(l);			/* rows are lost: all again */
+	else if (!b.failed && l->snapshot)
+		snapshot_more(l, &b);
 	free(b.buf);
-	if (b.failed)				/* it will hear all of it again */
-		snapshot(l);
+}
+
+/* The stream to the router has room again. */
+void
+routes_room(struct listener *l)
+{
+	if (l->snapshot)
+		routes_flush(l);
 }
 
 /* --- The router comes and goes ----------------------------------------------------- */
@@ -227,6 +263,7 @@ routes_router(struct listener *l, const struct proc_peer *r)
 	}
 	l->router_incarnation = r->incarnation;
 	snapshot(l);
+	routes_flush(l);
 }
 
 /* Welcomed (again): it may have missed what we said singly. */
@@ -240,7 +277,7 @@ void
 routes_lost(struct listener *l)
 {
 	if (l->router == NULL)
-		l->router_up = false;
+		l->router_up = l->snapshot = false;
 }
 
 int
@@ -257,6 +294,7 @@ on_route_ack(void *ctx, struct bus_frame *f)
 		return 0;			/* meant for one before us */
 	if (a.resync) {
 		snapshot(l);
+		routes_flush(l);
 		return 0;
 	}
 	if (a.seq > l->route_acked && a.seq <= l->route_seq) {
