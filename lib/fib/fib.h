@@ -27,7 +27,7 @@
 #define FIB_READERS	512u	/* readers of a generation at a time, at most */
 #define FIB_EPOCHS_LEN	(FIB_READERS * 128u)	/* of the epochs segment */
 #define FIB_LEN_MIN	(128u * FIB_PIECE)	/* least length of a segment */
-#define FIB_LEN_DEFAULT	((size_t)1 << 36)	/* virtual */
+#define FIB_LEN_DEFAULT	((size_t)1 << 35)	/* virtual; valgrind's most */
 #define FIB_BATCH	64u	/* topics of one fib_match_batch, at most */
 
 /* --- Destinations ---------------------------------------------------- */
