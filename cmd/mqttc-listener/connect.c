@@ -210,6 +210,12 @@ welcome(struct listener *l, struct conn *c, const struct mqtt_connect *k,
 			    strlen(conf->mqtt_response_information) }));
 	}
 	n = mqtt_connack_size(c->version, &r);
+	if (c->max_packet > 0 && n > c->max_packet) {	/* [MQTT-3.1.2-24] */
+		metric_inc(&m_connects_refused);
+		c->graceful = true;		/* never connected: no will */
+		client_doom(l, c);
+		return;
+	}
 	if ((p = out_reserve(l, c, n)) == NULL)
 		return;
 	mqtt_connack_encode(c->version, false, MQTT_SUCCESS, &r, p);
@@ -244,9 +250,10 @@ on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	if (rc != 0) {
 		log_debug("client.refused", "peer=%s reason=0x%02x",
 		    client_peer(c, peer, sizeof(peer)), (unsigned)rc);
-		if (k.version == MQTT_NONE)
+		if (k.version == MQTT_NONE) {
+			metric_inc(&m_connects_refused);
 			client_doom(l, c);
-		else
+		} else
 			refuse(l, c, k.version, (uint8_t)rc);
 		return;
 	}
@@ -299,7 +306,8 @@ on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	else
 		wheel_clear(&l->wheel, &c->timer);
 	welcome(l, c, &k, assigned);
-	sys_client_event(l, c, "connected", NULL);
+	if (c->state == CONN_OPEN)
+		sys_client_event(l, c, "connected", NULL);
 	return;
 
 nomem:

@@ -207,6 +207,22 @@ def test_size_of_answers(node, topic):                      # MQTT-3.2.2-19 ..
     c.expect_nothing()
 
 
+@pytest.mark.parametrize("limit", [1, 4, 10, 15])
+def test_size_of_connack(node, topic, limit):               # MQTT-3.1.2-24
+    """What does not fit is not sent, a connection that needs it ends; it never
+    was one, so its will is not published."""
+    watch = node.client()
+    watch.subscribe(topic)
+    c = node.raw()
+    c.send_bytes(wire.connect_packet(
+        client_id="", props={"maximum_packet_size": limit},
+        will={"topic": topic, "payload": b"x"}))
+    try:
+        assert c.read_packet().size <= limit
+    except wire.Closed:
+        watch.expect_nothing()
+
+
 # --- Maximum Packet Size of the broker --------------------------------------
 
 def just(version, topic, size, qos=0):
