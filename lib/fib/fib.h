@@ -264,8 +264,16 @@ struct fib_stats {
 	uint64_t	epoch;
 	uint64_t	readers;	/* epoch slots taken */
 	uint64_t	splits, rewrites;
+	uint64_t	depth;		/* bits of a hash the directory goes by */
 };
 
 void fib_writer_stats(const struct fib_writer *w, struct fib_stats *out);
+
+/*
+ * The epoch that reader owner announced when it entered, 0 while it does not
+ * read. ERR_NOTFOUND: it has no slot.
+ */
+int fib_reader_epoch(const struct fib_writer *w, uint64_t owner,
+    uint64_t *epoch);
 
 #endif

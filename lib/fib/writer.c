@@ -791,9 +791,29 @@ fib_writer_stats(const struct fib_writer *w, struct fib_stats *out)
 		.held_bytes = w->heap.held_bytes,
 		.evictions = w->heap.evictions, .epoch = w->heap.epoch,
 		.splits = w->splits, .rewrites = w->rewrites,
+		.depth = DIR_DEPTH(w->dir),
 	};
 	for (i = 0; i < FIB_READERS; i++)
 		if (atomic_load_explicit(&w->heap.epochs[i].owner,
 		    memory_order_relaxed) != 0)
 			out->readers++;
+}
+
+int
+fib_reader_epoch(const struct fib_writer *w, uint64_t owner, uint64_t *epoch)
+{
+	const struct fib_epoch	*e;
+	uint64_t		 at;
+	unsigned		 i;
+
+	for (i = 0; i < FIB_READERS; i++) {
+		e = &w->heap.epochs[i];
+		if (atomic_load_explicit(&e->owner,
+		    memory_order_relaxed) != owner)
+			continue;
+		at = atomic_load_explicit(&e->announced, memory_order_relaxed);
+		*epoch = at == FIB_EVICTED ? FIB_OUT : at;
+		return 0;
+	}
+	return ERR_NOTFOUND;
 }

@@ -394,6 +394,7 @@ epoch_slots_are_found_again_and_freed(void **state UNUSED)
 	struct fib_writer *w;
 	struct fib_reader *r[FIB_READERS], *x;
 	struct fib_stats st;
+	uint64_t	at;
 	unsigned	i;
 
 	fibmem_init(&mem, 16u << 20);
@@ -402,6 +403,14 @@ epoch_slots_are_found_again_and_freed(void **state UNUSED)
 		r[i] = fibmem_reader(&mem);
 	assert_int_equal(fib_reader_open(&x, mem.data, mem.len, mem.epochs,
 	    FIB_EPOCHS_LEN, 9999), ERR_FULL);
+	assert_int_equal(fib_reader_epoch(w, 9999, &at), ERR_NOTFOUND);
+	assert_int_equal(fib_reader_epoch(w, 7, &at), 0);
+	assert_int_equal(at, 0);
+	fib_enter(r[6]);
+	fib_writer_stats(w, &st);
+	assert_int_equal(fib_reader_epoch(w, 7, &at), 0);
+	assert_int_equal(at, st.epoch);
+	assert_true(fib_leave(r[6]));
 	fib_reader_gone(w, 5);
 	assert_int_equal(fib_reader_open(&x, mem.data, mem.len, mem.epochs,
 	    FIB_EPOCHS_LEN, 9999), 0);
