@@ -181,8 +181,10 @@ dest_add(struct out *o, struct slice name)
 	for (i = 0; i < o->ndests; i++)
 		if (is(name, o->dests[i]))
 			return;
+	if (name.len >= PROC_NAME_MAX)
+		return;
 	more = realloc(o->dests, (o->ndests + 1) * sizeof(*more));
-	if (more == NULL || name.len >= PROC_NAME_MAX)
+	if (more == NULL)
 		return;
 	o->dests = more;
 	memcpy(o->dests[o->ndests], name.data, name.len);

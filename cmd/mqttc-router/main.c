@@ -412,7 +412,8 @@ static const struct proc_handlers router_handlers = {
 static int
 router_bus_open(struct router *r)
 {
-	struct bus_opts	o = {
+	const struct conf	*conf = proc_conf(r->proc);
+	struct bus_opts		 o = {
 		.loop = r->loop,
 		.node = proc_node(r->proc),
 		.name = proc_name(r->proc),
@@ -421,8 +422,8 @@ router_bus_open(struct router *r)
 		.accepts = router_accepts,
 		.naccepts = NELEM(router_accepts),
 		.ctx = r,
-		.credit = r->conf->bus_credit,
-		.stream_max = r->conf->bus_stream_max,
+		.credit = conf->bus_credit,
+		.stream_max = conf->bus_stream_max,
 	};
 
 	return bus_open(&r->bus, &o);

@@ -4,6 +4,7 @@
  */
 #include "router.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -31,8 +32,7 @@ struct page {
 	struct query	 q;
 	struct reply_writer w;
 	unsigned	 limit;		/* rows */
-	const uint8_t	*filter;	/* the one being told, */
-	size_t		 filter_len;
+	const uint8_t	*filter;	/* the one being told: where its text is */
 	unsigned	 nth;		/* how many of its owners were walked, */
 	unsigned	 skip;		/* and how many were on the last page */
 	bool		 first;		/* still at the filter of the cursor */
@@ -129,10 +129,10 @@ list_row(void *ctx, const struct rib_row *row)
 {
 	struct page	*p = ctx;
 
-	if (row->filter != p->filter || row->len != p->filter_len) {
+	assert(row->filter != NULL);
+	if (row->filter != p->filter) {
 		p->first = p->filter == NULL;
 		p->filter = row->filter;
-		p->filter_len = row->len;
 		p->nth = 0;
 	}
 	if (p->nth++ < (p->first ? p->skip : 0) || !has_prefix(row, p->q.arg))
@@ -190,6 +190,7 @@ match_row(void *ctx, const struct rib_row *row)
 {
 	struct page	*p = ctx;
 
+	assert(row->filter != NULL);
 	if (p->nth++ < p->skip)
 		return true;
 	if (p->w.rows < p->limit && put_row(p, row) == 0)
@@ -294,10 +295,13 @@ static void
 put_member(struct page *p, const struct member *m)
 {
 	const struct owner	*o = m->owner;
+	uint64_t		 epoch = 0;
 
 	put_of(p, m->name, "state", "%s", proc_state_name(m->state));
 	put_of(p, m->name, "incarnation", "%" PRIu64, m->incarnation);
 	put_of(p, m->name, "reads", "%" PRIu64, m->generation);
+	if (fib_reader_epoch(p->r->fib, m->incarnation, &epoch) == 0)
+		put_of(p, m->name, "epoch", "%" PRIu64, epoch);
 	put_of(p, m->name, "owner", "%s",
 	    o != NULL ? owner_state_name(o->state) : "none");
 	if (o == NULL)
@@ -343,6 +347,7 @@ put_fib(struct page *p)
 	(void)put_kv(p, "fib_evictions", s.evictions);
 	(void)put_kv(p, "fib_epoch", s.epoch);
 	(void)put_kv(p, "fib_readers", s.readers - 1);	/* not our own eye */
+	(void)put_kv(p, "fib_depth", s.depth);
 	(void)put_kv(p, "fib_splits", s.splits);
 	(void)put_kv(p, "fib_rewrites", s.rewrites);
 }

@@ -380,7 +380,8 @@ def test_an_epoch_of_the_dead_holds_nothing_back(rig):
     a.snapshot("here")
     a.wait_ack()
     b.enter()
-    rig.wait_stats(lambda s: s["fib_readers"] == 2)
+    s = rig.wait_stats(lambda s: s["listener.1.epoch"] > 0)
+    assert s["fib_readers"] == 2 and s["listener.0.epoch"] == 0
     b.die()
     s = rig.wait_stats(lambda s: s["fib_readers"] == 1)
     grow(a, "dead")
