@@ -53,7 +53,7 @@ DEPS_shm     := base fault
 DEPS_report  := base
 DEPS_bus     := base log metric conf proto
 DEPS_keep    := base
-DEPS_proc    := base log metric conf proto shm
+DEPS_proc    := base log metric conf fault proto shm
 
 LIBS_conf    := -linih
 LIBS_report  := -ljansson

@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "fault/fault.h"
 #include "log/log.h"
 
 #define INCARNATION_FILE	"incarnation"	/* in node.data_dir */
@@ -113,7 +114,8 @@ write_incarnation(int dir, uint64_t v)
 	    O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return ERR_IO;
-	rc = write(fd, text, (size_t)n) == n ? 0 : ERR_IO;
+	rc = !fault_hit("supervise.incarnation") &&
+	    write(fd, text, (size_t)n) == n ? 0 : ERR_IO;
 	if (close(fd) < 0)
 		rc = ERR_IO;
 	if (rc == 0 && renameat(dir, INCARNATION_FILE ".new", dir,
@@ -216,7 +218,8 @@ on_ended(EV_P_ ev_io *w, int revents UNUSED)
 static int
 watch(struct child *ch, pid_t pid)
 {
-	if ((ch->pidfd = pidfd_open(pid, 0)) < 0)
+	if (fault_hit("supervise.watch") ||
+	    (ch->pidfd = pidfd_open(pid, 0)) < 0)
 		return ERR_IO;
 	fcntl(ch->pidfd, F_SETFD, FD_CLOEXEC);
 	ev_io_init(&ch->ended, on_ended, ch->pidfd, EV_READ);
@@ -290,7 +293,8 @@ start(struct super *s, size_t i)
 	ch->full = ch->drain = false;
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, &old);
-	if ((pid = fork()) == 0)
+	pid = fault_hit("supervise.fork") ? -1 : fork();
+	if (pid == 0)
 		run(s, &s->procs[i], err, &old);
 	sigprocmask(SIG_SETMASK, &old, NULL);
 	close(err);

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "fault/fault.h"
 #include "log/log.h"
 
 #define PACKETS_PER_TURN	32
@@ -151,6 +152,15 @@ conn_ping(struct child *ch)
 
 /* --- What we say --------------------------------------------------------- */
 
+/* Send what is in the scratch message. */
+static int
+say(struct conn *c, const int *fds, size_t nfds)
+{
+	if (fault_hit("supervise.send"))
+		return ERR_AGAIN;
+	return sup_send(c->fd, &c->s->msg, fds, nfds);
+}
+
 static int
 say_welcome(struct conn *c, uint32_t refused, const char *why)
 {
@@ -167,7 +177,7 @@ say_welcome(struct conn *c, uint32_t refused, const char *why)
 		SUP_TEXT(m->name, c->s->procs[c->child].name);
 		m->incarnation = c->s->procs[c->child].incarnation;
 	}
-	return sup_send(c->fd, msg, NULL, 0);
+	return say(c, NULL, 0);
 }
 
 static void
@@ -187,7 +197,7 @@ say_conf(struct conn *c)
 	msg->u.conf = (SupConf)SupConf_init_zero;
 	msg->kind = KIND_SUP_CONF;
 	msg->u.conf.generation = c->s->conf_generation;
-	rc = sup_send(c->fd, msg, fds, c->err_pipe >= 0 ? 2 : 1);
+	rc = say(c, fds, c->err_pipe >= 0 ? 2 : 1);
 	if (rc == 0 && c->err_pipe >= 0) {
 		close(c->err_pipe);
 		c->err_pipe = -1;
@@ -250,7 +260,7 @@ say_peers(struct conn *c)
 		    m->peers_count < NELEM(m->peers); at++)
 			peer_row(&m->peers[m->peers_count++], &s->procs[at]);
 		m->last = at == s->nprocs;
-		if ((rc = sup_send(c->fd, &s->msg, NULL, 0)) < 0)
+		if ((rc = say(c, NULL, 0)) < 0)
 			return rc;
 		c->peers_at = at;
 		if (m->last)
@@ -289,7 +299,7 @@ say_segment(struct conn *c, size_t slot, SupSegmentOp op)
 	SUP_TEXT(m->owner, g->s.owner);
 	m->incarnation = g->s.incarnation;
 	m->generation = g->s.generation;
-	return sup_send(c->fd, msg, g->s.fds,
+	return say(c, g->s.fds,
 	    op == SUP_SEGMENT_HERE ? g->s.nfds : 0);
 }
 
@@ -368,7 +378,7 @@ say_sockets(struct conn *c)
 				fds[nfds++] = p->fd;
 		}
 		m->last = k == s->nlistening;
-		if ((rc = sup_send(c->fd, &s->msg, fds, nfds)) < 0)
+		if ((rc = say(c, fds, nfds)) < 0)
 			return rc;
 		for (i = 0; i < m->sockets_count; i++)
 			c->socks[m->sockets[i].index] = true;
@@ -388,7 +398,7 @@ say_small(struct conn *c, enum kind kind)
 	msg->kind = kind;
 	if (kind == KIND_SUP_PING)
 		msg->u.ping.seq = ++c->ping_seq;
-	return sup_send(c->fd, msg, NULL, 0);
+	return say(c, NULL, 0);
 }
 
 static int
@@ -440,7 +450,7 @@ say_row(struct conn *c, size_t i)
 		    s->said_ready ? PROC_READY : PROC_STARTING;
 		m->row.incarnation = s->incarnation;
 		m->row.uptime_ms = now - s->started_ms;
-		return sup_send(c->fd, &s->msg, NULL, 0);
+		return say(c, NULL, 0);
 	}
 	p = &s->procs[i - 1];
 	SUP_TEXT(m->row.name, p->name);
@@ -454,7 +464,7 @@ say_row(struct conn *c, size_t i)
 		    "%.90s; stays down until restarted", p->note);
 	else
 		SUP_TEXT(m->row.note, p->note);
-	return sup_send(c->fd, &s->msg, NULL, 0);
+	return say(c, NULL, 0);
 }
 
 static int
@@ -468,7 +478,7 @@ say_result(struct conn *c, uint32_t code, const char *text)
 	m->code = code;
 	SUP_TEXT(m->text, text);
 	m->last = true;
-	return sup_send(c->fd, &c->s->msg, NULL, 0);
+	return say(c, NULL, 0);
 }
 
 /* RESTART is answered when its process serves again, or cannot. */

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "fault/fault.h"
 #include "log/log.h"
 
 #define RING_BYTES	(1 << 20)
@@ -208,7 +209,8 @@ log_source_pipe(struct log_source *l)
 	int	p[2];
 
 	close_source(l);
-	if (pipe2(p, O_CLOEXEC | O_NONBLOCK) < 0)
+	if (fault_hit("supervise.pipe") ||
+	    pipe2(p, O_CLOEXEC | O_NONBLOCK) < 0)
 		return -1;
 	(void)fcntl(p[1], F_SETPIPE_SZ, PIPE_BYTES);
 	l->fd = p[0];

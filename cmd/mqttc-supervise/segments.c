@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "fault/fault.h"
 #include "log/log.h"
 
 struct metric m_restarts = METRIC_COUNTER("processes_died_total",
@@ -82,7 +83,7 @@ segment_keep(struct super *s, const SupSegment *m, const int *fds,
 			return 0;
 		}
 	}
-	if (slot == SEGMENTS_MAX) {
+	if (slot == SEGMENTS_MAX || fault_hit("supervise.segment")) {
 		metric_inc(&m_segments_refused);
 		sup_close_fds(fds, nfds);
 		return ERR_FULL;

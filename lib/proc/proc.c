@@ -24,6 +24,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "conf/conf.h"
+#include "fault/fault.h"
 #include "log/log.h"
 #include "metric/metric.h"
 #include "proc/cmdline.h"
@@ -231,11 +232,19 @@ on_knock(EV_P_ ev_timer *w, int revents UNUSED)
 /* --- What we say --------------------------------------------------------- */
 
 static int
+say(struct proc *p, const int *fds, size_t nfds)
+{
+	if (fault_hit("proc.send"))
+		return ERR_AGAIN;
+	return sup_send(p->sock, &p->msg, fds, nfds);
+}
+
+static int
 say_empty(struct proc *p, enum kind kind)
 {
 	memset(&p->msg.u.ready, 0, sizeof(p->msg.u.ready));
 	p->msg.kind = kind;
-	return sup_send(p->sock, &p->msg, NULL, 0);
+	return say(p, NULL, 0);
 }
 
 static void
@@ -273,7 +282,7 @@ say_held(struct proc *p)
 			socket_row(&m->sockets[m->sockets_count++],
 			    &p->held[i], true);
 		}
-		if ((rc = sup_send(p->sock, &p->msg, fds,
+		if ((rc = say(p, fds,
 		    m->sockets_count)) < 0)
 			return rc;
 		while (first < i)
@@ -300,7 +309,7 @@ say_back(struct proc *p)
 				    &p->held[i], false);
 		if (m->sockets_count == 0)
 			break;
-		if ((rc = sup_send(p->sock, &p->msg, NULL, 0)) < 0)
+		if ((rc = say(p, NULL, 0)) < 0)
 			return rc;
 		while (first < i)
 			p->held[first++].back = false;
@@ -316,7 +325,7 @@ say_want(struct proc *p)
 	*m = (SupSockets)SupSockets_init_zero;
 	p->msg.kind = KIND_SUP_SOCKETS;
 	m->op = SUP_SOCKETS_WANT;
-	return sup_send(p->sock, &p->msg, NULL, 0);
+	return say(p, NULL, 0);
 }
 
 static int
@@ -336,7 +345,7 @@ say_segments(struct proc *p, struct kept *list, size_t n)
 		SUP_TEXT(m->owner, list[i].s.owner);
 		m->incarnation = list[i].s.incarnation;
 		m->generation = list[i].s.generation;
-		if ((rc = sup_send(p->sock, &p->msg, list[i].s.fds,
+		if ((rc = say(p, list[i].s.fds,
 		    list[i].s.nfds)) < 0)
 			return rc;
 		list[i].said = true;
@@ -359,7 +368,7 @@ say_drops(struct proc *p)
 		m->kind = (uint32_t)k;
 		SUP_TEXT(m->owner, p->name);
 		m->generation = p->drop_below[k];
-		if ((rc = sup_send(p->sock, &p->msg, NULL, 0)) < 0)
+		if ((rc = say(p, NULL, 0)) < 0)
 			return rc;
 		p->drop_said[k] = true;
 	}
@@ -374,7 +383,7 @@ say_rest(struct proc *p)
 	if (p->pong) {
 		p->msg.u.pong.seq = p->pong_seq;
 		p->msg.kind = KIND_SUP_PONG;
-		if ((rc = sup_send(p->sock, &p->msg, NULL, 0)) < 0)
+		if ((rc = say(p, NULL, 0)) < 0)
 			return rc;
 		p->pong = false;
 	}
@@ -965,8 +974,8 @@ publish_metrics(struct proc *p)
 	int	fd, rc;
 
 	p->metrics_len = metric_segment_size();
-	if ((fd = memfd_create("metrics", MFD_CLOEXEC |
-	    MFD_ALLOW_SEALING)) < 0)
+	if (fault_hit("proc.metrics") || (fd = memfd_create("metrics",
+	    MFD_CLOEXEC | MFD_ALLOW_SEALING)) < 0)
 		return ERR_IO;
 	rc = ERR_IO;
 	if (ftruncate(fd, (off_t)p->metrics_len) < 0)

@@ -17,6 +17,7 @@ import time
 import pytest
 
 from support import mqttc
+from support.keeper import answer, ask, make_bin, unstarted
 
 if mqttc.FOREIGN:
     pytest.skip("needs nodes of its own", allow_module_level=True)
@@ -25,27 +26,9 @@ EX_USAGE, EX_NOINPUT, EX_UNAVAILABLE, EX_SOFTWARE = 64, 66, 69, 70
 EX_OSERR, EX_OSFILE, EX_CANTCREAT, EX_TEMPFAIL, EX_CONFIG = 71, 72, 73, 75, 78
 
 
-SANITIZERS = {"build/asan": "address,undefined", "build/ubsan": "undefined"}
-
-
 @pytest.fixture(scope="session")
 def child_bin(tmp_path_factory):
-    """A directory of programs in which router and listener are the child."""
-    build = os.path.relpath(os.path.dirname(mqttc.BIN), mqttc.TOP)
-    if build not in SANITIZERS:
-        build = "build"
-    child = build + "/tests/support/child"
-    env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
-    subprocess.run(["make", "-s", "BUILD=" + build,
-                    "SAN=" + SANITIZERS.get(build, ""), child], check=True,
-                   cwd=mqttc.TOP, env=env, stdin=subprocess.DEVNULL)
-    child = os.path.join(mqttc.TOP, child)
-    where = tmp_path_factory.mktemp("bin")
-    for name in ("mqttc-supervise", "mqttc-ctl", "mqttc-stat"):
-        shutil.copy(mqttc.program(name), where)
-    for name in ("mqttc-router", "mqttc-listener"):
-        shutil.copy(child, where / name)
-    return str(where)
+    return make_bin(tmp_path_factory.mktemp("bin"))
 
 
 @pytest.fixture
@@ -67,23 +50,6 @@ def keeper(child_bin, monkeypatch, request):
         n.stop(check=not failed)
 
 
-def ask(node, what, number="0"):
-    """Have a child do something at its next start; see child.c."""
-    path = os.path.join(node.dir, "run", what)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    with open(path, "w") as f:
-        f.write(number)
-    return path
-
-
-def unstarted(make, **kw):
-    """A node with its ports chosen, for tests that start it themselves."""
-    n = make(start=False, **kw)
-    n.port = mqttc.free_ports(n.listeners + 2)
-    n.each_port = n.port + 1
-    return n
-
-
 def run_supervise(node, *args, **kw):
     """Run it to its end; for what ends at once."""
     return subprocess.run(
@@ -99,18 +65,6 @@ def assert_one_line(done, code, *words):
     assert len(lines) == 1, done.stderr
     for w in words:
         assert w in lines[0]
-
-
-def answer(addr):
-    """Connect; the name of the process that accepted."""
-    with socket.create_connection(addr, timeout=20) as s:
-        s.settimeout(20)
-        text = b""
-        while True:
-            more = s.recv(100)
-            if not more:
-                return text.decode().strip()
-            text += more
 
 
 # Start and stop
