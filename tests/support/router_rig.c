@@ -15,6 +15,7 @@
  *	routes NAME SEQ FLAGS [+F|-F]...	one ROUTES: b begins a snapshot, e ends
  *				it, s is written for another router
  *	bulk NAME SEQ FLAGS OP FROM N PATTERN	many, filters made of numbers
+ *	raw NAME KIND [HEX]		any message
  *	read NAME			map the newest index and confirm it
  *	map NAME			map it and do not confirm
  *	enter NAME, leave NAME		hold an epoch, and no more
@@ -379,7 +380,7 @@ fake_open(const char *name, uint64_t incarnation)
 		.loop = loop, .node = conf.node_name, .name = k->name,
 		.incarnation = incarnation, .endpoint = endpoint,
 		.accepts = fake_accepts, .naccepts = NELEM(fake_accepts),
-		.events = &fake_events, .ctx = k,
+		.events = &fake_events, .ctx = k, .stream_max = 512 << 20,
 	};
 
 	memset(k, 0, sizeof(*k));
@@ -473,6 +474,19 @@ do_bulk(struct fake *k, char **word, size_t n)
 	}
 	routes_send(k, &w, strchr(word[1], 'e') != NULL);
 	printf("{\"event\":\"sent\",\"seq\":%" PRIu64 "}\n", seq);
+}
+
+static void
+do_raw(struct fake *k, unsigned kind, const char *hex)
+{
+	size_t		n;
+	unsigned	byte;
+
+	for (n = 0; sscanf(hex + 2 * n, "%2x", &byte) == 1; n++)
+		body[n] = (uint8_t)byte;
+	must((kind < 32 ? bus_stream_send(k->router, (enum kind)kind, body, n,
+	    NULL) : bus_send(k->router, (enum kind)kind, body, n)) == 0,
+	    "raw");
 }
 
 static void
@@ -583,6 +597,8 @@ fake_command(const char *what, char **word, size_t n)
 		do_routes(k, word + 1, n - 1);
 	else if (strcmp(what, "bulk") == 0)
 		do_bulk(k, word + 1, n - 1);
+	else if (strcmp(what, "raw") == 0 && n >= 2)
+		do_raw(k, (unsigned)atoi(word[1]), n > 2 ? word[2] : "");
 	else if (strcmp(what, "map") == 0 || strcmp(what, "read") == 0)
 		do_map(k);
 	else if (strcmp(what, "enter") == 0)
