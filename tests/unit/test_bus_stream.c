@@ -11,12 +11,12 @@
 #include "proto/kinds.h"
 
 static struct stream_pool pool;
+static uint8_t		  bytes[1 << 20];
 static uint64_t		  last_id;
 
 static struct record
 record_of(size_t payload, unsigned qos)
 {
-	static uint8_t	bytes[1 << 20];
 	struct record	r = {
 		.id = { 1, ++last_id }, .flags = (uint16_t)qos,
 		.topic = { (const uint8_t *)"t", 1 },
@@ -329,7 +329,7 @@ who_is_blocked_hears_when_it_is_over(void **state)
 	assert_int_equal(stream_resume(s, s->seq, 0, 5000, 0, &resend),
 	    STREAM_UNBLOCKED);
 	/* Too many other frames. */
-	while (stream_append_frame(s, KIND_ATTACH, s, 200, NULL) == 0)
+	while (stream_append_frame(s, KIND_ATTACH, bytes, 200, NULL) == 0)
 		;
 	assert_true(stream_blocked(s));
 	send_all(s);
