@@ -203,6 +203,18 @@ bind_all(struct super *s, struct where *w, size_t want)
 	}
 }
 
+/* Without a host: both families, where there are two. */
+static const char *
+any_host(void)
+{
+	int	fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return "0.0.0.0";
+	close(fd);
+	return "::";
+}
+
 /* Every address that HOST:PORT stands for. */
 static size_t
 resolve(const char *key, const char *text, struct where *out, size_t max)
@@ -220,10 +232,8 @@ resolve(const char *key, const char *text, struct where *out, size_t max)
 		fatal(EX_CONFIG, "conf.bad", "%s: '%s' is not HOST:PORT", key,
 		    text);
 	snprintf(port_text, sizeof(port_text), "%u", port);
-	rc = getaddrinfo(host[0] != '\0' ? host : "::", port_text, &hints,
-	    &list);
-	if (host[0] == '\0' && rc != 0)
-		rc = getaddrinfo("0.0.0.0", port_text, &hints, &list);
+	rc = getaddrinfo(host[0] != '\0' ? host : any_host(), port_text,
+	    &hints, &list);
 	if (rc != 0)
 		fatal(EX_NOHOST, "listen.resolve", "%s: cannot find '%s': %s",
 		    key, host, gai_strerror(rc));
