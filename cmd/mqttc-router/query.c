@@ -23,6 +23,7 @@ enum {
 	PAGE_ROWS	= 1000,
 	PAGE_FILTERS	= 4096,		/* looked at for one page */
 	PAGE_ANCHORS	= 65536,	/* likewise */
+	PAGE_MEMBERS	= 128,
 	MATCH_ROWS_MAX	= 65536,	/* told of one topic */
 	CURSOR_LEN	= 12
 };
@@ -288,7 +289,7 @@ put_of(struct page *p, const char *name, const char *what, const char *fmt,
 	va_end(ap);
 	row.key = text(key);
 	row.value = text(value);
-	(void)reply_kv(&p->w, &row);	/* they all fit: see PAGE_BYTES */
+	(void)reply_kv(&p->w, &row);	/* pages are made to fit */
 }
 
 static void
@@ -369,29 +370,62 @@ put_anchor(void *ctx, const struct rib_anchor *a)
 	(void)reply_kv(&p->w, &row);
 }
 
-/* The figures, then, page by page, anchors with many shapes. */
-static long
-answer_stats(struct page *p)
-{
-	uint8_t			 cursor[CURSOR_LEN];
-	const struct member	*m;
-	uint64_t		 at = 0;
+/* Page by page: the figures, the processes, anchors with many shapes. */
+enum stats_part { STATS_FIGURES, STATS_MEMBERS, STATS_ANCHORS, STATS_END };
 
-	if (p->q.cursor.len == CURSOR_LEN) {
-		at = get_le64(p->q.cursor.data);
-	} else {
+/* One page of a part. 0: it is complete. */
+static int
+put_part(struct page *p, enum stats_part part, uint64_t *at)
+{
+	const struct member	*m;
+	uint64_t		 i = 0;
+
+	switch (part) {
+	case STATS_FIGURES:
 		put_of(p, "", "phase", "%s", phase_name(p->r->phase));
 		(void)put_kv(p, "generation", p->r->generation);
 		(void)put_kv(p, "readers_waited", p->r->waited);
 		put_rib(p);
 		put_fib(p);
-		for (m = p->r->members; m != NULL; m = m->hh.next)
-			put_member(p, m);
+		return 0;
+	case STATS_MEMBERS:
+		for (m = p->r->members; m != NULL; m = m->hh.next, i++) {
+			if (i == *at + PAGE_MEMBERS) {
+				*at = i;
+				return 1;
+			}
+			if (i >= *at)
+				put_member(p, m);
+		}
+		return 0;
+	case STATS_ANCHORS:
+		return rib_anchors(p->r->rib, at, PAGE_ANCHORS,
+		    MAX(p->r->conf->router_anchor_shapes / 2, 2), put_anchor,
+		    p);
+	case STATS_END:
+		break;
 	}
-	if (rib_anchors(p->r->rib, &at, PAGE_ANCHORS,
-	    MAX(p->r->conf->router_anchor_shapes / 2, 2), put_anchor, p) == 0)
+	return 0;
+}
+
+static long
+answer_stats(struct page *p)
+{
+	uint8_t		cursor[CURSOR_LEN];
+	unsigned	part = STATS_FIGURES;
+	uint64_t	at = 0;
+
+	if (p->q.cursor.len == CURSOR_LEN) {
+		at = get_le64(p->q.cursor.data);
+		part = get_le32(p->q.cursor.data + 8);
+	}
+	if (put_part(p, (enum stats_part)MIN(part, STATS_END), &at) == 0) {
+		at = 0;
+		part++;
+	}
+	if (part >= STATS_END)
 		return reply_end(&p->w, (struct slice){ NULL, 0 });
-	cursor_put(cursor, at, 0);
+	cursor_put(cursor, at, part);
 	return reply_end(&p->w, (struct slice){ cursor, sizeof(cursor) });
 }
 

@@ -718,6 +718,16 @@ def test_route_list_comes_in_pages(rig):
     assert len(rig.route("list", "--prefix", "long/")) == 1
 
 
+def test_route_stats_of_many_processes(rig):
+    rig.start()
+    for i in range(400):
+        rig.do("peer", "listener.%d" % i, 1000 + i, READY)
+    rig.do("peers")
+    s = rig.wait_stats(lambda s: s["readers_waited"] == 400)
+    assert [s["listener.%d.incarnation" % i] for i in range(400)] == list(
+        range(1000, 1400))
+
+
 def test_route_match(rig):
     rig.start()
     a = rig.process("listener.0", 10)
