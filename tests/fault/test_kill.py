@@ -324,6 +324,57 @@ def test_everything_but_the_supervisor(make_node, topic):
     assert a.read_publish().payload == b"x"
 
 
+def test_listener_killed_under_large_messages(three, topic):
+    """Half a megabyte a message, so that frames are cut in the middle."""
+    load = Load(three, topic)
+    for qos in (1, 2):
+        load.pair("l%d" % qos, qos, 0, [0, 1, 2], mortal_sub={1},
+                  size=500000, window=3)
+    load.pair("back", 1, 1, [0, 2], mortal_pub=True, size=500000, window=3)
+    with load:
+        for _ in range(3):
+            pid = three.kill("listener.1")
+            load.progress(5)
+            three.wait_ready("listener.1", not_pid=pid)
+            s = three.client(on=1)
+            s.subscribe(topic + "/#", qos=2)
+    load.check()
+
+
+def test_listener_restarted_under_load(three, topic):
+    """Asked for, it drains: its clients are told (0x8B), their wills go out,
+    the rest loses nothing."""
+    load = Load(three, topic)
+    everywhere(load, mortal={1})
+    watch = three.client("watch", on=2)
+    watch.subscribe(topic + "/will", qos=1)
+    c = three.client("told", on=1, will={"topic": topic + "/will", "qos": 1,
+                                         "payload": b"bye"})
+    with load:
+        pid = three.pid("listener.1")
+        three.expected_gone.add(pid)
+        three.tool("mqttc-ctl", "restart", "listener.1")
+        got = c.drain()
+        assert [(p.kind, p.reason) for p in got] == [(wire.DISCONNECT, 0x8b)]
+        assert watch.read_publish().payload == b"bye"
+        three.wait_ready("listener.1", not_pid=pid)
+        load.progress()
+    load.check()
+
+
+def test_router_restarted_under_load(three, topic):
+    load = Load(three, topic)
+    everywhere(load)
+    with load:
+        for _ in range(3):
+            pid = three.pid("router")
+            three.expected_gone.add(pid)
+            three.tool("mqttc-ctl", "restart", "router")
+            three.wait_ready("router", not_pid=pid)
+            load.progress()
+    load.check()
+
+
 def test_stop_under_load(make_node, topic):
     """SIGTERM: everybody is told (0x8B), the exit is clean."""
     node = make_node(listeners=3)
@@ -338,6 +389,46 @@ def test_stop_under_load(make_node, topic):
     assert load.errors() == []
 
 
+def next_supervisor(node):
+    """The supervisor was killed; start another on the same node."""
+    node.reader.join()
+    node.proc.stdout.close()
+    node.start_once()
+
+
+@pytest.mark.parametrize("name", ["router", "listener.1"])
+def test_death_while_the_supervisor_is_away(three, topic, name):
+    """Nobody restarts it then; the next supervisor does, and whoever waited
+    for it goes on."""
+    load = Load(three, topic)
+    for qos in (0, 1, 2):
+        load.pair("a%d" % qos, qos, 0, [0, 2])
+        load.pair("b%d" % qos, qos, 2, [0])
+    sub = three.client(on=1)
+    sub.subscribe(topic + "/there", qos=1)
+    pub = three.client(on=0)
+    before = three.status()
+    with load:
+        three.proc.kill()
+        three.proc.wait()
+        three.expected_gone.add(before[name]["pid"])
+        os.kill(before[name]["pid"], signal.SIGKILL)
+        load.progress()
+        pub.send_publish(topic + "/there", b"x", 1, 1)
+        next_supervisor(three)
+        pub.expect(wire.PUBACK, 1)
+        three.wait_ready(name, not_pid=before[name]["pid"])
+        load.progress()
+        if name == "router":
+            p = sub.read_publish()
+            assert p.payload == b"x"
+            late = three.client(on=2)
+            late.subscribe(topic + "/there", qos=1)
+            pub.publish(topic + "/there", b"y", qos=1)
+            assert late.read_publish().payload == b"y"
+    load.check()
+
+
 def test_supervisor_killed(make_node, topic):
     """Nobody notices; the next one takes the node over."""
     node = make_node(listeners=3)
@@ -348,9 +439,7 @@ def test_supervisor_killed(make_node, topic):
         node.proc.kill()
         node.proc.wait()
         load.progress()
-        node.reader.join()
-        node.proc.stdout.close()
-        node.start_once()
+        next_supervisor(node)
         after = node.wait(lambda s: all(s[n]["state"] == "ready"
                                         for n in before))
         load.progress()

@@ -129,11 +129,9 @@ def test_packet_id_0(node, version):                        # MQTT-2.2.1-3
         c.expect_disconnect(wire.PROTOCOL_ERROR, wire.MALFORMED_PACKET)
 
 
-@every_version
+@both
 @pytest.mark.parametrize("options", [3, 0x40, 0x80, 0xc1])
 def test_reserved_option_bits(node, version, options):      # MQTT-3.8.3-5
-    if version == V31 and options != 3:
-        pytest.skip("3.1 ignores them")
     c = node.client(version=version)
     c.send_bytes(wire.subscribe_packet(version, 1, [("a", options)]))
     c.expect_disconnect(wire.MALFORMED_PACKET, wire.PROTOCOL_ERROR)
