@@ -275,9 +275,10 @@ logs_finish(struct super *s)
 	for (i = 0; i < s->nprocs; i++)
 		log_source_end(&s->children[i].log);
 	log_source_end(&s->own);
+	/* What is said from here on goes to stderr without us. */
+	log_init("supervise", (enum log_level)s->conf.log_level);
 	do
 		err_flush(s);
 	while (s->err_stuck && super_now_ms() < end &&
 	    poll(&p, 1, 100) >= 0);
-	log_init("supervise", (enum log_level)s->conf.log_level);
 }
