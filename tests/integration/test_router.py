@@ -622,6 +622,18 @@ class World:
 
     def router_dies(self):
         self.rig.kill()
+        while self.rng.random() < 0.4:          # and again on its way up
+            self.rig.events.clear()
+            self.rig.run()
+            for name in self.rng.sample(sorted(self.live), self.rng.randint(
+                    0, len(self.live))):
+                self.live[name].connect()
+                self.live[name].snapshot(*self.want[name])
+                if self.rng.random() < 0.1 and len(self.live) > 1:
+                    del self.want[name]
+                    self.live.pop(name).die()
+            time.sleep(self.rng.random() * 0.02)    # anywhere will do
+            self.rig.kill()
         self.rig.events.clear()
         self.rig.run()
         names = sorted(self.live)
