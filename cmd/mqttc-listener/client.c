@@ -17,6 +17,8 @@
 #include "base/err.h"
 #include "log/log.h"
 
+enum { FIB_AHEAD = 32 };	/* packets looked at together */
+
 static void on_client(EV_P_ ev_io *w, int revents);
 
 struct conn *
@@ -326,7 +328,10 @@ consume(struct listener *l, struct conn *c, const uint8_t *buf, size_t len,
 			    MQTT_PACKET_TOO_LARGE : MQTT_MALFORMED_PACKET);
 			break;
 		}
-		packets++;
+		/* More than one: their topics are looked up together. */
+		if (packets++ % FIB_AHEAD == 0 && l->nremote > 0 &&
+		    len - off > f.size)
+			routes_ahead(l, buf + off, len - off, c->version);
 		on_packet(l, c, &f);
 		off += f.size;
 	}

@@ -285,6 +285,7 @@ struct listener {
 	size_t		 nsub_waits;
 	struct fib_link	*fib;		/* what we match with, or NULL */
 	struct fib_link	*fib_next;	/* switched to at the next turn */
+	uint32_t	 fib_misses;	/* topics looked up one by one */
 
 	/* sys.c */
 	uint64_t	 started_ms;
@@ -431,6 +432,9 @@ void routes_turn(struct listener *l);
 void routes_fini(struct listener *l);
 /* Which other listeners may have subscribers of topic: instances in out, of
  * at most max. Returns how many. */
+/* The PUBLISHes at the front of buf are about to be matched. */
+void routes_ahead(struct listener *l, const uint8_t *buf, size_t len,
+    unsigned version);
 /* Would anybody, here or elsewhere, get a message on this topic? */
 bool routes_wanted(struct listener *l, const char *topic, size_t len);
 size_t routes_match(struct listener *l, const char *topic, size_t len,

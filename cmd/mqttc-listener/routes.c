@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 #include "base/err.h"
 #include "fib/fib.h"
 #include "log/log.h"
@@ -376,6 +377,134 @@ routes_turn(struct listener *l)
 	main_progress(l);
 }
 
+/* --- Matching ------------------------------------------------------------------------- */
+
+/*
+ * Answers of the FIB by topic, good as long as its version stands: publishers
+ * repeat themselves. What is on its way in one read is looked up together
+ * (routes_ahead), which hides the latency of memory behind the other topics.
+ */
+enum { ANSWERS = 1024, ANSWER_TOPIC = 72, ANSWER_DESTS = 8 };
+
+struct fib_answer {
+	uint64_t	version;
+	uint64_t	generation;	/* 0: free */
+	uint16_t	len;
+	uint8_t		ndests;
+	uint16_t	dests[ANSWER_DESTS];	/* instances, ourselves not */
+	char		topic[ANSWER_TOPIC];
+};
+
+static struct fib_answer fib_answers[ANSWERS];
+
+static struct fib_answer *
+answer_cell(const struct listener *l, const void *topic, size_t len)
+{
+	return &fib_answers[XXH3_64bits_withSeed(topic, len, l->seed) %
+	    ANSWERS];
+}
+
+static bool
+answer_fits(const struct listener *l, const struct fib_answer *a,
+    const void *topic, size_t len, uint64_t version)
+{
+	return a->generation == l->fib->generation && a->version == version &&
+	    a->len == len && memcmp(a->topic, topic, len) == 0;
+}
+
+/* The listeners in m, ourselves not. Returns how many there are, of which at
+ * most max are in out. Between fib_enter and fib_leave. */
+static size_t
+instances_of(const struct listener *l, const struct fib_match *m,
+    uint32_t *out, size_t max)
+{
+	struct fib_slot	d;
+	uint64_t	bits;
+	size_t		n = 0, i;
+	unsigned	slot;
+
+	for (bits = m->slots, i = 0; bits != 0 || i < m->nmore;) {
+		if (bits != 0) {
+			slot = (unsigned)__builtin_ctzll(bits);
+			bits &= bits - 1;
+		} else {
+			slot = m->more[i++];
+		}
+		if (fib_slot(l->fib->reader, slot, &d) < 0 ||
+		    d.kind != FIB_LISTENER || d.state != FIB_UP ||
+		    d.instance == l->self || d.instance >= PEERS_MAX)
+			continue;
+		if (n < max)
+			out[n] = d.instance;
+		n++;
+	}
+	return n;
+}
+
+static void
+answer_keep(struct listener *l, const void *topic, size_t len,
+    uint64_t version, const uint32_t *dests, size_t n)
+{
+	struct fib_answer	*a;
+	size_t			 i;
+
+	if (len > ANSWER_TOPIC || n > ANSWER_DESTS)
+		return;
+	a = answer_cell(l, topic, len);
+	a->generation = l->fib->generation;
+	a->version = version;
+	a->len = (uint16_t)len;
+	a->ndests = (uint8_t)n;
+	for (i = 0; i < n; i++)
+		a->dests[i] = (uint16_t)dests[i];
+	memcpy(a->topic, topic, len);
+}
+
+/* Look up together what the next PUBLISHes in buf will ask for. */
+void
+routes_ahead(struct listener *l, const uint8_t *buf, size_t len,
+    unsigned version)
+{
+	struct slice		 topics[FIB_BATCH];
+	struct fib_match	 found[FIB_BATCH];
+	struct mqtt_frame	 f;
+	uint32_t		 dests[ANSWER_DESTS];
+	uint64_t		 v;
+	size_t			 n = 0, i, k, tlen;
+
+	if (l->fib == NULL || l->fib_misses < 2)
+		return;
+	l->fib_misses = 0;
+	v = fib_reader_version(l->fib->reader);
+	while (n < FIB_BATCH && mqtt_frame_parse(buf, len, version,
+	    l->conf->mqtt_max_packet_size, &f) == 0) {
+		buf += f.size;
+		len -= f.size;
+		if (f.type != MQTT_PUBLISH || f.len < 2)
+			continue;
+		tlen = get_be16(f.body);
+		if (tlen == 0 || tlen > ANSWER_TOPIC || tlen + 2 > f.len ||
+		    answer_fits(l, answer_cell(l, f.body + 2, tlen),
+		    f.body + 2, tlen, v))
+			continue;
+		topics[n++] = (struct slice){ f.body + 2, tlen };
+	}
+	if (n < 2)
+		return;
+	fib_enter(l->fib->reader);
+	fib_match_batch(l->fib->reader, topics, n, found);
+	for (i = 0; i < n; i++) {
+		k = instances_of(l, &found[i], dests, ANSWER_DESTS);
+		answer_keep(l, topics[i].data, topics[i].len, v, dests, k);
+	}
+	if (!fib_leave(l->fib->reader)) {
+		metric_inc(&m_fib_evicted);
+		for (i = 0; i < n; i++)		/* void, all of it */
+			answer_cell(l, topics[i].data,
+			    topics[i].len)->generation = 0;
+	}
+}
+
 bool
 routes_wanted(struct listener *l, const char *topic, size_t len)
 {
@@ -386,39 +515,53 @@ routes_wanted(struct listener *l, const char *topic, size_t len)
 	    (l->nremote > 0 && routes_match(l, topic, len, &one, 1) > 0);
 }
 
+static size_t
+running(const struct listener *l, uint32_t *out, const uint16_t *dests,
+    size_t n)
+{
+	size_t i, k;
+
+	for (i = k = 0; i < n; i++)
+		if (l->peers[dests[i]].bus != NULL)
+			out[k++] = dests[i];
+	return k;
+}
+
 size_t
 routes_match(struct listener *l, const char *topic, size_t len, uint32_t *out,
     size_t max)
 {
-	struct fib_slot		 d;
+	const struct fib_answer	*a;
 	struct fib_match	 m;
-	uint64_t		 bits;
-	uint32_t		 slots[FIB_WORD_SLOTS];
-	size_t			 n, i, nslots;
-	unsigned		 slot;
+	uint64_t		 version;
+	size_t			 n, i, k;
 
 	if (l->fib == NULL)
 		return 0;
-	do {
-		n = nslots = 0;
+	version = fib_reader_version(l->fib->reader);
+	if (len <= ANSWER_TOPIC) {
+		a = answer_cell(l, topic, len);
+		if (LIKELY(answer_fits(l, a, topic, len, version)))
+			return running(l, out, a->dests,
+			    MIN((size_t)a->ndests, max));
+	}
+	l->fib_misses++;
+	for (;;) {
 		fib_enter(l->fib->reader);
 		fib_match(l->fib->reader, topic, len, &m);
-		for (bits = m.slots; bits != 0; bits &= bits - 1)
-			slots[nslots++] = (uint32_t)__builtin_ctzll(bits);
-		for (i = 0; i < nslots + m.nmore && n < max; i++) {
-			slot = i < nslots ? slots[i] : m.more[i - nslots];
-			if (fib_slot(l->fib->reader, slot, &d) < 0 ||
-			    d.kind != FIB_LISTENER || d.state != FIB_UP ||
-			    d.instance == l->self ||
-			    d.instance >= PEERS_MAX ||
-			    l->peers[d.instance].bus == NULL)
-				continue;
-			out[n++] = d.instance;
-		}
+		n = instances_of(l, &m, out, max);
 		if (fib_leave(l->fib->reader))
-			return n;
+			break;
 		metric_inc(&m_fib_evicted);
-	} while (true);
+		version = fib_reader_version(l->fib->reader);
+	}
+	if (n <= max)
+		answer_keep(l, topic, len, version, out, n);
+	n = MIN(n, max);
+	for (i = k = 0; i < n; i++)
+		if (l->peers[out[i]].bus != NULL)
+			out[k++] = out[i];
+	return k;
 }
 
 void
