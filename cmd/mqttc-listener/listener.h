@@ -51,6 +51,7 @@ enum {
 	OUT_EAGER	= 256 * 1024,	/* output of one client written early */
 	ANSWERS_MAX	= 1024,		/* unanswered PUBLISHes of a 3.x client */
 	ALIASES_OUT_MAX	= 32,		/* topics we alias towards a client */
+	ALIASES_IN_BYTES = 4 << 20,	/* topics a client may give aliases */
 	PEERS_MAX	= 1024,		/* listeners of a node */
 };
 
@@ -110,6 +111,7 @@ struct alias_out {
 
 struct aliases {
 	struct alias_in	**in;		/* by alias - 1 */
+	uint32_t	  in_bytes;	/* of their topics */
 	uint16_t	  nin;
 	uint16_t	  nout;
 	struct alias_out  out[ALIASES_OUT_MAX];

@@ -252,7 +252,8 @@ static uint8_t
 alias_resolve(struct listener *l, struct conn *c, struct mqtt_publish *m)
 {
 	uint16_t	  alias = m->props.topic_alias, n;
-	struct alias_in	**grown, *a;
+	struct alias_in	**grown, *a, *old;
+	size_t		  bytes;
 
 	if (alias > l->conf->mqtt_max_topic_alias)
 		return MQTT_TOPIC_ALIAS_INVALID;	/* [MQTT-3.3.2-9] */
@@ -278,12 +279,18 @@ alias_resolve(struct listener *l, struct conn *c, struct mqtt_publish *m)
 		c->aliases->in = grown;
 		c->aliases->nin = n;
 	}
+	old = c->aliases->in[alias - 1];
+	bytes = c->aliases->in_bytes + m->topic.len -
+	    (old == NULL ? 0 : old->len);
+	if (bytes > ALIASES_IN_BYTES)
+		return MQTT_QUOTA_EXCEEDED;
 	if ((a = malloc(sizeof(*a) + m->topic.len)) == NULL)
 		return MQTT_SERVER_BUSY;
 	a->len = (uint16_t)m->topic.len;
 	memcpy(a->topic, m->topic.data, m->topic.len);
-	free(c->aliases->in[alias - 1]);
+	free(old);
 	c->aliases->in[alias - 1] = a;
+	c->aliases->in_bytes = (uint32_t)bytes;
 	return 0;
 }
 

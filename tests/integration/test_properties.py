@@ -322,6 +322,24 @@ def test_all_topic_aliases(node, topic):
         "%s/%d" % (topic, i) for i in want]
 
 
+def test_topic_aliases_are_bounded_in_bytes(node, topic, own):
+    """Sixty-five thousand aliases of the longest topics would be 4 GB."""
+    if not own:
+        pytest.skip("limits differ")
+    c = node.client()
+    name = topic + "/" + "x" * 60000
+    for i in range(1, 2 * (4 << 20) // 60000):
+        if not c.try_send(wire.publish_packet(
+                V5, name, b"", props={"topic_alias": i})):
+            break
+    c.expect_disconnect(wire.QUOTA_EXCEEDED)
+    # Giving the same alias again and again takes no more than once.
+    c = node.client()
+    for i in range(200):
+        c.send_publish(name, b"", props={"topic_alias": 1})
+    c.expect_nothing()
+
+
 @pytest.mark.parametrize("qos", [0, 1, 2])
 def test_topic_alias_out_of_range(node, topic, qos):        # MQTT-3.3.2-8, -9
     most = node.client().connack.props["topic_alias_maximum"]
