@@ -1,6 +1,8 @@
 """PUBLISH: topics, payloads, flags, what is forwarded and how.
 MQTT 5.0 sections 3.3, 4.6 and 4.7; 3.1.1 likewise."""
 
+import socket
+
 import pytest
 
 from support import wire
@@ -360,3 +362,88 @@ def test_one_byte_at_a_time(node, topic, version):
     c.expect(wire.SUBACK, 78)
     c.send_slowly(b"\xc0\x00")
     c.expect(wire.PINGRESP)
+
+
+# --- Publishers that go -----------------------------------------------------
+
+@pytest.mark.parametrize("how", ["close", "disconnect", "shutdown"])
+def test_what_was_sent_before_the_end_is_processed(node, topic, how):
+    """A publisher that says what it has to say and goes at once."""
+    sub = node.client()
+    sub.subscribe(topic)
+    for i in range(20):
+        c = node.raw(V311)
+        b = wire.connect_packet(V311, "brief") + b"".join(
+            wire.publish_packet(V311, topic, b"%d" % k) for k in range(25))
+        if how == "disconnect":
+            b += wire.disconnect_packet(V311)
+        c.send_bytes(b)
+        if how == "close":
+            c.expect(wire.CONNACK)      # else a reset may overtake the rest
+            c.close()
+        elif how == "shutdown":
+            c.sock.shutdown(socket.SHUT_WR)
+            assert c.expect(wire.CONNACK).reason == 0
+            c.expect_closed()
+        else:
+            assert c.expect(wire.CONNACK).reason == 0
+            c.expect_closed()
+        assert [int(p.payload) for p in sub.read_publishes(25)] == list(
+            range(25))
+
+
+@pytest.mark.parametrize("version", [V311, V5])
+def test_large_fan_out_of_a_publisher_that_goes(node, topic, version):
+    """More output than one turn writes: every subscriber gets all of it, in
+    the order of publishing, though the publisher is gone by then."""
+    subs = [node.client(on=i % 2) for i in range(24)]
+    for s in subs:
+        s.subscribe(topic, qos=1)
+    a = node.client(version=version)
+    a.send_bytes(b"".join(wire.publish_packet(
+        version, topic, b"%d" % i * 400000, 1, i + 1) for i in range(3)))
+    a.expect(wire.PUBACK, 1)
+    a.expect(wire.PUBACK, 2)
+    a.expect(wire.PUBACK, 3)
+    a.close()
+    b = node.client(version=version)
+    b.publish(topic, b"after", qos=0)
+    for s in subs:
+        got = [s.read_publish() for _ in range(4)]
+        assert [p.payload[:1] for p in got] == [b"0", b"1", b"2", b"a"]
+        assert all(len(p.payload) == 400000 for p in got[:3])
+
+
+def test_subscribers_that_go_during_a_fan_out(node, topic):
+    subs = [node.client() for _ in range(60)]
+    for s in subs:
+        s.subscribe(topic, qos=1)
+    pub = node.client()
+    for i in range(1, 31):
+        pub.send_publish(topic, b"%2d" % i * 5000, 1, i)
+        subs[2 * i - 2].reset()
+    for i in range(1, 31):
+        pub.expect(wire.PUBACK, i)
+    for s in subs[1::2]:
+        for i in range(1, 31):
+            p = s.read_publish()
+            assert p.payload[:2] == b"%2d" % i
+            s.puback(p.pid)
+
+
+def test_ten_thousand_deliveries_of_one_message(node, topic):
+    """More subscriptions than one turn serves, by filters of one client each."""
+    subs = [node.client(version=V311) for _ in range(300)]
+    for s in subs:
+        s.send_bytes(b"".join(wire.subscribe_packet(
+            V311, i + 1, [("%s/%d/#" % (topic, i), 0)]) for i in range(40)))
+    for s in subs:
+        for i in range(40):
+            s.expect(wire.SUBACK)
+    pub = node.client(version=V311)
+    pub.send_bytes(b"".join(wire.publish_packet(
+        V311, "%s/%d/x" % (topic, i), b"%d" % i) for i in range(40)))
+    pub.fence()
+    for s in subs:
+        assert [int(p.payload) for p in s.read_publishes(40)] == list(
+            range(40))
