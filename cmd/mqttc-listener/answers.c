@@ -139,8 +139,12 @@ answer_add(struct listener *l, struct conn *c, const struct answer *a)
 	struct answer		*slot;
 	uint16_t		 i;
 
-	if (a->nwaits == 0 && (c->answers == NULL || c->answers->n == 0)) {
+	/* Nobody acknowledges twice: what was taken meanwhile is not waited
+	 * for. */
+	if ((c->answers == NULL || c->answers->n == 0) && is_due(a)) {
 		send_answer(l, c, a);
+		if (a->nwaits > 1)
+			free(a->many);
 		return;
 	}
 	if (c->answers == NULL &&
@@ -150,7 +154,7 @@ answer_add(struct listener *l, struct conn *c, const struct answer *a)
 		goto nomem;
 	*slot = *a;
 	for (i = 0; i < a->nwaits; i++)
-		if (!waiter_add(w[i].peer, c, w[i].seq))
+		if (!is_taken(&w[i]) && !waiter_add(w[i].peer, c, w[i].seq))
 			client_doom(l, c);	/* it would wait for ever */
 	/* 3.x knows no Receive Maximum: it waits unread instead. */
 	if (c->answers->n >= ANSWERS_MAX)
