@@ -200,7 +200,9 @@ watch_read(struct listener *l, struct conn *c, bool on)
 void
 client_park(struct listener *l, struct conn *c)
 {
-	if (c->parked || c->state != CONN_OPEN)
+	/* Who waits for its turn is in that list, and is not read either; what
+	 * it says next parks it. */
+	if (c->parked || c->waiting || c->state != CONN_OPEN)
 		return;
 	c->parked = true;
 	c->list_next = l->parked;
