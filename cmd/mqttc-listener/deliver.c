@@ -249,22 +249,23 @@ send_now(struct listener *l, struct pub *p, struct conn *c,
 
 /* --- Queueing ------------------------------------------------------------------- */
 
+struct message *
+deliver_message(struct listener *l, struct pub *p)
+{
+	if (p->m == NULL && (p->v.payload.len <= SHARE_MIN || share(p)))
+		p->m = message_new(&p->v, p->blob, l->now_ms);
+	return p->m;
+}
+
 static void
 enqueue(struct listener *l, struct pub *p, struct conn *c,
     const struct mqueue_how *how)
 {
 	int n;
 
-	if (p->m == NULL) {
-		if (p->v.payload.len > SHARE_MIN && !share(p)) {
-			drop(c, &m_dropped_memory);
-			return;
-		}
-		p->m = message_new(&p->v, p->blob, l->now_ms);
-	}
 	if (c->mqueue == NULL)
 		c->mqueue = calloc(1, sizeof(*c->mqueue));
-	if (p->m == NULL || c->mqueue == NULL ||
+	if (deliver_message(l, p) == NULL || c->mqueue == NULL ||
 	    (n = mqueue_push(c->mqueue, p->m, how,
 	    l->conf->mqtt_max_mqueue_len, l->conf->mqtt_max_mqueue_bytes)) < 0) {
 		drop(c, &m_dropped_memory);

@@ -395,6 +395,9 @@ void publish_fini(struct listener *l);
 
 void deliver(struct listener *l, struct pub *p, struct conn *c,
     const struct mqueue_how *how);
+/* p->m, the form in which p is kept: made when it is not there yet, with a
+ * large payload shared. NULL if out of memory. */
+struct message *deliver_message(struct listener *l, struct pub *p);
 /* The window or the socket has room: send what is queued. */
 void deliver_queued(struct listener *l, struct conn *c);
 void on_puback(struct listener *l, struct conn *c, const struct mqtt_frame *f);

@@ -100,10 +100,8 @@ job_begin(struct listener *l, struct pub *p, const struct target *targets,
 	struct job	*j = &l->job;
 	size_t		 i;
 
-	if (p->m == NULL)
-		p->m = message_new(&p->v, p->blob, l->now_ms);
 	j->targets = malloc(n * sizeof(*targets));
-	if (p->m == NULL || j->targets == NULL) {
+	if (j->targets == NULL || deliver_message(l, p) == NULL) {
 		metric_add(&m_dropped_memory, n);
 		free(j->targets);
 		j->targets = NULL;
