@@ -10,6 +10,7 @@
 #include <string.h>
 #include <xxhash.h>
 #include "base/err.h"
+#include "log/log.h"
 
 /* --- Encoding ------------------------------------------------------------------ */
 
@@ -170,6 +171,16 @@ sent(struct listener *l, struct conn *c, const struct mqueue_how *how,
 		out_flush(l, c);
 }
 
+/* Packet id and message id, side by side: with -v. */
+static void
+trace_out(const struct pub *p, const struct conn *c,
+    const struct mqueue_how *how, uint16_t id)
+{
+	log_debug("publish.out", "id=%016llx%016llx client=%s packet=%u qos=%u",
+	    (unsigned long long)p->id.hi, (unsigned long long)p->id.lo,
+	    log_quote(c->client_id), id, how->qos);
+}
+
 /* A packet only this client gets: subscription identifiers, aliases. */
 static void
 send_own(struct listener *l, struct pub *p, struct conn *c,
@@ -206,6 +217,7 @@ send_own(struct listener *l, struct pub *p, struct conn *c,
 		(void)out_blob(l, c, p->blob, p->v.payload.len);
 	else if (p->v.payload.len > 0)
 		memcpy(dst + head, p->v.payload.data, p->v.payload.len);
+	trace_out(p, c, how, o.packet_id);
 	sent(l, c, how, size);
 }
 
@@ -244,6 +256,7 @@ send_now(struct listener *l, struct pub *p, struct conn *c,
 	}
 	if (!e->whole)
 		(void)out_blob(l, c, p->blob, p->v.payload.len);
+	trace_out(p, c, how, id);
 	sent(l, c, how, e->size);
 }
 
@@ -252,8 +265,11 @@ send_now(struct listener *l, struct pub *p, struct conn *c,
 struct message *
 deliver_message(struct listener *l, struct pub *p)
 {
-	if (p->m == NULL && (p->v.payload.len <= SHARE_MIN || share(p)))
-		p->m = message_new(&p->v, p->blob, l->now_ms);
+	if (p->m == NULL && (p->v.payload.len <= SHARE_MIN || share(p)) &&
+	    (p->m = message_new(&p->v, p->blob, l->now_ms)) != NULL) {
+		p->m->id_hi = p->id.hi;
+		p->m->id_lo = p->id.lo;
+	}
 	return p->m;
 }
 
@@ -328,6 +344,7 @@ deliver_queued(struct listener *l, struct conn *c)
 		if (is_choked(l, c) || (how->qos > 0 && !window_ready(l, c)))
 			return;
 		p.blob = m->blob;
+		p.id = (struct msgid){ m->id_hi, m->id_lo };
 		l->enc_len = 0;
 		send_now(l, &p, c, how);
 		mqueue_pop(c->mqueue);

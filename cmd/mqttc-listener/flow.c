@@ -330,6 +330,10 @@ flow_publish(struct listener *l, struct pub *p, struct answer *a,
 			continue;
 		}
 		metric_inc(&m_publish_forwarded);
+		log_debug("publish.forwarded", "id=%016llx%016llx peer=%s "
+		    "seq=%llu", (unsigned long long)p->id.hi,
+		    (unsigned long long)p->id.lo, bus_peer_name(peer->bus),
+		    (unsigned long long)seq);
 		if (bus_peer_blocked(peer->bus))
 			*blocked = true;
 		if (a->type != 0) {

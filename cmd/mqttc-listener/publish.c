@@ -427,6 +427,10 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	p.blob = NULL;
 	p.m = NULL;
 	memset(p.enc, 0, sizeof(p.enc));
+	log_debug("publish.in", "id=%016llx%016llx client=%s packet=%u qos=%u "
+	    "topic=%s", (unsigned long long)p.id.hi,
+	    (unsigned long long)p.id.lo, log_quote(c->client_id), m.packet_id,
+	    m.qos, log_quote_n(m.topic.data, m.topic.len));
 
 	if (l->nremote > 0 && (rc = flow_publish(l, &p, &a, &blocked)) < 0) {
 		/* A stream keeps all it may: this message is nobody's. */
@@ -529,6 +533,9 @@ publish_record(struct listener *l, const struct record *r,
 	if (payload != NULL)
 		p.blob = blob_ref(payload);
 	metric_inc(&m_publish_received);
+	log_debug("publish.relayed", "id=%016llx%016llx topic=%s",
+	    (unsigned long long)p.id.hi, (unsigned long long)p.id.lo,
+	    log_quote_n(r->topic.data, r->topic.len));
 	if (publish_local(l, &p, NULL) == 0)
 		metric_inc(&m_no_subscribers);
 	if (!was && l->job.active)

@@ -56,7 +56,7 @@ const struct conf_key conf_keys[] = {
 	ADDR("listener.tcp.each", listener_tcp_each, "", 0,
 	    "A second address that tells the listeners apart: listener i, "
 	    "counted from 0, also serves PORT+i. Empty: none."),
-	U32("listener.processes", listener_processes, "2", 1, 1024, NULL, 0,
+	U32("listener.processes", listener_processes, "2", 1, 500, NULL, 0,
 	    "How many listener processes to start."),
 	U32("listener.sockets", listener_sockets, "16", 1, 1024, NULL, 0,
 	    "Listening sockets made for each address and dealt to the "

@@ -21,6 +21,7 @@ message_new(const struct message_view *v, struct blob *blob, uint64_t now_ms)
 	m->payload_len = (uint32_t)v->payload.len;
 	m->expiry_s = v->expiry_s;
 	m->arrived_ms = now_ms;
+	m->id_hi = m->id_lo = 0;
 	m->blob = blob == NULL ? NULL : blob_ref(blob);
 	p = m->bytes;
 	memcpy(p, v->topic.data, v->topic.len);

@@ -34,6 +34,7 @@ struct message {
 	uint32_t	 payload_len;
 	uint32_t	 expiry_s;
 	uint64_t	 arrived_ms;
+	uint64_t	 id_hi, id_lo;	/* the caller's: its message id */
 	struct blob	*blob;		/* the payload if it is shared */
 	uint8_t		 bytes[];	/* topic, props, payload if not */
 };

@@ -170,3 +170,29 @@ def test_messages_are_counted(counted, topic):
         pub.send_publish(topic, b"y", 2, 7, dup=True)
         pub.expect(wire.PUBREC)
         pub.expect(wire.PUBREC)
+
+
+def test_one_message_can_be_followed(make_node):            # FEATURES S10
+    """Packet id, message id, packet id again: the log has them side by
+    side, on every process the message crosses."""
+    node = make_node(listeners=2, options={"log.level": "debug"})
+    sub = node.client("sub", on=1)
+    sub.subscribe("follow/#", qos=2)
+    pub = node.client("pub", on=0)
+    pub.publish("follow/me", b"x", qos=1, pid=77)
+    packet = sub.read_publish().pid
+    node.wait_log("publish.out")
+    lines = [s for s in node.logs().splitlines() if " publish." in s]
+
+    def one(event, *words):
+        found = [s for s in lines if " %s " % event in s
+                 and all(w in s for w in words)]
+        assert len(found) == 1, found
+        return found[0].split(" id=")[1].split()[0]
+    ident = one("publish.in", "listener.0", 'client="pub"', "packet=77",
+                'topic="follow/me"')
+    assert len(ident) == 32
+    assert one("publish.forwarded", "listener.0", "peer=listener.1") == ident
+    assert one("publish.relayed", "listener.1") == ident
+    assert one("publish.out", "listener.1", 'client="sub"',
+               "packet=%d" % packet) == ident

@@ -16,7 +16,7 @@ ids_rise_also_when_the_sequence_wraps(void **state UNUSED)
 
 	msgid_init(&g, 7, 0xdeadbeef, now);
 	last = msgid_next(&g);
-	for (i = 0; i < 10000000; i++) {
+	for (i = 0; i < 100000000; i++) {
 		/* Turns of every length, on a clock that mostly stands. */
 		if (i % 100003 == 0)
 			msgid_turn(&g, now += (uint64_t)(i % 2));
