@@ -187,7 +187,7 @@ client_due(void *ctx, struct wheel_node *n)
 static void
 watch_read(struct listener *l, struct conn *c, bool on)
 {
-	int want = (on && !c->eof ? EV_READ : 0) |
+	int want = (on && !c->eof && !c->deaf ? EV_READ : 0) |
 	    (c->blocked ? EV_WRITE : 0);
 
 	ev_io_stop(l->loop, &c->io);
@@ -480,6 +480,16 @@ on_readable(struct listener *l, struct conn *c)
 		return;
 	}
 	c->heard_ms = l->now_ms;
+	if (UNLIKELY(out_is_choked(l, c))) {
+		/* Answers have no other bound than this. Its keep-alive goes
+		 * on: out_flush() knows whether it lives. */
+		if ((c->unheard += (uint32_t)n) >= DEAF_MAX) {
+			c->deaf = true;
+			watch_read(l, c, true);
+		}
+	} else {
+		c->unheard = 0;
+	}
 	c->bytes_in += (uint64_t)n;
 	metric_add(&m_bytes_in, (uint64_t)n);
 	have += (size_t)n;

@@ -305,12 +305,6 @@ window_ready(struct listener *l, struct conn *c)
 	return !window_is_full(c->window);
 }
 
-static inline bool
-is_choked(const struct listener *l, const struct conn *c)
-{
-	return c->blocked && c->out.bytes >= l->conf->listener_output_max;
-}
-
 void
 deliver(struct listener *l, struct pub *p, struct conn *c,
     const struct mqueue_how *how)
@@ -318,7 +312,7 @@ deliver(struct listener *l, struct pub *p, struct conn *c,
 	if (UNLIKELY(c->state != CONN_OPEN))
 		return;
 	if (UNLIKELY(c->mqueue != NULL && c->mqueue->n > 0) ||
-	    UNLIKELY(is_choked(l, c)) ||
+	    UNLIKELY(out_is_choked(l, c)) ||
 	    (how->qos > 0 && !window_ready(l, c)))
 		enqueue(l, p, c, how);
 	else
@@ -341,7 +335,7 @@ deliver_queued(struct listener *l, struct conn *c)
 			drop(c, &m_dropped_expired);
 			continue;
 		}
-		if (is_choked(l, c) || (how->qos > 0 && !window_ready(l, c)))
+		if (out_is_choked(l, c) || (how->qos > 0 && !window_ready(l, c)))
 			return;
 		p.blob = m->blob;
 		p.id = (struct msgid){ m->id_hi, m->id_lo };

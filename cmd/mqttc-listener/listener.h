@@ -49,7 +49,9 @@ enum {
 	TURN_BYTES	= 4 << 20,
 	SHARE_MIN	= 512,		/* payloads above are shared, not copied */
 	OUT_EAGER	= 256 * 1024,	/* output of one client written early */
+	DEAF_MAX	= 64 * 1024,	/* read of who does not read us */
 	ANSWERS_MAX	= 1024,		/* unanswered PUBLISHes of a 3.x client */
+	SUBACKS_MAX	= 1024,		/* SUBACKs of a client not yet due */
 	ALIASES_OUT_MAX	= 32,		/* topics we alias towards a client */
 	ALIASES_IN_BYTES = 4 << 20,	/* topics a client may give aliases */
 	PEERS_MAX	= 1024,		/* listeners of a node */
@@ -157,6 +159,7 @@ struct conn {
 	uint64_t	 msgs_in, msgs_out, bytes_in, bytes_out;
 	uint32_t	 dropped;
 	uint32_t	 fan_no, fan_slot;	/* publish.c: overlapping */
+	uint32_t	 unheard;	/* bytes it sent since its output is full */
 	uint32_t	 holds;		/* what still points here */
 	uint32_t	 nsub_waits;	/* SUBACKs not sent yet */
 	uint32_t	 max_packet;	/* the client's; 0: none */
@@ -171,6 +174,7 @@ struct conn {
 	bool		 dirty : 1;	/* in the list of outputs to write */
 	bool		 blocked : 1;	/* socket full: EPOLLOUT will tell */
 	bool		 parked : 1;	/* not read: see client_park() */
+	bool		 deaf : 1;	/* not read: it does not read either */
 	bool		 waiting : 1;	/* has whole packets for the next turn */
 	bool		 problem_info : 1;
 	bool		 graceful : 1;	/* DISCONNECT 0x00: no will */
@@ -317,6 +321,13 @@ turn_spend(struct listener *l, size_t bytes)
 }
 
 /* --- out.c --- */
+
+/* c takes nothing, and as much as we keep for it is waiting. */
+static inline bool
+out_is_choked(const struct listener *l, const struct conn *c)
+{
+	return c->blocked && c->out.bytes >= l->conf->listener_output_max;
+}
 
 /* Room for n bytes in a row at the end of c's output, to be filled now; they
  * leave at the end of the turn. NULL if out of memory: the client is doomed. */

@@ -161,7 +161,7 @@ out_clear(struct listener *l, struct conn *c)
 static void
 watch(struct listener *l, struct conn *c, bool writable)
 {
-	int want = (c->parked || c->eof ? 0 : EV_READ) |
+	int want = (c->parked || c->eof || c->deaf ? 0 : EV_READ) |
 	    (writable ? EV_WRITE : 0);
 
 	c->blocked = writable;
@@ -170,6 +170,16 @@ watch(struct listener *l, struct conn *c, bool writable)
 		ev_io_modify(&c->io, want);
 		ev_io_start(l->loop, &c->io);
 	}
+}
+
+/* Enough has left to read c again. */
+static bool
+hears_again(const struct listener *l, struct conn *c)
+{
+	if (!c->deaf || c->out.bytes > l->conf->listener_output_max / 2)
+		return false;
+	c->deaf = false;
+	return true;
 }
 
 void
@@ -218,12 +228,15 @@ out_flush(struct listener *l, struct conn *c)
 				c->out.tail = NULL;
 			chunk_free(l, k);
 		}
+		if (UNLIKELY(c->deaf) && n > 0)
+			c->heard_ms = l->now_ms;	/* it reads: it lives */
 		if ((size_t)n < want) {
-			if (!c->blocked)
+			if (!c->blocked || hears_again(l, c))
 				watch(l, c, true);
 			return;
 		}
 	}
+	c->deaf = false;
 	if (c->blocked)
 		watch(l, c, false);
 	if (c->state == CONN_CLOSING)
