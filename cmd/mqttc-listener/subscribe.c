@@ -58,6 +58,8 @@ answer(struct listener *l, struct conn *c, struct sub_wait *w)
 	*l->subs_tail = w;
 	l->subs_tail = &w->next;
 	l->nsub_waits++;
+	if (c->nsub_waits >= SUBACKS_MAX)
+		client_park(l, c);
 }
 
 static uint8_t
@@ -170,7 +172,8 @@ subscribe_answer(struct listener *l)
 		if ((l->subs_head = w->next) == NULL)
 			l->subs_tail = &l->subs_head;
 		l->nsub_waits--;
-		w->c->nsub_waits--;
+		if (--w->c->nsub_waits < SUBACKS_MAX / 2 && w->c->parked)
+			l->unpark = true;
 		if (w->c->state == CONN_OPEN)
 			suback(l, w->c, w->type, w->id, w->codes, w->ncodes);
 		client_release(l, w->c);

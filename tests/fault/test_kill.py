@@ -101,6 +101,22 @@ def test_subscription_without_a_router(make_node, topic, how):
         have.append(p.payload)
 
 
+def test_flood_of_subscriptions_without_a_router(make_node, topic):
+    """Who has much unanswered is not read; all is answered in the end."""
+    node = make_node(listeners=2, options={"cluster.suback_timeout": "8s"})
+    sub = node.client(on=1)
+    pid = node.kill("router", signal.SIGSTOP)
+    try:
+        sub.send_bytes(b"".join(
+            wire.subscribe_packet(sub.version, i, [("%s/%d" % (topic, i), 1)])
+            for i in range(1, 5001)))
+        node.wait_metric("publishers_parked_total", lambda v: v > 0)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for i in range(1, 5001):
+        sub.expect(wire.SUBACK, i)
+
+
 def test_unsubscribed_and_gone_while_the_router_is_away(make_node, topic):
     """Routes of those who left meanwhile are gone when it is back."""
     node = make_node(listeners=2)
