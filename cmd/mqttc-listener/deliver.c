@@ -187,7 +187,6 @@ send_own(struct listener *l, struct pub *p, struct conn *c,
     const struct mqueue_how *how)
 {
 	struct mqtt_publish_out	 o;
-	struct mqueue_how	 h = *how;
 	bool			 apart = p->v.payload.len > SHARE_MIN;
 	uint8_t			*dst;
 	size_t			 size, head;
@@ -195,15 +194,14 @@ send_own(struct listener *l, struct pub *p, struct conn *c,
 	fill(&o, &p->v, how);
 	if (c->alias_max > 0)
 		alias_apply(c, &o);
-	o.subscription_ids = h.ids;
 	size = mqtt_publish_size(c->version, &o);
 	if (size == 0 || (c->max_packet > 0 && size > c->max_packet)) {
 		alias_undo(c, &o);
 		drop(c, &m_dropped_too_large);	/* [MQTT-3.1.2-25] */
 		return;
 	}
-	if ((apart && !share(p)) || (h.qos > 0 &&
-	    window_send(c->window, h.qos, &o.packet_id) < 0)) {
+	if ((apart && !share(p)) || (how->qos > 0 &&
+	    window_send(c->window, how->qos, &o.packet_id) < 0)) {
 		alias_undo(c, &o);
 		drop(c, &m_dropped_memory);
 		return;

@@ -388,6 +388,21 @@ def test_inflight_window_of_the_broker(make_node, topic):   # S3
         sub.close()
 
 
+def test_queue_remembers_identifiers_and_aliases(node, topic):
+    """What a delivery of its own needs survives the queue."""
+    sub = node.client(props={"receive_maximum": 1}, alias_maximum=2)
+    sub.subscribe(topic + "/+", qos=1, props=7)
+    sub.subscribe(topic + "/1", qos=1)
+    pub = node.client()
+    for i in range(9):
+        pub.publish("%s/%d" % (topic, i % 3), b"%d" % i, qos=1)
+    for i in range(9):
+        p = sub.read_publish()
+        assert (p.name, p.payload) == ("%s/%d" % (topic, i % 3), b"%d" % i)
+        assert p.props["subscription_identifier"] == [7]
+        sub.complete(p)
+
+
 # --- Slow readers -----------------------------------------------------------
 
 def test_slow_reader_loses_its_own_only(node, topic):
