@@ -128,7 +128,7 @@ client_close(struct listener *l, struct conn *c, uint8_t reason)
 const char *
 client_peer(const struct conn *c, char *buf, size_t size)
 {
-	struct sockaddr_storage	 ss;
+	struct sockaddr_storage	 ss = { .ss_family = AF_UNSPEC };
 	socklen_t		 len = sizeof(ss);
 	char			 host[INET6_ADDRSTRLEN] = "";
 
