@@ -440,6 +440,37 @@ def test_three_listeners(make_node, topic):
         assert sorted(p.payload for p in got) == [b"0", b"1", b"2"]
 
 
+def test_more_listeners_than_a_word_has_bits(make_node, topic):
+    """DESIGN 3: beyond 63 destinations the index keeps interned sets."""
+    n = 70
+    node = make_node(listeners=n)
+    cs = [node.client("c%d" % i, on=i) for i in range(n)]
+    for i, c in enumerate(cs):
+        c.subscribe([topic + "/all/#", "%s/some/%d" % (topic, i % 7),
+                     "%s/own/%d" % (topic, i)], qos=1)
+    for k in (0, 35, 69):
+        cs[k].publish(topic + "/all/x", b"%d" % k, qos=1)
+        for c in cs:
+            p = c.read_publish()
+            assert p.payload == b"%d" % k
+            c.puback(p.pid)
+    cs[0].publish(topic + "/some/3", b"some", qos=1)
+    for i, c in enumerate(cs):
+        if i % 7 == 3:
+            p = c.read_publish()
+            assert p.payload == b"some"
+            c.puback(p.pid)
+        else:
+            c.expect_nothing()
+    for i in range(n):
+        cs[(i + 1) % n].publish("%s/own/%d" % (topic, i), b"own", qos=1)
+    for i, c in enumerate(cs):
+        p = c.read_publish()
+        assert p.topic == "%s/own/%d" % (topic, i)
+        c.puback(p.pid)
+        c.expect_nothing()
+
+
 def test_one_listener(make_node, topic):
     node = make_node(listeners=1)
     c = node.client()

@@ -380,6 +380,45 @@ def test_topic_alias_to_the_client(node, topic, own):       # MQTT-3.1.2-26
         assert empty > 0, "aliases are never used"
 
 
+def test_topic_alias_of_what_was_too_large(node, topic):    # MQTT-3.1.2-26
+    """An alias counts as set only if the packet that sets it was sent."""
+    sub = node.client(alias_maximum=3, props={"maximum_packet_size": 300})
+    sub.subscribe(topic + "/#", qos=1)
+    pub = node.client()
+    for i in range(10):
+        name = "%s/%d" % (topic, i % 4)
+        pub.publish(name, b"x" * 1000, qos=i % 2)
+        pub.publish(name, b"%d" % i, qos=i % 2)
+        p = sub.read_publish()
+        assert (p.name, p.payload) == (name, b"%d" % i)
+        sub.complete(p)
+    sub.expect_nothing()
+
+
+def test_topic_alias_of_what_was_dropped(node, topic):      # MQTT-3.1.2-26
+    """A reader that is too slow loses messages, never the meaning of one."""
+    sub = node.client(alias_maximum=20, rcvbuf=4096)
+    sub.subscribe(topic + "/#")
+    pub = node.client()
+    for i in range(400):
+        name = "%s/%d" % (topic, i % 30)
+        pub.publish(name, name.encode() + b"|" + b"z" * 20000)
+    try:
+        got = sub.fence()
+        pub.publish(topic + "/end", b"end")
+        while not got or got[-1].payload != b"end":
+            got.append(sub.read_publish())
+    except wire.Closed:
+        return                      # so slow that it was cut off
+    for p in got[:-1]:
+        assert p.name.encode() == p.payload.split(b"|")[0]
+    for i in range(60):             # and afterwards all is well
+        name = "%s/%d" % (topic, i % 30)
+        pub.publish(name, b"%d" % i)
+        p = sub.read_publish()
+        assert (p.name, p.payload) == (name, b"%d" % i)
+
+
 def test_no_topic_alias_to_a_client_without(node, topic):   # MQTT-3.1.2-27
     for props in ({}, {"topic_alias_maximum": 0}):
         sub = node.client(props=props)

@@ -233,6 +233,17 @@ def test_shared_subscriptions_are_refused(node, own, f):    # 3.2.2.3.13
     assert c.unsubscribe(f) == [wire.NO_SUBSCRIPTION_EXISTED]
 
 
+@pytest.mark.parametrize("version", [V31, V311])
+def test_3x_shared_subscriptions(node, version, own):
+    """3.1.1 knows none; asking is refused as 5.0's is, nothing breaks."""
+    if not own:
+        pytest.skip("shared subscriptions elsewhere")
+    c = node.client(version=version)
+    assert c.subscribe("$share/g/t", expect=False) == [0x80]
+    c.unsubscribe("$share/g/t")
+    c.expect_nothing()
+
+
 @pytest.mark.parametrize("f", ["$share//t", "$share/g", "$share/",
                                "$share/g/", "$share/+/t", "$share/#/t",
                                "$share/a+b/t"])
