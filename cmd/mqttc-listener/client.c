@@ -17,7 +17,10 @@
 #include "base/err.h"
 #include "log/log.h"
 
-enum { FIB_AHEAD = 32 };	/* packets looked at together */
+enum {
+	FIB_AHEAD = 32,			/* packets looked at together */
+	HEARD_MIN = 512			/* bytes of one still on its way */
+};
 
 static void on_client(EV_P_ ev_io *w, int revents);
 
@@ -337,6 +340,8 @@ consume(struct listener *l, struct conn *c, const uint8_t *buf, size_t len,
 		on_packet(l, c, &f);
 		off += f.size;
 	}
+	if (packets > 0)
+		c->heard_ms = l->now_ms;
 	metric_add(&m_packets_in, packets);
 	if (off < len && !may_go_on(l, c))
 		client_wait(l, c);
@@ -479,7 +484,8 @@ on_readable(struct listener *l, struct conn *c)
 			client_doom(l, c);
 		return;
 	}
-	c->heard_ms = l->now_ms;
+	if (n >= HEARD_MIN)
+		c->heard_ms = l->now_ms;
 	if (UNLIKELY(out_is_choked(l, c))) {
 		/* Answers have no other bound than this. Its keep-alive goes
 		 * on: out_flush() knows whether it lives. */

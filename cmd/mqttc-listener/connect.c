@@ -51,6 +51,10 @@ refuse(struct listener *l, struct conn *c, unsigned version, uint8_t reason)
 		code = (uint8_t)v3;
 	}
 	n = mqtt_connack_size(version, NULL);
+	if (c->max_packet > 0 && n > c->max_packet) {	/* [MQTT-3.1.2-24] */
+		client_doom(l, c);
+		return;
+	}
 	if ((p = out_reserve(l, c, n)) == NULL)
 		return;
 	mqtt_connack_encode(version, false, code, NULL, p);
@@ -103,8 +107,8 @@ copy_text(const struct slice *s)
 static uint8_t
 unacceptable(const struct listener *l, const struct mqtt_connect *k)
 {
-	if (l->draining)
-		return MQTT_SERVER_SHUTTING_DOWN;
+	if (l->draining)			/* 0x8B has no place here */
+		return MQTT_SERVER_UNAVAILABLE;
 	if (k->client_id.len > l->conf->mqtt_max_clientid_len)
 		return MQTT_CLIENT_ID_INVALID;
 	/* [MQTT-3.1.3-8]; 3.1 knows no empty id at all. */
@@ -117,6 +121,8 @@ unacceptable(const struct listener *l, const struct mqtt_connect *k)
 		return MQTT_QOS_NOT_SUPPORTED;	/* [MQTT-3.2.2-12] */
 	if (k->has_will && k->will_retain && k->version == MQTT_V5)
 		return MQTT_RETAIN_NOT_SUPPORTED;	/* [MQTT-3.2.2-13] */
+	if (k->has_will && publish_is_reserved(&k->will_topic))
+		return MQTT_NOT_AUTHORIZED;
 	return 0;
 }
 
@@ -245,8 +251,11 @@ on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	int			 rc;
 
 	rc = mqtt_decode_connect(f, l->conf->mqtt_max_topic_levels, &k);
-	if (rc == 0)
+	if (rc == 0) {
+		if (mqtt_props_has(&k.props, MQTT_P_MAXIMUM_PACKET_SIZE))
+			c->max_packet = k.props.maximum_packet_size;
 		rc = unacceptable(l, &k);
+	}
 	if (rc != 0) {
 		log_debug("client.refused", "peer=%s reason=0x%02x",
 		    client_peer(c, peer, sizeof(peer)), (unsigned)rc);
@@ -267,8 +276,6 @@ on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 		    MQTT_P_SESSION_EXPIRY) && k.props.session_expiry_s > 0;
 		if (mqtt_props_has(&k.props, MQTT_P_RECEIVE_MAXIMUM))
 			c->receive_maximum = k.props.receive_maximum;
-		if (mqtt_props_has(&k.props, MQTT_P_MAXIMUM_PACKET_SIZE))
-			c->max_packet = k.props.maximum_packet_size;
 		if (mqtt_props_has(&k.props, MQTT_P_TOPIC_ALIAS_MAXIMUM))
 			c->alias_max = k.props.topic_alias_maximum;
 		if (mqtt_props_has(&k.props, MQTT_P_REQUEST_PROBLEM_INFO))

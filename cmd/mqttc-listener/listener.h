@@ -155,7 +155,7 @@ struct conn {
 	struct inbound	 inbound;	/* QoS 2 between PUBLISH and PUBREL */
 
 	uint64_t	 since_ms;	/* connected; wall clock */
-	uint64_t	 heard_ms;	/* last bytes; monotonic */
+	uint64_t	 heard_ms;	/* last packet, or much of one */
 	uint64_t	 msgs_in, msgs_out, bytes_in, bytes_out;
 	uint32_t	 dropped;
 	uint32_t	 fan_no, fan_slot;	/* publish.c: overlapping */
@@ -393,6 +393,8 @@ void subscribe_free(struct listener *l);
 
 void on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f);
 void on_pubrel(struct listener *l, struct conn *c, const struct mqtt_frame *f);
+/* Is this a topic of ours, that clients may only read? 4.7.2 */
+bool publish_is_reserved(const struct slice *topic);
 /* Publish on nobody's socket: a will, an event, a figure. */
 void publish_own(struct listener *l, const struct message_view *v,
     struct slice client_id, bool local_only);

@@ -309,8 +309,8 @@ forward_props(struct listener *l, const struct mqtt_props *in,
 	return true;
 }
 
-static bool
-is_reserved(const struct slice *topic)
+bool
+publish_is_reserved(const struct slice *topic)
 {
 	return topic->len >= 4 && memcmp(topic->data, "$SYS", 4) == 0 &&
 	    (topic->len == 4 || topic->data[4] == '/');
@@ -399,7 +399,7 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 		answer_with(l, c, &a, MQTT_PACKET_ID_IN_USE);
 		return;
 	}
-	if (UNLIKELY(m.topic.data[0] == '$') && is_reserved(&m.topic)) {
+	if (UNLIKELY(m.topic.data[0] == '$') && publish_is_reserved(&m.topic)) {
 		answer_with(l, c, &a, MQTT_NOT_AUTHORIZED);
 		return;
 	}

@@ -1,6 +1,7 @@
 """CONNECT, CONNACK, DISCONNECT, PINGREQ, keep-alive and client identifiers.
 MQTT 5.0 sections 3.1, 3.2, 3.12, 3.14 and 4.13; 3.1.1 likewise."""
 
+import signal
 import time
 
 import pytest
@@ -507,6 +508,40 @@ def test_half_a_packet_keeps_nobody_alive(node):            # MQTT-3.1.2-22
     except wire.Closed:
         pass
     assert 1.4 < time.monotonic() - began < 10
+
+
+def test_dripping_bytes_keep_nobody_alive(node):            # MQTT-3.1.2-22
+    """Control Packets count, not bytes."""
+    c = node.client("drip", keepalive=1)
+    began = time.monotonic()
+    c.send_bytes(b"\x30\x7f\x00")
+    while time.monotonic() - began < 15:
+        try:
+            c.send_bytes(b"\x01")
+            p = c.read_packet(0.3)
+            assert p.kind == wire.DISCONNECT
+            assert p.reason == wire.KEEP_ALIVE_TIMEOUT
+            break
+        except wire.Late:
+            pass
+        except wire.Closed:
+            break
+    else:
+        raise AssertionError("bytes kept a silent client alive")
+
+
+def test_connect_while_the_node_stops(make_node, topic):    # MQTT-3.2.2-8
+    """0x8B may stand in DISCONNECT only."""
+    n = make_node(listeners=1)
+    slow = n.client("slow", rcvbuf=4096)
+    slow.subscribe(topic)
+    pub = n.client("pub")
+    for _ in range(12):
+        pub.publish(topic, b"z" * 1000000, qos=1)
+    late = n.raw()
+    n.proc.send_signal(signal.SIGTERM)
+    pub.expect_disconnect(wire.SERVER_SHUTTING_DOWN)
+    assert late.refused(wire.SERVER_UNAVAILABLE, client_id="late")
 
 
 # --- Keys -------------------------------------------------------------------

@@ -223,6 +223,14 @@ def test_size_of_connack(node, topic, limit):               # MQTT-3.1.2-24
         watch.expect_nothing()
 
 
+@pytest.mark.parametrize("limit", [1, 4])
+def test_size_of_a_refusal(node, limit):                    # MQTT-3.1.2-24
+    c = node.raw()
+    c.send_bytes(wire.connect_packet(V5, "small", props={
+        "maximum_packet_size": limit, "authentication_method": "none"}))
+    c.expect_closed()
+
+
 # --- Maximum Packet Size of the broker --------------------------------------
 
 def just(version, topic, size, qos=0):

@@ -245,3 +245,11 @@ def test_will_when_the_node_stops(make_node, topic):        # 3.1.2.5, DESIGN 1
     got = c.drain()
     if got:
         assert got[-1].kind == wire.DISCONNECT and got[-1].reason == 0x8b
+
+
+@pytest.mark.parametrize("version", [V31, V311, V5])
+def test_will_to_a_topic_of_the_broker(node, version, own):  # 4.7.2
+    if not own:
+        pytest.skip("a rule of ours")
+    node.raw(version).refused(wire.NOT_AUTHORIZED, v3=(5,), client_id="liar",
+                              will={"topic": "$SYS/brokers", "payload": b"x"})
