@@ -212,7 +212,7 @@ struct target {
 struct job {
 	bool		 active;
 	struct pub	 pub;		/* its view borrowed from pub.m */
-	struct target	*targets;	/* each conn held */
+	struct target	*targets;	/* each conn held; their ids behind */
 	size_t		 n, next;
 	struct answer	 answer;	/* owed to pub.from; type 0: none */
 };
@@ -264,6 +264,8 @@ struct listener {
 
 	struct target	*targets;
 	size_t		 cap_targets;
+	uint32_t	*sub_ids;	/* subscription identifiers of targets */
+	size_t		 cap_sub_ids;
 	uint32_t	 fan_no;
 	struct job	 job;
 

@@ -233,6 +233,7 @@ fini(struct listener *l)
 	htab_fini(&l->clients);
 	out_pool_free(l);
 	free(l->targets);
+	free(l->sub_ids);
 	free(l->props);
 	free(l->enc);
 	free(l->readbuf);

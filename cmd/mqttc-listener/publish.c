@@ -11,6 +11,8 @@
 #include "base/err.h"
 #include "log/log.h"
 
+enum { JOB_MIN = 64 };		/* fewer are not worth a turn of their own */
+
 static inline bool
 is_own(const struct pub *p, const struct conn *c)
 {
@@ -20,25 +22,40 @@ is_own(const struct pub *p, const struct conn *c)
 	    memcmp(p->client_id.data, c->client_id, c->client_id_len) == 0;
 }
 
-static inline void
-how_of(const struct pub *p, const struct index_sub *s, struct mqueue_how *how)
+/* A subscription that does not want its own client's messages. */
+static inline bool
+is_deaf_to(const struct index_sub *s, const struct pub *p)
 {
-	how->qos = (uint8_t)MIN((unsigned)p->v.qos, (unsigned)s->qos);
-	how->retain = s->rap && p->v.retain;
-	how->nids = s->id != 0;
-	if (s->id != 0)
-		how->ids[0] = s->id;
+	return UNLIKELY(s->no_local) && is_own(p, conn_of(s->owner));
+}
+
+static inline uint8_t
+qos_of(const struct pub *p, const struct index_sub *s)
+{
+	return (uint8_t)MIN((unsigned)p->v.qos, (unsigned)s->qos);
 }
 
 /* --- Several filters match: one copy per client, with the highest QoS and all
- *     subscription identifiers [MQTT-3.3.4-2] [-3] ----------------------------- */
+ *     subscription identifiers [MQTT-3.3.4-2] [-3] [-4] ------------------------ */
 
+/* What a message matched; of the first filter the subscribers from `from` on
+ * are meant. */
+struct fan {
+	const struct pub	*p;
+	struct index_filter	**found;
+	int			 nfound;
+	uint32_t		 from;
+};
+
+/* The target c is in this fan-out, made when it is not there yet. */
 static struct target *
-target_add(struct listener *l, size_t *n)
+target_of(struct listener *l, struct conn *c, size_t *n)
 {
-	struct target	*grown;
+	struct target	*grown, *t;
 	size_t		 cap;
 
+	if (c->fan_no == l->fan_no)
+		return &l->targets[c->fan_slot];
 	if (*n == l->cap_targets) {
 		cap = l->cap_targets == 0 ? 256 : l->cap_targets * 2;
 		if ((grown = realloc(l->targets, cap * sizeof(*grown))) == NULL)
@@ -46,48 +63,80 @@ target_add(struct listener *l, size_t *n)
 		l->targets = grown;
 		l->cap_targets = cap;
 	}
-	return &l->targets[(*n)++];
+	c->fan_no = l->fan_no;
+	c->fan_slot = (uint32_t)*n;
+	t = &l->targets[(*n)++];
+	memset(t, 0, sizeof(*t));
+	t->c = c;
+	return t;
 }
 
-static size_t
-gather(struct listener *l, const struct pub *p, struct index_filter **found,
-    int nfound)
+/* Give each target its part of l->sub_ids, and fill it: they are total. */
+static bool
+gather_ids(struct listener *l, const struct fan *fan, size_t n, size_t total)
 {
-	struct index_sub	*s;
-	struct mqueue_how	 how;
+	const struct index_sub	*s;
 	struct target		*t;
-	struct conn		*c;
-	size_t			 n = 0;
-	uint32_t		 i;
-	int			 k;
+	uint32_t		*at, i;
+	size_t			 k;
+	int			 f;
 
-	l->fan_no++;
-	for (k = 0; k < nfound; k++) {
-		for (i = 0; i < found[k]->nsubs; i++) {
-			s = &found[k]->subs[i];
-			c = conn_of(s->owner);
-			if (s->no_local && is_own(p, c))
+	if (total > l->cap_sub_ids) {
+		if ((at = realloc(l->sub_ids, total * sizeof(*at))) == NULL)
+			return false;
+		l->sub_ids = at;
+		l->cap_sub_ids = total;
+	}
+	for (k = 0, at = l->sub_ids; k < n; k++) {
+		t = &l->targets[k];
+		t->how.ids = at;
+		at += t->how.nids;
+		t->how.nids = 0;
+	}
+	for (f = 0; f < fan->nfound; f++) {
+		for (i = f == 0 ? fan->from : 0; i < fan->found[f]->nsubs;
+		    i++) {
+			s = &fan->found[f]->subs[i];
+			if (s->id == 0 || is_deaf_to(s, fan->p))
 				continue;
-			how_of(p, s, &how);
-			if (c->fan_no != l->fan_no) {
-				if ((t = target_add(l, &n)) == NULL) {
-					metric_inc(&m_dropped_memory);
-					continue;
-				}
-				c->fan_no = l->fan_no;
-				c->fan_slot = (uint32_t)(n - 1);
-				t->c = c;
-				t->how = how;
-				continue;
-			}
-			t = &l->targets[c->fan_slot];
-			t->how.qos = MAX(t->how.qos, how.qos);
-			t->how.retain |= how.retain;
-			if (how.nids > 0 && t->how.nids < MQUEUE_IDS_MAX)
-				t->how.ids[t->how.nids++] = how.ids[0];
+			t = &l->targets[conn_of(s->owner)->fan_slot];
+			l->sub_ids[t->how.ids - l->sub_ids + t->how.nids++] = s->id;
 		}
 	}
-	return n;
+	return true;
+}
+
+/* Who is to get it, and how: how many of l->targets. */
+static size_t
+gather(struct listener *l, const struct fan *fan)
+{
+	const struct pub	*p = fan->p;
+	const struct index_sub	*s;
+	struct target		*t;
+	size_t			 n = 0, ids = 0;
+	uint32_t		 i;
+	int			 f;
+
+	l->fan_no++;
+	for (f = 0; f < fan->nfound; f++) {
+		for (i = f == 0 ? fan->from : 0; i < fan->found[f]->nsubs;
+		    i++) {
+			s = &fan->found[f]->subs[i];
+			if (is_deaf_to(s, p))
+				continue;
+			if ((t = target_of(l, conn_of(s->owner), &n)) == NULL)
+				goto nomem;
+			t->how.qos = MAX(t->how.qos, qos_of(p, s));
+			t->how.retain |= s->rap && p->v.retain;
+			t->how.nids += s->id != 0;
+			ids += s->id != 0;
+		}
+	}
+	if (ids == 0 || gather_ids(l, fan, n, ids))
+		return n;
+nomem:
+	metric_add(&m_dropped_memory, n);
+	return 0;
 }
 
 /* --- Fan-outs larger than a turn ------------------------------------------------- */
@@ -98,9 +147,12 @@ job_begin(struct listener *l, struct pub *p, const struct target *targets,
     size_t n, const struct answer *owed)
 {
 	struct job	*j = &l->job;
-	size_t		 i;
+	size_t		 i, ids = 0;
+	uint32_t	*at;
 
-	j->targets = malloc(n * sizeof(*targets));
+	for (i = 0; i < n; i++)
+		ids += targets[i].how.nids;
+	j->targets = malloc(n * sizeof(*targets) + ids * sizeof(*at));
 	if (j->targets == NULL || deliver_message(l, p) == NULL) {
 		metric_add(&m_dropped_memory, n);
 		free(j->targets);
@@ -108,8 +160,16 @@ job_begin(struct listener *l, struct pub *p, const struct target *targets,
 		return;
 	}
 	memcpy(j->targets, targets, n * sizeof(*targets));
-	for (i = 0; i < n; i++)
+	at = (uint32_t *)(void *)(j->targets + n);
+	for (i = 0; i < n; i++) {
 		client_hold(targets[i].c);
+		if (targets[i].how.nids == 0)
+			continue;
+		memcpy(at, targets[i].how.ids,
+		    targets[i].how.nids * sizeof(*at));
+		j->targets[i].how.ids = at;
+		at += targets[i].how.nids;
+	}
 	j->n = n;
 	j->next = 0;
 	j->pub = *p;
@@ -181,6 +241,36 @@ publish_fini(struct listener *l)
 
 /* --- To our own subscribers --------------------------------------------------------- */
 
+/* The one filter that matched: straight from the index. */
+static void
+publish_to(struct listener *l, struct pub *p, struct fan *fan, bool may_wait,
+    const struct answer *owed)
+{
+	struct index_filter	*f = fan->found[0];
+	const struct index_sub	*s;
+	struct mqueue_how	 how;
+	uint32_t		 id;
+	size_t			 n;
+
+	for (; fan->from < f->nsubs; fan->from++) {
+		if (UNLIKELY(turn_is_over(l)) && may_wait &&
+		    f->nsubs - fan->from > JOB_MIN) {
+			n = gather(l, fan);
+			job_begin(l, p, l->targets, n, owed);
+			return;
+		}
+		s = &f->subs[fan->from];
+		if (is_deaf_to(s, p))
+			continue;
+		id = s->id;
+		how.qos = qos_of(p, s);
+		how.retain = s->rap && p->v.retain;
+		how.nids = id != 0;
+		how.ids = &id;
+		deliver(l, p, conn_of(s->owner), &how);
+	}
+}
+
 /*
  * Hand p to everybody here who wants it. Returns how many filters matched.
  * When a job was left behind, l->job.active, it took over the answer owed.
@@ -188,59 +278,31 @@ publish_fini(struct listener *l)
 static int
 publish_local(struct listener *l, struct pub *p, const struct answer *owed)
 {
-	struct index_filter	**found, *f;
-	struct index_sub	*s;
-	struct target		*t;
-	struct mqueue_how	 how;
-	size_t			 n, k;
-	uint32_t		 i;
-	int			 nfound;
-	bool			 may_wait = !l->job.active;
+	struct fan	fan = { .p = p };
+	size_t		n, k;
+	bool		may_wait = !l->job.active;
 
-	nfound = index_match(l->index, (const char *)p->v.topic.data,
-	    p->v.topic.len, &found);
-	if (nfound <= 0) {
-		if (nfound < 0)
+	fan.nfound = index_match(l->index, (const char *)p->v.topic.data,
+	    p->v.topic.len, &fan.found);
+	if (fan.nfound <= 0) {
+		if (fan.nfound < 0)
 			metric_inc(&m_dropped_memory);
 		return 0;
 	}
 	l->enc_len = 0;
-	if (LIKELY(nfound == 1)) {
-		f = found[0];
-		for (i = 0; i < f->nsubs; i++) {
-			s = &f->subs[i];
-			if (UNLIKELY(s->no_local) &&
-			    is_own(p, conn_of(s->owner)))
-				continue;
-			if (UNLIKELY(turn_is_over(l)) && may_wait &&
-			    f->nsubs - i > 64) {
-				n = 0;
-				for (; i < f->nsubs; i++) {
-					s = &f->subs[i];
-					if ((s->no_local &&
-					    is_own(p, conn_of(s->owner))) ||
-					    (t = target_add(l, &n)) == NULL)
-						continue;
-					t->c = conn_of(s->owner);
-					how_of(p, s, &t->how);
-				}
-				job_begin(l, p, l->targets, n, owed);
-				return nfound;
-			}
-			how_of(p, s, &how);
-			deliver(l, p, conn_of(s->owner), &how);
-		}
-		return nfound;
+	if (LIKELY(fan.nfound == 1)) {
+		publish_to(l, p, &fan, may_wait, owed);
+		return 1;
 	}
-	n = gather(l, p, found, nfound);
+	n = gather(l, &fan);
 	for (k = 0; k < n; k++) {
-		if (UNLIKELY(turn_is_over(l)) && may_wait && n - k > 64) {
+		if (UNLIKELY(turn_is_over(l)) && may_wait && n - k > JOB_MIN) {
 			job_begin(l, p, l->targets + k, n - k, owed);
 			break;
 		}
 		deliver(l, p, l->targets[k].c, &l->targets[k].how);
 	}
-	return nfound;
+	return fan.nfound;
 }
 
 /* --- From a client -------------------------------------------------------------------- */

@@ -7,8 +7,15 @@ struct mqueue_entry {
 	struct mqueue_entry	*next, *prev;
 	struct mqueue_entry	*next0;		/* the next of QoS 0 */
 	struct message		*m;
-	struct mqueue_how	 how;		/* ids cut to nids */
+	struct mqueue_how	 how;		/* its ids are ours */
+	uint32_t		 ids[];
 };
+
+static size_t
+entry_size(const struct mqueue_entry *e)
+{
+	return message_size(e->m) + e->how.nids * sizeof(e->ids[0]);
+}
 
 static void
 discard(struct mqueue *q, struct mqueue_entry *e)
@@ -28,7 +35,7 @@ discard(struct mqueue *q, struct mqueue_entry *e)
 			q->tail0 = NULL;
 	}
 	q->n--;
-	q->bytes -= message_size(e->m);
+	q->bytes -= entry_size(e);
 	message_unref(&e->m);
 	free(e);
 }
@@ -40,12 +47,13 @@ mqueue_push(struct mqueue *q, struct message *m, const struct mqueue_how *how,
 	struct mqueue_entry	*e;
 	int			 dropped = 0;
 
-	e = malloc(offsetof(struct mqueue_entry, how) +
-	    offsetof(struct mqueue_how, ids) + how->nids * sizeof(how->ids[0]));
+	e = malloc(sizeof(*e) + how->nids * sizeof(e->ids[0]));
 	if (e == NULL)
 		return ERR_NOMEM;
-	memcpy(&e->how, how, offsetof(struct mqueue_how, ids) +
-	    how->nids * sizeof(how->ids[0]));
+	e->how = *how;
+	e->how.ids = e->ids;
+	if (how->nids > 0)
+		memcpy(e->ids, how->ids, how->nids * sizeof(e->ids[0]));
 	e->m = message_ref(m);
 	e->next = e->next0 = NULL;
 	e->prev = q->tail;
@@ -62,7 +70,7 @@ mqueue_push(struct mqueue *q, struct message *m, const struct mqueue_how *how,
 		q->tail0 = e;
 	}
 	q->n++;
-	q->bytes += message_size(m);
+	q->bytes += entry_size(e);
 
 	for (; q->n > max_n || (q->bytes > max_bytes && q->n > 0); dropped++)
 		discard(q, q->head0 != NULL ? q->head0 : q->head);

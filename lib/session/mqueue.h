@@ -12,14 +12,12 @@
 #include <stdint.h>
 #include "session/message.h"
 
-enum { MQUEUE_IDS_MAX = 8 };	/* subscription identifiers kept a message */
-
 /* How this client is to get it. */
 struct mqueue_how {
-	uint8_t		qos;
-	bool		retain;
-	uint8_t		nids;
-	uint32_t	ids[MQUEUE_IDS_MAX];
+	const uint32_t	*ids;		/* subscription identifiers */
+	uint16_t	 nids;
+	uint8_t		 qos;
+	bool		 retain;
 };
 
 struct mqueue_entry;
@@ -33,7 +31,7 @@ struct mqueue {
 };
 
 /*
- * Append m (takes its own reference). Afterwards the queue holds at most
+ * Append m (takes its own reference) and a copy of *how. Afterwards the queue holds at most
  * max_n messages and max_bytes bytes; returns how many were dropped for that,
  * m itself perhaps among them, or ERR_NOMEM (m was not queued).
  */

@@ -401,6 +401,37 @@ def test_overlap_gives_one_copy(node, topic, own):          # MQTT-3.3.4-3, -4
     c.expect_nothing()
 
 
+@pytest.mark.parametrize("queued", [False, True])
+def test_overlap_gives_every_identifier(node, topic, own, queued):  # MQTT-3.3.4-4
+    """However many there are: all filters that match a topic of three levels
+    below one of ours."""
+    if not own:
+        pytest.skip("copies are allowed")
+    tails = ["/a", "/+"]
+    ends = [""]
+    filters = []
+    for _ in range(3):
+        filters += [topic + e + "/#" for e in ends]
+        ends = [e + t for e in ends for t in tails]
+    filters += [topic + e for e in ends] + [topic + e + "/#" for e in ends]
+    assert len(filters) == 23
+    c = node.client(props={"receive_maximum": 1})
+    for i, f in enumerate(filters):
+        c.subscribe(f, qos=1, props=i + 1)
+    pub = node.client()
+    pub.publish(topic + "/a/a/a", b"x", qos=1)
+    p = c.read_publish()
+    if queued:
+        pub.publish(topic + "/a/a/a", b"y", qos=1)
+        c.fence()
+        c.complete(p)
+        p = c.read_publish()
+        assert p.payload == b"y"
+    assert sorted(p.props["subscription_identifier"]) == list(range(1, 24))
+    c.complete(p)
+    c.expect_nothing()
+
+
 # --- UNSUBSCRIBE ------------------------------------------------------------
 
 @every_version

@@ -107,8 +107,9 @@ static void
 subscription_ids_are_kept(void **state UNUSED)
 {
 	struct message		*m = make("t", MESSAGE_NO_EXPIRY);
+	const uint32_t		 ids[] = { 7, 268435455, 1 };
 	struct mqueue_how	 how = { .qos = 2, .retain = true, .nids = 3,
-	    .ids = { 7, 268435455, 1 } };
+	    .ids = ids };
 	const struct mqueue_how	*got;
 	struct mqueue		 q = { 0 };
 
