@@ -56,6 +56,7 @@ client_free(struct listener *l, struct conn *c)
 	free(c->stash);
 	free(c->client_id);
 	free(c->username);
+	connect_will_free(c);		/* of a CONNECT that failed */
 	free(c);
 }
 

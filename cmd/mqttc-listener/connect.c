@@ -126,6 +126,16 @@ unacceptable(const struct listener *l, const struct mqtt_connect *k)
 	return 0;
 }
 
+void
+connect_will_free(struct conn *c)
+{
+	if (c->will == NULL)
+		return;
+	message_unref(&c->will->m);
+	free(c->will);
+	c->will = NULL;
+}
+
 static int
 take_will(struct listener *l, struct conn *c, const struct mqtt_connect *k)
 {
@@ -376,9 +386,7 @@ connect_end(struct listener *l, struct conn *c)
 			v.expiry_s = c->will->m->expiry_s;
 			publish_own(l, &v, nobody, false);
 		}
-		message_unref(&c->will->m);
-		free(c->will);
-		c->will = NULL;
+		connect_will_free(c);
 	}
 	sys_client_event(l, c, "disconnected", NULL);
 	window_free(&c->window);

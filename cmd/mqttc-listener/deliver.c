@@ -129,6 +129,31 @@ alias_undo(struct conn *c, const struct mqtt_publish_out *o)
 		free(c->aliases->out[--c->aliases->nout].topic);
 }
 
+static inline bool
+is_too_large(const struct conn *c, size_t size)
+{
+	return size == 0 || (c->max_packet > 0 && size > c->max_packet);
+}
+
+/* The size of o with an alias if c takes any: but never larger than c takes
+ * only because the alias is told. */
+static size_t
+aliased_size(struct conn *c, struct mqtt_publish_out *o)
+{
+	size_t size;
+
+	if (c->alias_max > 0)
+		alias_apply(c, o);
+	size = mqtt_publish_size(c->version, o);
+	if (is_too_large(c, size)) {
+		alias_undo(c, o);
+		if (o->topic.len > 0)
+			o->topic_alias = 0;
+		size = mqtt_publish_size(c->version, o);
+	}
+	return size;
+}
+
 void
 aliases_free(struct aliases **pa)
 {
@@ -192,11 +217,8 @@ send_own(struct listener *l, struct pub *p, struct conn *c,
 	size_t			 size, head;
 
 	fill(&o, &p->v, how);
-	if (c->alias_max > 0)
-		alias_apply(c, &o);
-	size = mqtt_publish_size(c->version, &o);
-	if (size == 0 || (c->max_packet > 0 && size > c->max_packet)) {
-		alias_undo(c, &o);
+	size = aliased_size(c, &o);
+	if (is_too_large(c, size)) {
 		drop(c, &m_dropped_too_large);	/* [MQTT-3.1.2-25] */
 		return;
 	}
@@ -237,7 +259,7 @@ send_now(struct listener *l, struct pub *p, struct conn *c,
 		drop(c, &m_dropped_memory);
 		return;
 	}
-	if (UNLIKELY(c->max_packet > 0 && e->size > c->max_packet)) {
+	if (UNLIKELY(is_too_large(c, e->size))) {
 		drop(c, &m_dropped_too_large);	/* [MQTT-3.1.2-25] */
 		return;
 	}

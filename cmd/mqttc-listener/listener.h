@@ -376,6 +376,7 @@ struct conn *connect_find(struct listener *l, const void *id, size_t len);
 /* Another listener has had this id since attach_ns. */
 void connect_taken(struct listener *l, const void *id, size_t len,
     uint64_t attach_ns, bool clean_start, bool wins_tie);
+void connect_will_free(struct conn *c);
 /* The session of c is over: will, subscriptions, everything. */
 void connect_end(struct listener *l, struct conn *c);
 

@@ -249,7 +249,8 @@ owner_shapes(const struct index *ix, const struct index_owner *o,
 	uint32_t	 n = 0, i, k;
 
 	*has = false;
-	for (i = 0; i < o->n && !*has && n < NELEM(seen); i++) {
+	/* From the newest: who subscribes to many of one kind has one there. */
+	for (i = o->n; i-- > 0 && !*has && n < NELEM(seen);) {
 		const struct index_filter *f = o->links[i].filter;
 
 		if (f->anchor != a || parts_of(ix, f->text, f->len, &p) < 0)
@@ -448,7 +449,7 @@ index_subscribe(struct index *ix, struct index_owner *o, const char *text,
 	struct index_sub	*sub;
 	struct parts		 p;
 	struct anchor		*a;
-	bool			 has;
+	bool			 has, fresh;
 	int			 rc;
 
 	if ((rc = parts_of(ix, text, len, &p)) < 0)
@@ -467,10 +468,11 @@ index_subscribe(struct index *ix, struct index_owner *o, const char *text,
 	    owner_shapes(ix, o, a, &p.shape, &has) >= ix->lim.shapes_owner &&
 	    !has)
 		return ERR_FULL;
-	if (f == NULL && (rc = filter_new(ix, &p, text, len, &f)) < 0)
+	fresh = f == NULL;
+	if (fresh && (rc = filter_new(ix, &p, text, len, &f)) < 0)
 		return rc;
 	if ((rc = link_add(o, f, opts)) < 0) {
-		if (f->nsubs == 0)
+		if (fresh)	/* else the caller knows of it */
 			index_filter_drop(ix, f);
 		return rc;
 	}

@@ -196,6 +196,20 @@ def test_size_is_judged_with_what_is_added(node, topic):
     assert sub.read_publish().size == limit
 
 
+def test_alias_makes_nothing_too_large(node, topic):        # MQTT-3.1.2-24
+    limit = 120
+    sub = node.client(props={"maximum_packet_size": limit,
+                             "topic_alias_maximum": 5})
+    sub.subscribe(topic)
+    head = len(wire.publish_packet(V5, topic, b""))
+    pub = node.client()
+    for size in (limit - head, limit - head + 1, limit - head - 3):
+        pub.publish(topic, b"z" * size)
+        if size <= limit - head:
+            assert len(sub.read_publish().payload) == size
+    sub.expect_nothing()
+
+
 def test_size_of_answers(node, topic):                      # MQTT-3.2.2-19 ..
     """A client that takes next to nothing still gets its answers."""
     c = node.client("s", props={"maximum_packet_size": 30})
