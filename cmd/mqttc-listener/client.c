@@ -209,11 +209,32 @@ client_park(struct listener *l, struct conn *c)
 	if (c->parked || c->waiting || c->state != CONN_OPEN)
 		return;
 	c->parked = true;
-	c->list_next = l->parked;
-	l->parked = c;
+	c->parked_for = 0;
+	c->list_next = NULL;
+	*l->parked_tail = c;
+	l->parked_tail = &c->list_next;
 	client_hold(c);
 	metric_inc(&m_parked);
 	watch_read(l, c, false);
+}
+
+void
+client_park_for(struct listener *l, struct conn *c, const struct peer *p)
+{
+	client_park(l, c);
+	if (c->parked)
+		c->parked_for = (uint16_t)(p - l->peers + 1);
+}
+
+static bool
+has_no_credit(const struct listener *l, const struct conn *c)
+{
+	const struct peer *p;
+
+	if (c->parked_for == 0 || c->state != CONN_OPEN)
+		return false;
+	p = &l->peers[c->parked_for - 1];
+	return p->bus != NULL && bus_peer_blocked(p->bus);
 }
 
 static void
@@ -411,10 +432,18 @@ void
 client_unpark_all(struct listener *l)
 {
 	struct conn *c, *list = l->parked, *next;
+	struct conn *still = NULL, **still_tail = &still;
 
 	l->parked = NULL;
+	l->parked_tail = &l->parked;
 	for (c = list; c != NULL; c = next) {
 		next = c->list_next;
+		/* Asked of each anew: who is before may use it up. */
+		if (has_no_credit(l, c)) {
+			*still_tail = c;
+			still_tail = &c->list_next;
+			continue;
+		}
 		c->parked = false;
 		c->heard_ms = l->now_ms;
 		if (c->state == CONN_OPEN) {
@@ -422,6 +451,11 @@ client_unpark_all(struct listener *l)
 			client_resume(l, c);
 		}
 		client_release(l, c);
+	}
+	if (still != NULL) {			/* before those parked again */
+		if ((*still_tail = l->parked) == NULL)
+			l->parked_tail = still_tail;
+		l->parked = still;
 	}
 }
 

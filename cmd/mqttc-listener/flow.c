@@ -278,7 +278,7 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 
 int
 flow_publish(struct listener *l, struct pub *p, struct answer *a,
-    bool *blocked)
+    struct peer **blocked)
 {
 	static uint32_t	 dests[PEERS_MAX];
 	struct record	 r;
@@ -288,7 +288,7 @@ flow_publish(struct listener *l, struct pub *p, struct answer *a,
 	uint64_t	 seq;
 	int		 rc;
 
-	*blocked = false;
+	*blocked = NULL;
 	n = routes_match(l, (const char *)p->v.topic.data, p->v.topic.len,
 	    dests, PEERS_MAX);
 	if (n == 0)
@@ -335,7 +335,7 @@ flow_publish(struct listener *l, struct pub *p, struct answer *a,
 		    (unsigned long long)p->id.lo, bus_peer_name(peer->bus),
 		    (unsigned long long)seq);
 		if (bus_peer_blocked(peer->bus))
-			*blocked = true;
+			*blocked = peer;
 		if (a->type != 0) {
 			w[a->nwaits].peer = peer;
 			w[a->nwaits].epoch = peer->epoch;

@@ -168,6 +168,7 @@ struct conn {
 	uint16_t	 inflight_in;	/* its unfinished QoS 1 and 2 */
 	uint16_t	 alias_max;	/* the client's */
 	uint16_t	 keepalive_s;
+	uint16_t	 parked_for;	/* the peer out of credit, + 1 */
 	uint8_t		 version;
 	uint8_t		 state;		/* enum conn_state */
 	bool		 clean_start : 1;
@@ -256,7 +257,8 @@ struct listener {
 	uint8_t		*props;		/* scratch: forwarded properties */
 	size_t		 props_cap;
 
-	struct conn	*dirty, *parked, *doomed, *waiting;
+	struct conn	*dirty, *doomed, *waiting;
+	struct conn	*parked, **parked_tail;	/* the longest first */
 	size_t		 nconns;
 	size_t		 nready;	/* of them, past CONNECT */
 	struct chunk	*pool_small, *pool_big;
@@ -360,7 +362,10 @@ void client_release(struct listener *l, struct conn *c);
 /* Stop reading c until client_unpark_all(): a stream is out of credit, or too
  * much of it is unanswered. Its keep-alive rests meanwhile. */
 void client_park(struct listener *l, struct conn *c);
-void client_unpark_all(struct listener *l);
+/* The same for want of credit towards p: until it has some. */
+void client_park_for(struct listener *l, struct conn *c,
+    const struct peer *p);
+void client_unpark_all(struct listener *l);	/* those who may go on */
 /* Go on with those whose turn was over. */
 void client_resume_waiting(struct listener *l);
 void client_reap(struct listener *l);
@@ -435,9 +440,10 @@ void flow_close(struct listener *l);
 void flow_attach(struct listener *l, const struct conn *c);
 void flow_flush(struct listener *l);
 /* Send p to the other listeners of the node that the FIB names; fills
- * waits for an answer. ERR_FULL: refused, the answer is 0x97. */
+ * waits for an answer and says in *blocked which stream has no credit left,
+ * or NULL. ERR_FULL: refused, the answer is 0x97. */
 int flow_publish(struct listener *l, struct pub *p, struct answer *a,
-    bool *blocked);
+    struct peer **blocked);
 
 /* --- routes.c --- */
 

@@ -188,6 +188,7 @@ init(struct listener *l)
 	wheel_init(&l->wheel, l->now_ms);
 	htab_init(&l->clients);
 	l->subs_tail = &l->subs_head;
+	l->parked_tail = &l->parked;
 	l->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	l->enc_cap = 4096;
 	if ((l->index = index_new(l->seed, &lim)) == NULL ||

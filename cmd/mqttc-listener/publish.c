@@ -426,7 +426,7 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	struct mqtt_publish	 m;
 	struct pub		 p;
 	struct answer		 a;
-	bool			 blocked = false;
+	struct peer		*blocked = NULL;
 	int			 rc, matched;
 
 	rc = mqtt_decode_publish(f, c->version, MQTT_FROM_CLIENT,
@@ -510,17 +510,20 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	if (l->job.active && l->job.pub.from == c && l->job.pub.id.lo == p.id.lo &&
 	    l->job.pub.id.hi == p.id.hi) {
 		bus_pause(l->bus);
+		if (UNLIKELY(blocked != NULL) && m.qos > 0 &&
+		    c->version != MQTT_V5)
+			client_park_for(l, c, blocked);
 		return;				/* answered when it is done */
 	}
 	if (matched == 0 && a.nwaits == 0) {
 		metric_inc(&m_no_subscribers);
-		if (!blocked)
+		if (blocked == NULL)
 			a.reason = MQTT_NO_MATCHING_SUBSCRIBERS;
 	}
 	if (a.type != 0)
 		answer_add(l, c, &a);
-	if (UNLIKELY(blocked) && m.qos > 0 && c->version != MQTT_V5)
-		client_park(l, c);
+	if (UNLIKELY(blocked != NULL) && m.qos > 0 && c->version != MQTT_V5)
+		client_park_for(l, c, blocked);
 	pub_fini(&p);
 }
 
@@ -557,7 +560,8 @@ publish_own(struct listener *l, const struct message_view *v,
 {
 	struct pub	p;
 	struct answer	a;
-	bool		blocked, was = l->job.active;
+	struct peer	*blocked;
+	bool		was = l->job.active;
 
 	memset(&p, 0, sizeof(p));
 	p.v = *v;

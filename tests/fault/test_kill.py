@@ -262,6 +262,42 @@ def test_stopped_listener_goes_on_where_it_was(three, topic):
     load.check()
 
 
+@pytest.mark.parametrize("version", [wire.V31, wire.V311])
+def test_publishers_of_a_stopped_listener_wait(make_node, topic, version):
+    """3.x publishers without credit wait for it, whatever credit others get
+    meanwhile, and lose nothing."""
+    node = make_node(listeners=3, options={"bus.credit": "64KB",
+                                           "bus.stream_max": "512KB"})
+    subs = [node.client(on=i, auto=True) for i in (1, 2)]
+    for i, s in enumerate(subs):
+        s.subscribe("%s/%d" % (topic, i), qos=1)
+    n, body = 40, b"z" * 20000
+    pubs = [node.client(on=0, version=version) for _ in range(4)]
+    busy = node.client(on=0, version=version)
+    pid = node.kill("listener.1", signal.SIGSTOP)
+    try:
+        for p in pubs:
+            p.sock.setblocking(False)
+            p.rest = b"".join(wire.publish_packet(version, topic + "/0", body,
+                                                  1, i + 1) for i in range(n))
+            p.rest = p.rest[p.sock.send(p.rest):]
+        for k in range(50):                 # 10 MB, 64 KB of credit at a time
+            for i in range(10):
+                busy.send_publish(topic + "/1", body, qos=1, pid=i + 1)
+            for i in range(10):
+                busy.expect(wire.PUBACK, i + 1)
+                subs[1].read_publish()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for p in pubs:
+        p.send_bytes(p.rest)
+    for _ in range(4 * n):
+        subs[0].read_publish()
+    for p in pubs:
+        for i in range(n):
+            p.expect(wire.PUBACK, i + 1)
+
+
 def test_stopped_listener_is_replaced(make_node, topic):
     """Silent for supervise.hang_timeout: killed, replaced, others unharmed."""
     node = make_node(listeners=3, options={"supervise.hang_timeout": "1s"})
