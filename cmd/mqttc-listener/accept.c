@@ -19,12 +19,6 @@
 
 enum { ACCEPTS_PER_TURN = 64 };
 
-struct acceptor {
-	ev_io		 io;
-	uint32_t	 index;
-	enum proc_socket_kind kind;
-};
-
 static bool
 is_full(const struct listener *l)
 {
@@ -93,7 +87,7 @@ accept_stop(struct listener *l)
 	size_t i;
 
 	for (i = 0; i < l->nacceptors; i++)
-		ev_io_stop(l->loop, &l->acceptors[i].io);
+		ev_io_stop(l->loop, &l->acceptors[i]);
 	free(l->acceptors);
 	l->acceptors = NULL;
 	l->nacceptors = 0;
@@ -105,7 +99,7 @@ void
 on_sockets(void *ctx, const struct proc_socket *s, size_t n)
 {
 	struct listener	*l = ctx;
-	struct acceptor	*a;
+	ev_io		*a;
 	size_t		 i;
 
 	accept_stop(l);
@@ -116,12 +110,10 @@ on_sockets(void *ctx, const struct proc_socket *s, size_t n)
 		return;
 	}
 	for (i = 0; i < n; i++) {
-		a[i].index = s[i].index;
-		a[i].kind = s[i].kind;
-		ev_io_init(&a[i].io, on_acceptable, s[i].fd, EV_READ);
+		ev_io_init(&a[i], on_acceptable, s[i].fd, EV_READ);
 	}
 	l->acceptors = a;
 	l->nacceptors = n;
 	for (i = 0; i < n; i++)
-		ev_io_start(l->loop, &a[i].io);
+		ev_io_start(l->loop, &a[i]);
 }

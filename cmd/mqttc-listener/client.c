@@ -120,11 +120,7 @@ client_close(struct listener *l, struct conn *c, uint8_t reason)
 	}
 	c->state = CONN_CLOSING;
 	c->eof = true;
-	ev_io_stop(l->loop, &c->io);
-	if (c->blocked) {
-		ev_io_modify(&c->io, EV_WRITE);
-		ev_io_start(l->loop, &c->io);
-	}
+	client_watch(l, c);
 	/* A client that does not read its farewell does not stay for it. */
 	wheel_set(&l->wheel, &c->timer, l->now_ms + 2000);
 }
@@ -188,10 +184,10 @@ client_due(void *ctx, struct wheel_node *n)
 
 /* --- Reading ------------------------------------------------------------------ */
 
-static void
-watch_read(struct listener *l, struct conn *c, bool on)
+void
+client_watch(struct listener *l, struct conn *c)
 {
-	int want = (on && !c->eof && !c->deaf ? EV_READ : 0) |
+	int want = (c->parked || c->deaf || c->eof ? 0 : EV_READ) |
 	    (c->blocked ? EV_WRITE : 0);
 
 	ev_io_stop(l->loop, &c->io);
@@ -215,7 +211,7 @@ client_park(struct listener *l, struct conn *c)
 	l->parked_tail = &c->list_next;
 	client_hold(c);
 	metric_inc(&m_parked);
-	watch_read(l, c, false);
+	client_watch(l, c);
 }
 
 void
@@ -237,8 +233,8 @@ has_no_credit(const struct listener *l, const struct conn *c)
 	return p->bus != NULL && bus_peer_blocked(p->bus);
 }
 
-static void
-malformed(struct listener *l, struct conn *c, uint8_t reason)
+void
+client_refuse(struct listener *l, struct conn *c, uint8_t reason)
 {
 	char peer[64];
 
@@ -262,7 +258,7 @@ on_packet(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 		if (f->type == MQTT_CONNECT)
 			on_connect(l, c, f);
 		else
-			malformed(l, c, MQTT_PROTOCOL_ERROR);
+			client_refuse(l, c, MQTT_PROTOCOL_ERROR);
 		return;
 	}
 	switch ((enum mqtt_type)f->type) {
@@ -287,7 +283,7 @@ on_packet(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 		uint8_t *p;
 
 		if (mqtt_decode_ping(f) != 0) {
-			malformed(l, c, MQTT_MALFORMED_PACKET);
+			client_refuse(l, c, MQTT_MALFORMED_PACKET);
 		} else if ((p = out_reserve(l, c, 2)) != NULL) {
 			mqtt_ping_encode(MQTT_PINGRESP, p);
 			metric_inc(&m_packets_out);
@@ -303,10 +299,10 @@ on_packet(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	case MQTT_UNSUBACK:
 	case MQTT_PINGRESP:
 	case MQTT_AUTH:				/* no method was agreed on */
-		malformed(l, c, MQTT_PROTOCOL_ERROR);
+		client_refuse(l, c, MQTT_PROTOCOL_ERROR);
 		return;
 	}
-	malformed(l, c, MQTT_MALFORMED_PACKET);
+	client_refuse(l, c, MQTT_MALFORMED_PACKET);
 }
 
 /* May more of c be worked on in this turn? */
@@ -351,7 +347,7 @@ consume(struct listener *l, struct conn *c, const uint8_t *buf, size_t len,
 			break;
 		}
 		if (rc < 0) {
-			malformed(l, c, rc == ERR_FULL ?
+			client_refuse(l, c, rc == ERR_FULL ?
 			    MQTT_PACKET_TOO_LARGE : MQTT_MALFORMED_PACKET);
 			break;
 		}
@@ -447,7 +443,7 @@ client_unpark_all(struct listener *l)
 		c->parked = false;
 		c->heard_ms = l->now_ms;
 		if (c->state == CONN_OPEN) {
-			watch_read(l, c, true);
+			client_watch(l, c);
 			client_resume(l, c);
 		}
 		client_release(l, c);
@@ -526,7 +522,7 @@ on_readable(struct listener *l, struct conn *c)
 		 * on: out_flush() knows whether it lives. */
 		if ((c->unheard += (uint32_t)n) >= DEAF_MAX) {
 			c->deaf = true;
-			watch_read(l, c, true);
+			client_watch(l, c);
 		}
 	} else {
 		c->unheard = 0;

@@ -279,7 +279,6 @@ on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 
 	c->version = k.version;
 	c->clean_start = k.clean_start;
-	c->problem_info = true;
 	c->receive_maximum = 65535;
 	if (k.props.has != 0) {
 		c->expiry_asked = mqtt_props_has(&k.props,
@@ -287,9 +286,9 @@ on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 		if (mqtt_props_has(&k.props, MQTT_P_RECEIVE_MAXIMUM))
 			c->receive_maximum = k.props.receive_maximum;
 		if (mqtt_props_has(&k.props, MQTT_P_TOPIC_ALIAS_MAXIMUM))
-			c->alias_max = k.props.topic_alias_maximum;
-		if (mqtt_props_has(&k.props, MQTT_P_REQUEST_PROBLEM_INFO))
-			c->problem_info = k.props.request_problem_info;
+			c->alias_max = (uint16_t)MIN(
+			    k.props.topic_alias_maximum,
+			    l->conf->mqtt_max_topic_alias);
 	}
 	/* Only 5.0 can be told; others get what they asked for. */
 	c->keepalive_s = c->version == MQTT_V5 ?
@@ -346,8 +345,7 @@ on_disconnect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	    d.props.session_expiry_s != 0 && !c->expiry_asked)
 		rc = MQTT_PROTOCOL_ERROR;
 	if (rc != 0) {
-		metric_inc(&m_protocol_errors);
-		client_close(l, c, (uint8_t)rc);
+		client_refuse(l, c, (uint8_t)rc);
 		return;
 	}
 	/* Only 0x00 takes the will back [MQTT-3.1.2-10]. */

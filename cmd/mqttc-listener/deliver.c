@@ -377,9 +377,7 @@ on_puback(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	int			 rc;
 
 	if ((rc = mqtt_decode_ack(f, c->version, &a)) != 0) {
-		metric_inc(rc == MQTT_MALFORMED_PACKET ? &m_malformed :
-		    &m_protocol_errors);
-		client_close(l, c, (uint8_t)rc);
+		client_refuse(l, c, (uint8_t)rc);
 		return;
 	}
 	if (f->type == MQTT_PUBACK)

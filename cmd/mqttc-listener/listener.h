@@ -177,7 +177,6 @@ struct conn {
 	bool		 parked : 1;	/* not read: see client_park() */
 	bool		 deaf : 1;	/* not read: it does not read either */
 	bool		 waiting : 1;	/* has whole packets for the next turn */
-	bool		 problem_info : 1;
 	bool		 graceful : 1;	/* DISCONNECT 0x00: no will */
 	bool		 eof : 1;	/* nothing more is read */
 	bool		 expiry_asked : 1;	/* CONNECT had a session expiry */
@@ -272,7 +271,7 @@ struct listener {
 	struct job	 job;
 
 	/* accept.c */
-	struct acceptor	*acceptors;
+	ev_io		*acceptors;
 	size_t		 nacceptors;
 	int		 spare_fd;
 
@@ -284,7 +283,6 @@ struct listener {
 	/* routes.c */
 	struct bus_peer	*router;
 	uint64_t	 router_incarnation;
-	bool		 router_up;	/* it has our snapshot */
 	bool		 snapshot;	/* which is on its way */
 	bool		 snapshot_first;	/* from its first message */
 	uint64_t	 route_seq;	/* last batch sent */
@@ -359,6 +357,10 @@ void client_close(struct listener *l, struct conn *c, uint8_t reason);
 void client_doom(struct listener *l, struct conn *c);
 void client_hold(struct conn *c);
 void client_release(struct listener *l, struct conn *c);
+/* Wait for what c's state says: input, room for output. */
+void client_watch(struct listener *l, struct conn *c);
+/* c sent what it may not: count it, say so and close. */
+void client_refuse(struct listener *l, struct conn *c, uint8_t reason);
 /* Stop reading c until client_unpark_all(): a stream is out of credit, or too
  * much of it is unanswered. Its keep-alive rests meanwhile. */
 void client_park(struct listener *l, struct conn *c);
@@ -457,13 +459,13 @@ void routes_lost(struct listener *l);
 void routes_room(struct listener *l);
 void routes_turn(struct listener *l);
 void routes_fini(struct listener *l);
-/* Which other listeners may have subscribers of topic: instances in out, of
- * at most max. Returns how many. */
 /* The PUBLISHes at the front of buf are about to be matched. */
 void routes_ahead(struct listener *l, const uint8_t *buf, size_t len,
     unsigned version);
 /* Would anybody, here or elsewhere, get a message on this topic? */
 bool routes_wanted(struct listener *l, const char *topic, size_t len);
+/* Which other listeners may have subscribers of topic: instances in out, of
+ * at most max. Returns how many. */
 size_t routes_match(struct listener *l, const char *topic, size_t len,
     uint32_t *out, size_t max);
 

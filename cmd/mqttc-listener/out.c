@@ -159,17 +159,10 @@ out_clear(struct listener *l, struct conn *c)
 }
 
 static void
-watch(struct listener *l, struct conn *c, bool writable)
+set_blocked(struct listener *l, struct conn *c, bool blocked)
 {
-	int want = (c->parked || c->eof || c->deaf ? 0 : EV_READ) |
-	    (writable ? EV_WRITE : 0);
-
-	c->blocked = writable;
-	ev_io_stop(l->loop, &c->io);
-	if (want != 0) {
-		ev_io_modify(&c->io, want);
-		ev_io_start(l->loop, &c->io);
-	}
+	c->blocked = blocked;
+	client_watch(l, c);
 }
 
 /* Enough has left to read c again. */
@@ -232,13 +225,13 @@ out_flush(struct listener *l, struct conn *c)
 			c->heard_ms = l->now_ms;	/* it reads: it lives */
 		if ((size_t)n < want) {
 			if (!c->blocked || hears_again(l, c))
-				watch(l, c, true);
+				set_blocked(l, c, true);
 			return;
 		}
 	}
 	c->deaf = false;
 	if (c->blocked)
-		watch(l, c, false);
+		set_blocked(l, c, false);
 	if (c->state == CONN_CLOSING)
 		client_doom(l, c);
 }

@@ -378,14 +378,6 @@ publish_is_reserved(const struct slice *topic)
 	    (topic->len == 4 || topic->data[4] == '/');
 }
 
-static void
-reject(struct listener *l, struct conn *c, uint8_t reason)
-{
-	metric_inc(reason == MQTT_MALFORMED_PACKET ? &m_malformed :
-	    &m_protocol_errors);
-	client_close(l, c, reason);
-}
-
 /* What c may not do with this message: 0, or a reason to close with. */
 static uint8_t
 check(struct listener *l, struct conn *c, struct mqtt_publish *m)
@@ -432,7 +424,7 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	rc = mqtt_decode_publish(f, c->version, MQTT_FROM_CLIENT,
 	    l->conf->mqtt_max_topic_levels, &m);
 	if (UNLIKELY(rc != 0) || UNLIKELY((rc = check(l, c, &m)) != 0)) {
-		reject(l, c, (uint8_t)rc);
+		client_refuse(l, c, (uint8_t)rc);
 		return;
 	}
 	c->msgs_in++;
@@ -535,7 +527,7 @@ on_pubrel(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	int		 rc;
 
 	if ((rc = mqtt_decode_ack(f, c->version, &a)) != 0) {
-		reject(l, c, (uint8_t)rc);
+		client_refuse(l, c, (uint8_t)rc);
 		return;
 	}
 	if (inbound_del(&c->inbound, a.packet_id)) {

@@ -144,7 +144,6 @@ snapshot(struct listener *l)
 {
 	index_each(l->index, forget, NULL);
 	l->snapshot = l->snapshot_first = true;
-	l->router_up = false;
 }
 
 static int
@@ -170,7 +169,6 @@ snapshot_more(struct listener *l, struct batch *b)
 	if (b->failed)
 		return;
 	l->snapshot = false;
-	l->router_up = true;
 	subscribe_rebase(l, l->route_seq);
 	log_debug("routes.snapshot", "filters=%zu seq=%llu",
 	    index_nfilters(l->index), (unsigned long long)l->route_seq);
@@ -278,7 +276,7 @@ void
 routes_lost(struct listener *l)
 {
 	if (l->router == NULL)
-		l->router_up = l->snapshot = false;
+		l->snapshot = false;
 }
 
 int

@@ -129,9 +129,7 @@ on_subscribe(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	int			 rc;
 
 	if ((rc = mqtt_decode_subscribe(f, c->version, &s)) != 0) {
-		metric_inc(rc == MQTT_MALFORMED_PACKET ? &m_malformed :
-		    &m_protocol_errors);
-		client_close(l, c, (uint8_t)rc);
+		client_refuse(l, c, (uint8_t)rc);
 		return;
 	}
 	if ((w = malloc(sizeof(*w) + s.count)) == NULL) {
@@ -220,9 +218,7 @@ on_unsubscribe(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	int			 rc;
 
 	if ((rc = mqtt_decode_unsubscribe(f, c->version, &u)) != 0) {
-		metric_inc(rc == MQTT_MALFORMED_PACKET ? &m_malformed :
-		    &m_protocol_errors);
-		client_close(l, c, (uint8_t)rc);
+		client_refuse(l, c, (uint8_t)rc);
 		return;
 	}
 	if ((w = malloc(sizeof(*w) + u.count)) == NULL) {

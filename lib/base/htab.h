@@ -61,12 +61,4 @@ htab_at(const struct htab *t, uint64_t hash, size_t *i)
 	}
 }
 
-/* Bring the cell of hash nearer before it is asked for. */
-static inline void
-htab_prefetch(const struct htab *t, uint64_t hash)
-{
-	if (t->n != 0)
-		__builtin_prefetch(&t->cells[(size_t)hash & t->mask]);
-}
-
 #endif

@@ -32,7 +32,6 @@ struct anchor {
 
 struct index {
 	uint64_t	     seed;
-	uint64_t	     version;
 	struct index_limits  lim;
 	struct htab	     plain, wild, anchors;
 	size_t		     nsubs;
@@ -198,8 +197,8 @@ lookup(const struct index *ix, const struct parts *p, const char *text,
 	return NULL;
 }
 
-struct index_filter *
-index_find(const struct index *ix, const char *text, size_t len)
+static struct index_filter *
+find(const struct index *ix, const char *text, size_t len)
 {
 	struct parts p;
 
@@ -377,7 +376,6 @@ index_filter_drop(struct index *ix, struct index_filter *f)
 	} else {
 		htab_del(&ix->plain, f->hash, f);
 	}
-	ix->version++;
 	free(f->subs);
 	free(f);
 }
@@ -404,7 +402,7 @@ bool
 index_has(const struct index *ix, struct index_owner *o, const char *text,
     size_t len)
 {
-	struct index_filter *f = index_find(ix, text, len);
+	struct index_filter *f = find(ix, text, len);
 
 	return f != NULL && sub_find(o, f) != NULL;
 }
@@ -460,8 +458,7 @@ index_subscribe(struct index *ix, struct index_owner *o, const char *text,
 		sub->qos = opts->qos;
 		sub->no_local = opts->no_local;
 		sub->rap = opts->rap;
-		ix->version++;
-		*out = f;
+			*out = f;
 		return 0;
 	}
 	if (p.wild && (a = anchor_find(ix, &p, text)) != NULL &&
@@ -477,7 +474,6 @@ index_subscribe(struct index *ix, struct index_owner *o, const char *text,
 		return rc;
 	}
 	ix->nsubs++;
-	ix->version++;
 	*out = f;
 	return 1;
 }
@@ -507,14 +503,13 @@ unlink_sub(struct index *ix, struct index_owner *o, uint32_t own)
 		o->cap = 0;
 	}
 	ix->nsubs--;
-	ix->version++;
 }
 
 int
 index_unsubscribe(struct index *ix, struct index_owner *o, const char *text,
     size_t len, struct index_filter **out)
 {
-	struct index_filter	*f = index_find(ix, text, len);
+	struct index_filter	*f = find(ix, text, len);
 	struct index_sub	*sub;
 
 	if (f == NULL || (sub = sub_find(o, f)) == NULL)
@@ -678,13 +673,6 @@ index_match(struct index *ix, const char *topic, size_t len,
 	return (int)ix->nfound;
 }
 
-void
-index_prefetch(const struct index *ix, const char *topic, size_t len)
-{
-	if (ix->plain.n > 1024)
-		htab_prefetch(&ix->plain, hash_bytes(ix, topic, len));
-}
-
 static int
 each_in(struct htab *t, int (*each)(void *, struct index_filter *), void *ctx)
 {
@@ -702,12 +690,6 @@ index_each(struct index *ix, int (*each)(void *, struct index_filter *),
 {
 	if (!each_in(&ix->plain, each, ctx))
 		(void)each_in(&ix->wild, each, ctx);
-}
-
-uint64_t
-index_version(const struct index *ix)
-{
-	return ix->version;
 }
 
 size_t

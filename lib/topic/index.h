@@ -88,10 +88,6 @@ int index_unsubscribe_one(struct index *ix, struct index_owner *owner,
 /* Free a filter that has no subscribers. */
 void index_filter_drop(struct index *ix, struct index_filter *f);
 
-/* The filter with this very text, or NULL. */
-struct index_filter *index_find(const struct index *ix, const char *text,
-    size_t len);
-
 /* Has owner subscribed to this very filter? */
 bool index_has(const struct index *ix, struct index_owner *owner,
     const char *text, size_t len);
@@ -104,16 +100,11 @@ bool index_has(const struct index *ix, struct index_owner *owner,
 int index_match(struct index *ix, const char *topic, size_t len,
     struct index_filter ***out);
 
-/* Bring near what index_match of this topic will touch first. */
-void index_prefetch(const struct index *ix, const char *topic, size_t len);
-
 /* Walk all filters: each() returns nonzero to stop. Filters must not be
  * added or dropped meanwhile. */
 void index_each(struct index *ix, int (*each)(void *ctx,
     struct index_filter *f), void *ctx);
 
-/* Rises with every change of filters or subscriptions. */
-uint64_t index_version(const struct index *ix);
 size_t index_nfilters(const struct index *ix);
 size_t index_nsubs(const struct index *ix);
 

@@ -468,3 +468,16 @@ def test_expiry_counts_time_between_listeners(make_node, topic):
     left = p.props["message_expiry_interval"]
     assert 100 - waited - 1.1 <= left <= 100
     pub.expect(wire.PUBACK)
+
+
+def test_key_max_topic_alias(make_node, topic):             # 3.2.2.3.8
+    n = make_node(listeners=1, options={"mqtt.max_topic_alias": "0"})
+    sub = n.client(alias_maximum=10)
+    assert "topic_alias_maximum" not in sub.connack.props
+    sub.subscribe(topic)
+    pub = n.client()
+    for _ in range(2):
+        pub.publish(topic, b"x", qos=1)
+        assert "topic_alias" not in sub.read_publish().props
+    pub.send_publish(topic, b"x", props={"topic_alias": 1})
+    pub.expect_disconnect(wire.TOPIC_ALIAS_INVALID)
