@@ -215,21 +215,26 @@ client_park(struct listener *l, struct conn *c)
 }
 
 void
-client_park_for(struct listener *l, struct conn *c, const struct peer *p)
+client_park_for(struct listener *l, struct conn *c, const struct peer *p,
+    int qos)
 {
 	client_park(l, c);
-	if (c->parked)
-		c->parked_for = (uint16_t)(p - l->peers + 1);
+	if (!c->parked)
+		return;
+	c->parked_for = (uint16_t)(p - l->peers + 1);
+	c->parked_qos = (uint8_t)qos;
 }
 
 static bool
-has_no_credit(const struct listener *l, const struct conn *c)
+has_no_credit(struct listener *l, const struct conn *c)
 {
-	const struct peer *p;
+	struct peer *p;
 
 	if (c->parked_for == 0 || c->state != CONN_OPEN)
 		return false;
 	p = &l->peers[c->parked_for - 1];
+	if (c->parked_qos == 0)
+		return p->strained = flow_is_low(l, p);
 	return p->bus != NULL && bus_peer_blocked(p->bus);
 }
 

@@ -15,7 +15,7 @@ static struct {
 	uint8_t		*buf;
 } attaches;			/* of this turn, for all siblings */
 
-enum { ATTACH_BUF = 2 * ATTACH_BUF_MIN };
+enum { ATTACH_BUF = 2 * ATTACH_BUF_MIN, STALLED_MS = 1000 };
 
 /* --- ATTACH: one holder per client id ------------------------------------------------ */
 
@@ -125,13 +125,32 @@ on_records(void *ctx, struct bus_frame *f)
 	return 0;
 }
 
+/*
+ * A QoS 0 publisher rests for a listener that is short of credit, for a busy
+ * one should lose nothing; but not for one that has not moved for a second: it
+ * is stopped, and what it has no credit for is dropped.
+ */
+bool
+flow_is_low(const struct listener *l, const struct peer *p)
+{
+	return p->bus != NULL && l->now_ms - p->moved_ms < STALLED_MS &&
+	    bus_peer_credit(p->bus) < (int64_t)(l->conf->bus_credit / 4);
+}
+
 static void
 on_got(void *ctx, struct bus_peer *bp, uint64_t seq)
 {
-	struct peer *p = bus_peer_user(bp);
+	struct listener	*l = ctx;
+	struct peer	*p = bus_peer_user(bp);
 
-	if (p != NULL)
-		answer_got(ctx, p, seq);
+	if (p == NULL)
+		return;
+	p->moved_ms = l->now_ms;
+	answer_got(l, p, seq);
+	if (p->strained && !flow_is_low(l, p)) {
+		p->strained = false;
+		l->unpark = true;
+	}
 }
 
 static void
@@ -210,6 +229,7 @@ peer_close(struct listener *l, struct peer *p)
 	p->epoch++;
 	l->nremote--;
 	answer_lost(l, p);
+	p->strained = false;
 	l->unpark = true;
 }
 
@@ -323,6 +343,8 @@ flow_publish(struct listener *l, struct pub *p, struct answer *a,
 	}
 	for (i = 0; i < n; i++) {
 		peer = &l->peers[dests[i]];
+		if (bus_peer_got(peer->bus) == bus_peer_sent(peer->bus))
+			peer->moved_ms = l->now_ms;
 		rc = bus_record(peer->bus, &r, p->blob, &seq);
 		if (rc < 0) {
 			metric_inc(p->v.qos == 0 ? &m_dropped_credit :
@@ -334,8 +356,13 @@ flow_publish(struct listener *l, struct pub *p, struct answer *a,
 		    "seq=%llu", (unsigned long long)p->id.hi,
 		    (unsigned long long)p->id.lo, bus_peer_name(peer->bus),
 		    (unsigned long long)seq);
-		if (bus_peer_blocked(peer->bus))
+		if (p->v.qos > 0) {
+			if (bus_peer_blocked(peer->bus))
+				*blocked = peer;
+		} else if (UNLIKELY(flow_is_low(l, peer))) {
 			*blocked = peer;
+			peer->strained = true;
+		}
 		if (a->type != 0) {
 			w[a->nwaits].peer = peer;
 			w[a->nwaits].epoch = peer->epoch;
@@ -349,5 +376,5 @@ flow_publish(struct listener *l, struct pub *p, struct answer *a,
 		if (a->nwaits == 1)
 			a->one = first;
 	}
-	return 0;
+	return (int)n;
 }

@@ -169,6 +169,7 @@ struct conn {
 	uint16_t	 alias_max;	/* the client's */
 	uint16_t	 keepalive_s;
 	uint16_t	 parked_for;	/* the peer out of credit, + 1 */
+	uint8_t		 parked_qos;	/* of the message it was about */
 	uint8_t		 version;
 	uint8_t		 state;		/* enum conn_state */
 	bool		 clean_start : 1;
@@ -223,6 +224,8 @@ struct peer {				/* another listener */
 	struct bus_peer	*bus;		/* NULL: not running */
 	uint64_t	 incarnation;
 	uint64_t	 epoch;		/* rises each time bus changes */
+	uint64_t	 moved_ms;	/* it acknowledged, or owed nothing */
+	bool		 strained;	/* QoS 0 publishers rest for it */
 	struct waiter	*waiters;	/* ring: who waits for which seq */
 	uint32_t	 nwaiters, cap_waiters, head_waiters;
 };
@@ -366,7 +369,7 @@ void client_refuse(struct listener *l, struct conn *c, uint8_t reason);
 void client_park(struct listener *l, struct conn *c);
 /* The same for want of credit towards p: until it has some. */
 void client_park_for(struct listener *l, struct conn *c,
-    const struct peer *p);
+    const struct peer *p, int qos);
 void client_unpark_all(struct listener *l);	/* those who may go on */
 /* Go on with those whose turn was over. */
 void client_resume_waiting(struct listener *l);
@@ -442,10 +445,13 @@ void flow_close(struct listener *l);
 void flow_attach(struct listener *l, const struct conn *c);
 void flow_flush(struct listener *l);
 /* Send p to the other listeners of the node that the FIB names; fills
- * waits for an answer and says in *blocked which stream has no credit left,
- * or NULL. ERR_FULL: refused, the answer is 0x97. */
+ * waits for an answer and says in *blocked which stream a publisher of that
+ * QoS should rest for, or NULL. Returns how many listeners those are, or
+ * ERR_FULL: refused, the answer is 0x97; ERR_NOMEM. */
 int flow_publish(struct listener *l, struct pub *p, struct answer *a,
     struct peer **blocked);
+/* Is p short of credit, but at work? */
+bool flow_is_low(const struct listener *l, const struct peer *p);
 
 /* --- routes.c --- */
 

@@ -117,6 +117,7 @@ on_tick(EV_P_ ev_timer *w UNUSED, int revents UNUSED)
 
 	wheel_advance(&l->wheel, l->now_ms, client_due, l);
 	subscribe_answer(l);
+	l->unpark |= l->parked != NULL;		/* who rests for the stopped */
 	sys_tick(l);
 	main_progress(l);
 	if (l->draining)

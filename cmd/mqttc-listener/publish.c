@@ -410,6 +410,15 @@ answer_with(struct listener *l, struct conn *c, struct answer *a,
 	answer_add(l, c, a);
 }
 
+/* What c publishes meets a stream without room: QoS 0 waits for it, and QoS 1
+ * and 2 of 3.x, which knows no Receive Maximum. */
+static void
+rest(struct listener *l, struct conn *c, const struct peer *p, int qos)
+{
+	if (qos == 0 || c->version != MQTT_V5)
+		client_park_for(l, c, p, qos);
+}
+
 void
 on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 {
@@ -419,7 +428,7 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	struct pub		 p;
 	struct answer		 a;
 	struct peer		*blocked = NULL;
-	int			 rc, matched;
+	int			 rc, matched, sent = 0;
 
 	rc = mqtt_decode_publish(f, c->version, MQTT_FROM_CLIENT,
 	    l->conf->mqtt_max_topic_levels, &m);
@@ -486,7 +495,7 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	    (unsigned long long)p.id.lo, log_quote(c->client_id), m.packet_id,
 	    m.qos, log_quote_n(m.topic.data, m.topic.len));
 
-	if (l->nremote > 0 && (rc = flow_publish(l, &p, &a, &blocked)) < 0) {
+	if (l->nremote > 0 && (sent = flow_publish(l, &p, &a, &blocked)) < 0) {
 		/* A stream keeps all it may: this message is nobody's. */
 		pub_fini(&p);
 		if (m.qos == 0)
@@ -502,20 +511,18 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	if (l->job.active && l->job.pub.from == c && l->job.pub.id.lo == p.id.lo &&
 	    l->job.pub.id.hi == p.id.hi) {
 		bus_pause(l->bus);
-		if (UNLIKELY(blocked != NULL) && m.qos > 0 &&
-		    c->version != MQTT_V5)
-			client_park_for(l, c, blocked);
+		if (UNLIKELY(blocked != NULL))
+			rest(l, c, blocked, m.qos);
 		return;				/* answered when it is done */
 	}
-	if (matched == 0 && a.nwaits == 0) {
+	if (matched == 0 && sent == 0) {
 		metric_inc(&m_no_subscribers);
-		if (blocked == NULL)
-			a.reason = MQTT_NO_MATCHING_SUBSCRIBERS;
+		a.reason = MQTT_NO_MATCHING_SUBSCRIBERS;
 	}
 	if (a.type != 0)
 		answer_add(l, c, &a);
-	if (UNLIKELY(blocked != NULL) && m.qos > 0 && c->version != MQTT_V5)
-		client_park_for(l, c, blocked);
+	if (UNLIKELY(blocked != NULL))
+		rest(l, c, blocked, m.qos);
 	pub_fini(&p);
 }
 

@@ -200,6 +200,9 @@ bool bus_peer_ready(const struct bus_peer *p);
  * is refused, QoS 1 and 2 wait here while there is room. Park publishers. */
 bool bus_peer_blocked(const struct bus_peer *p);
 
+/* Bytes of credit left; below 0 when overdrawn. */
+int64_t bus_peer_credit(const struct bus_peer *p);
+
 /* Would bus_record take a record of size bytes (record_size) and that QoS? */
 bool bus_peer_room(const struct bus_peer *p, size_t size, unsigned qos);
 

@@ -237,6 +237,12 @@ bus_peer_blocked(const struct bus_peer *p)
 	return stream_blocked(&p->out);
 }
 
+int64_t
+bus_peer_credit(const struct bus_peer *p)
+{
+	return (int64_t)(p->out.granted - p->out.appended);
+}
+
 bool
 bus_peer_room(const struct bus_peer *p, size_t size, unsigned qos)
 {

@@ -4,6 +4,7 @@ subscribers of the other as if there were only one. DESIGN sections 2 and 3."""
 import os
 import select
 import signal
+import threading
 import time
 
 import pytest
@@ -495,3 +496,43 @@ def test_more_listeners_than_a_word_has_bits(make_node):
             sub.puback(p.pid)
     for sub in subs:
         sub.expect_nothing()
+
+
+@pytest.mark.parametrize("version", [V311, V5])
+def test_a_busy_listener_loses_no_qos0(make_node, version):
+    """Far more than the credit in one go: the publisher rests, nothing is
+    dropped between listeners that are at work."""
+    node = make_node(listeners=2, options={"bus.credit": "64KB"})
+    sub = node.client(on=1, version=V311)
+    sub.subscribe("b", qos=0)
+    pub = node.client(on=0, version=version)
+    n = 20000
+    blast = b"".join(wire.publish_packet(version, "b", b"%06d" % i, 0, None)
+                     for i in range(n))
+    feeder = threading.Thread(target=pub.send_bytes, args=(blast,))
+    feeder.start()
+    assert [int(p.payload) for p in sub.read_publishes(n)] == list(range(n))
+    feeder.join()
+    pub.fence()
+    assert node.metric("dropped_no_credit_total") == 0
+
+
+def test_a_stopped_listener_stops_no_qos0_publisher(make_node):
+    """What it has no credit for is dropped and counted; others get all."""
+    node = make_node(listeners=2, options={"bus.credit": "64KB"})
+    there = node.client(on=1, version=V311)
+    there.subscribe("b", qos=0)
+    here = node.client(on=0, version=V311)
+    here.subscribe("b", qos=0)
+    node.kill("listener.1", signal.SIGSTOP)
+    pub = node.client(on=0, version=V311)
+    n = 5000
+    blast = b"".join(wire.publish_packet(V311, "b", b"%06d" % i, 0, None)
+                     for i in range(n))
+    feeder = threading.Thread(target=pub.send_bytes, args=(blast,))
+    feeder.start()
+    assert [int(p.payload) for p in here.read_publishes(n)] == list(range(n))
+    feeder.join()
+    pub.fence()
+    assert node.metric("dropped_no_credit_total") > 0
+    node.kill("listener.1", signal.SIGCONT)
