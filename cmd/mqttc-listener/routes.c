@@ -26,7 +26,8 @@ struct fib_link {
 	uint64_t		 generation;
 };
 
-enum { ROUTES_BUF = 4 * ROUTES_BUF_MIN };
+enum { ROUTES_BUF = BUS_BODY_MAX };
+_Static_assert(ROUTES_BUF >= ROUTES_BUF_MIN, "any row fits a batch");
 
 /* --- Rows out -------------------------------------------------------------------- */
 

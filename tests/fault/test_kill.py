@@ -117,6 +117,22 @@ def test_flood_of_subscriptions_without_a_router(make_node, topic):
         sub.expect(wire.SUBACK, i)
 
 
+@pytest.mark.parametrize("bound", ["64KB", "64MB"])
+def test_large_snapshot_for_a_new_router(make_node, topic, bound):
+    """Of more than one frame, and of more than a stream keeps."""
+    node = make_node(listeners=2, options={"bus.credit": "64KB",
+                                           "bus.stream_max": bound})
+    sub, pub = node.client(on=1), node.client(on=0)
+    names = ["%s/%d/%s" % (topic, i, "z" * (i % 90)) for i in range(9000)]
+    for i in range(0, len(names), 500):
+        sub.subscribe(names[i:i + 500], qos=1)
+    pid = node.kill("router")
+    node.wait_ready("router", not_pid=pid)
+    for name in names[::300]:
+        assert pub.publish(name, qos=1) == 0
+        sub.complete(sub.read_publish())
+
+
 def test_unsubscribed_and_gone_while_the_router_is_away(make_node, topic):
     """Routes of those who left meanwhile are gone when it is back."""
     node = make_node(listeners=2)
