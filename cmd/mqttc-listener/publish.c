@@ -419,6 +419,116 @@ rest(struct listener *l, struct conn *c, const struct peer *p, int qos)
 		client_park_for(l, c, p, qos);
 }
 
+/* Is m to be passed on? If not, it has been answered here. *a becomes the
+ * answer that c is owed. */
+static bool
+is_news(struct listener *l, struct conn *c, const struct mqtt_publish *m,
+    struct answer *a)
+{
+	int rc;
+
+	a->id = m->packet_id;
+	a->type = m->qos == 0 ? 0 : m->qos == 1 ? MQTT_PUBACK : MQTT_PUBREC;
+	a->nwaits = 0;
+	if (m->qos == 2 && (rc = inbound_add(&c->inbound, m->packet_id)) <= 0) {
+		if (rc < 0) {
+			client_close(l, c, MQTT_SERVER_BUSY);
+			return false;
+		}
+		/* [MQTT-4.3.3-10]: seen before, said again. */
+		metric_inc(&m_publish_dup);
+		answer_with(l, c, a, MQTT_SUCCESS);
+		return false;
+	}
+	if (m->qos > 0)
+		c->inflight_in++;
+	/* 3.x cannot be told: the message counts, not the number. */
+	if (m->qos == 1 && UNLIKELY(c->inbound.n > 0) &&
+	    c->version == MQTT_V5 && inbound_has(&c->inbound, m->packet_id)) {
+		answer_with(l, c, a, MQTT_PACKET_ID_IN_USE);
+		return false;
+	}
+	if (UNLIKELY(m->topic.data[0] == '$') &&
+	    publish_is_reserved(&m->topic)) {
+		answer_with(l, c, a, MQTT_NOT_AUTHORIZED);
+		return false;
+	}
+	return true;
+}
+
+/* The message as it goes on. */
+static int
+pub_init(struct listener *l, struct conn *c, const struct mqtt_publish *m,
+    struct pub *p)
+{
+	p->v.topic = m->topic;
+	p->v.payload = m->payload;
+	p->v.props.data = NULL;
+	p->v.props.len = 0;
+	p->v.expiry_s = MESSAGE_NO_EXPIRY;
+	p->v.qos = m->qos;
+	p->v.retain = false;
+	if (m->props.has != 0) {
+		if (mqtt_props_has(&m->props, MQTT_P_MESSAGE_EXPIRY))
+			p->v.expiry_s = MIN(m->props.message_expiry_s,
+			    MESSAGE_EXPIRY_MAX);
+		if (!forward_props(l, &m->props, &p->v.props))
+			return ERR_NOMEM;
+	}
+	p->id = msgid_next(&l->ids);
+	p->client_id.data = (const uint8_t *)c->client_id;
+	p->client_id.len = c->client_id_len;
+	p->from = c;
+	p->blob = NULL;
+	p->m = NULL;
+	memset(p->enc, 0, sizeof(p->enc));
+	log_debug("publish.in", "id=%016llx%016llx client=%s packet=%u qos=%u "
+	    "topic=%s", (unsigned long long)p->id.hi,
+	    (unsigned long long)p->id.lo, log_quote(c->client_id), m->packet_id,
+	    m->qos, log_quote_n(m->topic.data, m->topic.len));
+	return 0;
+}
+
+/* Did the fan-out of p go on as the job, which owes its answer now? */
+static inline bool
+is_job(const struct listener *l, const struct pub *p)
+{
+	return UNLIKELY(l->job.active) && l->job.pub.from == p->from &&
+	    l->job.pub.id.lo == p->id.lo && l->job.pub.id.hi == p->id.hi;
+}
+
+/* To everybody, and the answer when all have it. */
+static void
+pass_on(struct listener *l, struct pub *p, struct answer *a)
+{
+	struct conn	*c = p->from;
+	struct peer	*blocked = NULL;
+	int		 matched, sent = 0;
+
+	if (l->nremote > 0 && (sent = flow_publish(l, p, a, &blocked)) < 0) {
+		/* A stream keeps all it may: this message is nobody's. */
+		if (c->version == MQTT_V5)
+			answer_with(l, c, a, MQTT_QUOTA_EXCEEDED);
+		else if (a->type != 0)
+			client_doom(l, c);
+		return;
+	}
+	a->reason = MQTT_SUCCESS;
+	matched = publish_local(l, p, a);
+	if (is_job(l, p)) {
+		bus_pause(l->bus);
+	} else {
+		if (matched == 0 && sent == 0) {
+			metric_inc(&m_no_subscribers);
+			a->reason = MQTT_NO_MATCHING_SUBSCRIBERS;
+		}
+		if (a->type != 0)
+			answer_add(l, c, a);
+	}
+	if (UNLIKELY(blocked != NULL))
+		rest(l, c, blocked, p->v.qos);
+}
+
 void
 on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 {
@@ -427,8 +537,7 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	struct mqtt_publish	 m;
 	struct pub		 p;
 	struct answer		 a;
-	struct peer		*blocked = NULL;
-	int			 rc, matched, sent = 0;
+	int			 rc;
 
 	rc = mqtt_decode_publish(f, c->version, MQTT_FROM_CLIENT,
 	    l->conf->mqtt_max_topic_levels, &m);
@@ -439,90 +548,13 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	c->msgs_in++;
 	metric_inc(&m_publish_in);
 	metric_inc(by_qos[m.qos]);
-
-	a.id = m.packet_id;
-	a.type = m.qos == 0 ? 0 : m.qos == 1 ? MQTT_PUBACK : MQTT_PUBREC;
-	a.nwaits = 0;
-	if (m.qos == 2) {
-		if ((rc = inbound_add(&c->inbound, m.packet_id)) <= 0) {
-			if (rc < 0) {
-				client_close(l, c, MQTT_SERVER_BUSY);
-				return;
-			}
-			/* [MQTT-4.3.3-10]: seen before, said again. */
-			metric_inc(&m_publish_dup);
-			answer_with(l, c, &a, MQTT_SUCCESS);
-			return;
-		}
-	}
-	if (m.qos > 0)
-		c->inflight_in++;
-	if (m.qos == 1 && UNLIKELY(c->inbound.n > 0) &&
-	    inbound_has(&c->inbound, m.packet_id)) {
-		answer_with(l, c, &a, MQTT_PACKET_ID_IN_USE);
+	if (!is_news(l, c, &m, &a))
+		return;
+	if (pub_init(l, c, &m, &p) < 0) {
+		client_close(l, c, MQTT_SERVER_BUSY);
 		return;
 	}
-	if (UNLIKELY(m.topic.data[0] == '$') && publish_is_reserved(&m.topic)) {
-		answer_with(l, c, &a, MQTT_NOT_AUTHORIZED);
-		return;
-	}
-
-	p.v.topic = m.topic;
-	p.v.payload = m.payload;
-	p.v.props.data = NULL;
-	p.v.props.len = 0;
-	p.v.expiry_s = MESSAGE_NO_EXPIRY;
-	p.v.qos = m.qos;
-	p.v.retain = false;
-	if (m.props.has != 0) {
-		if (mqtt_props_has(&m.props, MQTT_P_MESSAGE_EXPIRY))
-			p.v.expiry_s = MIN(m.props.message_expiry_s,
-			    MESSAGE_EXPIRY_MAX);
-		if (!forward_props(l, &m.props, &p.v.props)) {
-			client_close(l, c, MQTT_SERVER_BUSY);
-			return;
-		}
-	}
-	p.id = msgid_next(&l->ids);
-	p.client_id.data = (const uint8_t *)c->client_id;
-	p.client_id.len = c->client_id_len;
-	p.from = c;
-	p.blob = NULL;
-	p.m = NULL;
-	memset(p.enc, 0, sizeof(p.enc));
-	log_debug("publish.in", "id=%016llx%016llx client=%s packet=%u qos=%u "
-	    "topic=%s", (unsigned long long)p.id.hi,
-	    (unsigned long long)p.id.lo, log_quote(c->client_id), m.packet_id,
-	    m.qos, log_quote_n(m.topic.data, m.topic.len));
-
-	if (l->nremote > 0 && (sent = flow_publish(l, &p, &a, &blocked)) < 0) {
-		/* A stream keeps all it may: this message is nobody's. */
-		pub_fini(&p);
-		if (m.qos == 0)
-			return;
-		if (c->version == MQTT_V5)
-			answer_with(l, c, &a, MQTT_QUOTA_EXCEEDED);
-		else
-			client_doom(l, c);
-		return;
-	}
-	a.reason = MQTT_SUCCESS;
-	matched = publish_local(l, &p, &a);
-	if (l->job.active && l->job.pub.from == c && l->job.pub.id.lo == p.id.lo &&
-	    l->job.pub.id.hi == p.id.hi) {
-		bus_pause(l->bus);
-		if (UNLIKELY(blocked != NULL))
-			rest(l, c, blocked, m.qos);
-		return;				/* answered when it is done */
-	}
-	if (matched == 0 && sent == 0) {
-		metric_inc(&m_no_subscribers);
-		a.reason = MQTT_NO_MATCHING_SUBSCRIBERS;
-	}
-	if (a.type != 0)
-		answer_add(l, c, &a);
-	if (UNLIKELY(blocked != NULL))
-		rest(l, c, blocked, m.qos);
+	pass_on(l, &p, &a);
 	pub_fini(&p);
 }
 

@@ -375,3 +375,25 @@ def test_subscriber_gone_with_messages_in_flight(node, topic):
     pub.publish(topic, b"last", qos=2)
     got = other.read_publishes(11)
     assert got[-1].payload == b"last"
+
+
+@every_version
+def test_qos1_with_the_id_of_a_qos2_under_way(node, topic, version):  # 2.2.1
+    """What is acknowledged is delivered; what is not delivered is refused."""
+    sub = node.client()
+    sub.subscribe(topic, qos=1)
+    pub = node.client(version=version)
+    pub.send_publish(topic, b"two", qos=2, pid=9)
+    assert pub.expect(wire.PUBREC, 9).reason == 0
+    assert sub.read_publish().payload == b"two"
+    pub.send_publish(topic, b"one", qos=1, pid=9)
+    try:
+        refused = pub.expect(wire.PUBACK, 9).reason >= 0x80
+    except wire.Closed:
+        return
+    if refused:
+        sub.expect_nothing()
+    else:
+        assert sub.read_publish().payload == b"one"
+    pub.pubrel(9)
+    assert pub.expect(wire.PUBCOMP, 9).reason == 0
