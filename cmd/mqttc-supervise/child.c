@@ -264,8 +264,11 @@ run(struct super *s, const struct keep_proc *p, int err, sigset_t *mask)
 		signal(ours[i], SIG_DFL);
 	sigprocmask(SIG_SETMASK, mask, NULL);
 	setsid();		/* a terminal's ^C is for the supervisor */
-	if ((null = open("/dev/null", O_RDONLY)) >= 0 && null != STDIN_FILENO)
+	null = open("/dev/null", O_RDONLY);
+	if (null >= 0 && null != STDIN_FILENO) {
 		dup2(null, STDIN_FILENO);
+		close(null);
+	}
 	dup2(err, STDOUT_FILENO);
 	dup2(err, STDERR_FILENO);
 	setenv("SUPERVISE_SOCK", SUP_SOCK, 1);

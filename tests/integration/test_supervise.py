@@ -86,6 +86,15 @@ def test_status_shows_every_process(keeper):
     assert len(table) == 6
 
 
+def test_processes_get_no_descriptor_they_do_not_need(keeper):
+    n = keeper(listeners=1)
+    for name in ("router", "listener.0"):
+        fds = "/proc/%d/fd/" % n.status()[name]["pid"]
+        null = [fd for fd in os.listdir(fds)
+                if os.readlink(fds + fd) == "/dev/null"]
+        assert null == ["0"]
+
+
 def test_term_stops_in_order_and_exits_0(keeper):
     n = keeper()
     assert n.terminate() == 0
