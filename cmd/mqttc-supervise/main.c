@@ -117,8 +117,11 @@ on_usr1(EV_P_ ev_signal *w, int revents UNUSED)
 static void
 open_node(struct super *s)
 {
-	if (s->adopting && !s->table.stopping)
-		sockets_bind(s);	/* maybe still root */
+	if (s->adopting) {
+		setup_clean_ipc(s);	/* of who died with our predecessor */
+		if (!s->table.stopping)
+			sockets_bind(s);	/* maybe still root */
+	}
 	s->adopting = false;
 	ev_timer_stop(s->loop, &s->adopt_timer);
 	setup_drop_root(s);

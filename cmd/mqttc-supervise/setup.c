@@ -11,7 +11,9 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -164,6 +166,27 @@ setup_drop_root(struct super *s)
 		fatal(EX_SOFTWARE, "user.bad", "could become root again");
 }
 
+/* Does nobody listen there? The file of who was killed stays behind. */
+static bool
+is_abandoned(const char *path)
+{
+	struct sockaddr_un	sun = { .sun_family = AF_UNIX };
+	size_t			len = strlen(path);
+	bool			gone;
+	int			fd;
+
+	if (len >= sizeof(sun.sun_path))
+		return false;
+	memcpy(sun.sun_path, path, len + 1);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return false;
+	gone = connect(fd, (struct sockaddr *)&sun, sizeof(sun)) < 0 &&
+	    errno == ECONNREFUSED;
+	close(fd);
+	return gone;
+}
+
 /* What is left of incarnations that were killed. */
 void
 setup_clean_ipc(struct super *s)
@@ -177,7 +200,8 @@ setup_clean_ipc(struct super *s)
 		return;
 	while ((e = readdir(d)) != NULL) {
 		len = strlen(e->d_name);
-		if (len > 4 && strcmp(e->d_name + len - 4, ".ipc") == 0)
+		if (len > 4 && strcmp(e->d_name + len - 4, ".ipc") == 0 &&
+		    is_abandoned(e->d_name))
 			unlink(e->d_name);
 	}
 	closedir(d);

@@ -431,6 +431,33 @@ def test_the_next_supervisor_starts_what_is_missing(keeper):
     assert answer(n.addr(1)) == "listener.1"
 
 
+def test_endpoints_of_who_died_without_a_supervisor_go(keeper):
+    n = keeper()
+    before = n.status()
+    run = os.path.join(n.dir, "run")
+
+    def endpoint(name):
+        s = socket.socket(socket.AF_UNIX)
+        path = "%s.%d.ipc" % (name, before[name]["incarnation"])
+        s.bind(os.path.join(run, path))
+        s.listen()
+        return s, path
+
+    dead, gone = endpoint("listener.0")
+    alive, stays = endpoint("listener.1")
+    n.proc.kill()
+    n.proc.wait()
+    n.reader.join()
+    dead.close()                        # as by kill -9: the file stays
+    os.kill(before["listener.0"]["pid"], signal.SIGKILL)
+    n.start_once()
+    n.wait_ready("listener.0", not_pid=before["listener.0"]["pid"])
+    assert n.status()["listener.1"]["pid"] == before["listener.1"]["pid"]
+    assert gone not in os.listdir(run)
+    assert stays in os.listdir(run)
+    alive.close()
+
+
 def test_a_supervisor_stopped_while_it_adopts_leaves_nobody(keeper):
     n = keeper()
     pids = [r["pid"] for r in n.status().values()]
