@@ -251,11 +251,70 @@ assign_id(struct listener *l)
 	return s;
 }
 
+static void
+take_options(const struct listener *l, struct conn *c,
+    const struct mqtt_connect *k)
+{
+	c->version = k->version;
+	c->clean_start = k->clean_start;
+	c->receive_maximum = 65535;
+	if (k->props.has != 0) {
+		c->expiry_asked = mqtt_props_has(&k->props,
+		    MQTT_P_SESSION_EXPIRY) && k->props.session_expiry_s > 0;
+		if (mqtt_props_has(&k->props, MQTT_P_RECEIVE_MAXIMUM))
+			c->receive_maximum = k->props.receive_maximum;
+		if (mqtt_props_has(&k->props, MQTT_P_TOPIC_ALIAS_MAXIMUM))
+			c->alias_max = (uint16_t)MIN(
+			    k->props.topic_alias_maximum,
+			    l->conf->mqtt_max_topic_alias);
+	}
+	/* Only 5.0 can be told; others get what they asked for. */
+	c->keepalive_s = c->version == MQTT_V5 ?
+	    keepalive_of(l->conf, k->keep_alive_s) : k->keep_alive_s;
+}
+
+/* Who c is and what it leaves behind. */
+static int
+take_payload(struct listener *l, struct conn *c, const struct mqtt_connect *k)
+{
+	bool assigned = k->client_id.len == 0;
+
+	c->client_id = assigned ? assign_id(l) : copy_text(&k->client_id);
+	if (c->client_id == NULL)
+		return ERR_NOMEM;
+	c->client_id_len = (uint16_t)(assigned ? strlen(c->client_id) :
+	    k->client_id.len);
+	c->id_hash = id_hash(l, c->client_id, c->client_id_len);
+	if (k->has_username && (c->username = copy_text(&k->username)) == NULL)
+		return ERR_NOMEM;
+	return k->has_will ? take_will(l, c, k) : 0;
+}
+
+/* Become the one holder of the client id. */
+static int
+take_place(struct listener *l, struct conn *c)
+{
+	struct conn	*old;
+	int		 rc;
+
+	if ((old = connect_find(l, c->client_id, c->client_id_len)) != NULL)
+		take_over(l, old, c->clean_start);
+	if ((rc = htab_add(&l->clients, c->id_hash, c)) < 0)
+		return rc;
+	c->state = CONN_OPEN;
+	c->attach_ns = msgid_next(&l->ids).hi;
+	if (old != NULL && c->attach_ns <= old->attach_ns)
+		c->attach_ns = old->attach_ns + 1;
+	c->since_ms = clock_wall_ns() / 1000000;
+	l->nready++;
+	metric_inc(&m_connects);
+	return 0;
+}
+
 void
 on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 {
 	struct mqtt_connect	 k;
-	struct conn		*old;
 	char			 peer[64];
 	bool			 assigned;
 	int			 rc;
@@ -276,44 +335,15 @@ on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 			refuse(l, c, k.version, (uint8_t)rc);
 		return;
 	}
-
-	c->version = k.version;
-	c->clean_start = k.clean_start;
-	c->receive_maximum = 65535;
-	if (k.props.has != 0) {
-		c->expiry_asked = mqtt_props_has(&k.props,
-		    MQTT_P_SESSION_EXPIRY) && k.props.session_expiry_s > 0;
-		if (mqtt_props_has(&k.props, MQTT_P_RECEIVE_MAXIMUM))
-			c->receive_maximum = k.props.receive_maximum;
-		if (mqtt_props_has(&k.props, MQTT_P_TOPIC_ALIAS_MAXIMUM))
-			c->alias_max = (uint16_t)MIN(
-			    k.props.topic_alias_maximum,
-			    l->conf->mqtt_max_topic_alias);
+	take_options(l, c, &k);
+	if (take_payload(l, c, &k) < 0 || take_place(l, c) < 0) {
+		metric_inc(&m_dropped_memory);
+		free(c->client_id);		/* it never had a session */
+		c->client_id = NULL;
+		refuse(l, c, k.version, MQTT_SERVER_BUSY);
+		return;
 	}
-	/* Only 5.0 can be told; others get what they asked for. */
-	c->keepalive_s = c->version == MQTT_V5 ?
-	    keepalive_of(l->conf, k.keep_alive_s) : k.keep_alive_s;
-
 	assigned = k.client_id.len == 0;
-	c->client_id = assigned ? assign_id(l) : copy_text(&k.client_id);
-	if (c->client_id == NULL ||
-	    (k.has_username && (c->username = copy_text(&k.username)) == NULL) ||
-	    (k.has_will && take_will(l, c, &k) < 0))
-		goto nomem;
-	c->client_id_len = (uint16_t)(assigned ? strlen(c->client_id) :
-	    k.client_id.len);
-	c->id_hash = id_hash(l, c->client_id, c->client_id_len);
-	if ((old = connect_find(l, c->client_id, c->client_id_len)) != NULL)
-		take_over(l, old, c->clean_start);
-	if (htab_add(&l->clients, c->id_hash, c) < 0)
-		goto nomem;
-	c->state = CONN_OPEN;
-	c->attach_ns = msgid_next(&l->ids).hi;
-	if (old != NULL && c->attach_ns <= old->attach_ns)
-		c->attach_ns = old->attach_ns + 1;
-	c->since_ms = clock_wall_ns() / 1000000;
-	l->nready++;
-	metric_inc(&m_connects);
 	if (!assigned)
 		flow_attach(l, c);
 	if (c->keepalive_s > 0)
@@ -324,13 +354,6 @@ on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	welcome(l, c, &k, assigned);
 	if (c->state == CONN_OPEN)
 		sys_client_event(l, c, "connected", NULL);
-	return;
-
-nomem:
-	metric_inc(&m_dropped_memory);
-	free(c->client_id);
-	c->client_id = NULL;
-	refuse(l, c, k.version, MQTT_SERVER_BUSY);
 }
 
 void

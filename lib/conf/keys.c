@@ -138,7 +138,8 @@ const struct conf_key conf_keys[] = {
 	    CONF_RELOAD,
 	    "The largest packet taken from a client. It is announced in "
 	    "CONNACK; a larger one ends the connection with reason 0x95."),
-	U32("mqtt.max_topic_levels", mqtt_max_topic_levels, "128", 1, 65535,
+	/* What lib/topic/index takes: beyond it no wildcard would match. */
+	U32("mqtt.max_topic_levels", mqtt_max_topic_levels, "128", 1, 128,
 	    NULL, CONF_RELOAD,
 	    "The most levels of a topic name or filter."),
 	U32("mqtt.max_topic_alias", mqtt_max_topic_alias, "65535", 0, 65535,
