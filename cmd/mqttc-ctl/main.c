@@ -1,6 +1,6 @@
 /*
- * mqttc-ctl: look at the processes of a node, restart one, stop it, have it
- * read its configuration again.
+ * mqttc-ctl: look at the processes of a node, restart one, have more or fewer
+ * of them, stop it, have it read its configuration again.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +18,8 @@
 static const char usage[] =
     "usage: mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] status\n"
     "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] restart name\n"
+    "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] scale "
+    "listener n\n"
     "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] stop\n"
     "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] reload\n";
 
@@ -39,6 +41,7 @@ static const struct report_col answer_cols[] = {
 struct command {
 	const char	*name;
 	int		 operands;
+	const char	*wants;
 	int		(*run)(struct tool *t, char **argv);
 };
 
@@ -106,6 +109,33 @@ run_restart(struct tool *t, char **argv)
 	return print_answer(t, code, text);
 }
 
+/* 0: that is no number. */
+static uint32_t
+how_many(const char *text)
+{
+	unsigned long	v;
+	char		*end;
+
+	if (text[0] < '0' || text[0] > '9')
+		return 0;
+	v = strtoul(text, &end, 10);
+	return *end == '\0' && v <= UINT32_MAX ? (uint32_t)v : 0;
+}
+
+static int
+run_scale(struct tool *t, char **argv)
+{
+	char	text[1024];
+	int	rc, code, wait_ms;
+
+	wait_ms = (int)MIN(tool_conf(t)->supervise_stop_timeout_ms, 3600000u) +
+	    START_MS;
+	if ((rc = tool_scale(t, argv[0], how_many(argv[1]), wait_ms, &code,
+	    text, sizeof(text))) < 0)
+		tool_fatal(t, rc);
+	return print_answer(t, code, text);
+}
+
 static int
 run_stop(struct tool *t, char **argv UNUSED)
 {
@@ -131,10 +161,11 @@ run_reload(struct tool *t, char **argv UNUSED)
 }
 
 static const struct command commands[] = {
-	{ "status",	0, run_status },
-	{ "restart",	1, run_restart },
-	{ "stop",	0, run_stop },
-	{ "reload",	0, run_reload },
+	{ "status",	0, "no operand", run_status },
+	{ "restart",	1, "the name of a process", run_restart },
+	{ "scale",	2, "'listener' and how many", run_scale },
+	{ "stop",	0, "no operand", run_stop },
+	{ "reload",	0, "no operand", run_reload },
 };
 
 static const struct tool_opts opts;
@@ -152,9 +183,10 @@ find_command(int argc, char **argv)
 	if (i == NELEM(commands))
 		tool_usage(&opts, "unknown command '%s'", argv[0]);
 	if (argc - 1 != commands[i].operands)
-		tool_usage(&opts, commands[i].operands == 0 ?
-		    "%s takes no operand" : "%s takes the name of a process",
-		    argv[0]);
+		tool_usage(&opts, "%s takes %s", argv[0], commands[i].wants);
+	if (commands[i].run == run_scale &&
+	    (strcmp(argv[1], "listener") != 0 || how_many(argv[2]) == 0))
+		tool_usage(&opts, "scale takes %s", commands[i].wants);
 	return &commands[i];
 }
 

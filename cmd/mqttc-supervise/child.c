@@ -24,19 +24,7 @@
 
 /* --- The table ----------------------------------------------------------- */
 
-static const struct {
-	enum proc_kind	kind;
-	unsigned	rank;
-} kinds[] = {
-	{ PROC_ROUTER,		0 },
-	{ PROC_LISTENER,	1 },
-};
-
-static uint32_t
-how_many(const struct conf *c, enum proc_kind k)
-{
-	return k == PROC_LISTENER ? c->listener_processes : 1;
-}
+enum { ROUTER_RANK, LISTENER_RANK };
 
 static void
 row_init(struct super *s, size_t i, enum proc_kind kind, uint32_t instance,
@@ -60,6 +48,22 @@ row_init(struct super *s, size_t i, enum proc_kind kind, uint32_t instance,
 	log_source_init(s, &ch->log, p->name);
 }
 
+/* Rows for so many listeners; those that were not there are gone. */
+void
+child_rows(struct super *s, uint32_t listeners)
+{
+	uint32_t	i;
+	size_t		k;
+
+	for (k = i = 0; k < s->nprocs; k++)
+		i += s->procs[k].kind == PROC_LISTENER;
+	for (; i < listeners; i++) {
+		s->procs[s->nprocs].phase = KEEP_GONE;
+		row_init(s, s->nprocs++, PROC_LISTENER, i, LISTENER_RANK);
+	}
+	keep_grow(&s->table, s->nprocs);
+}
+
 void
 child_table(struct super *s)
 {
@@ -68,22 +72,20 @@ child_table(struct super *s)
 		s->conf.supervise_stop_timeout_ms,
 		s->conf.supervise_backoff_max_ms,
 	};
-	size_t			k, n = 0;
 	uint32_t		i;
 
-	for (k = 0; k < NELEM(kinds); k++)
-		n += how_many(&s->conf, kinds[k].kind);
-	if (n > PROC_PEERS_MAX)
+	s->listeners = s->conf.listener_processes;
+	if (s->listeners >= PROC_PEERS_MAX)
 		fatal(EX_CONFIG, "conf.bad", "listener.processes: a node has "
 		    "at most %d processes", PROC_PEERS_MAX);
-	s->procs = calloc(n, sizeof(*s->procs));
-	s->children = calloc(n, sizeof(*s->children));
+	/* All there may ever be: rows do not move, and cost nothing unused. */
+	s->procs = calloc(PROC_PEERS_MAX, sizeof(*s->procs));
+	s->children = calloc(PROC_PEERS_MAX, sizeof(*s->children));
 	if (s->procs == NULL || s->children == NULL)
 		fatal(EX_OSERR, "table", "%s", err_str(ERR_NOMEM));
-	for (k = 0; k < NELEM(kinds); k++)
-		for (i = 0; i < how_many(&s->conf, kinds[k].kind); i++)
-			row_init(s, s->nprocs++, kinds[k].kind, i,
-			    kinds[k].rank);
+	row_init(s, s->nprocs++, PROC_ROUTER, 0, ROUTER_RANK);
+	for (i = 0; i < s->listeners; i++)
+		row_init(s, s->nprocs++, PROC_LISTENER, i, LISTENER_RANK);
 	keep_init(&s->table, s->procs, s->nprocs, &lim, super_now_ms());
 }
 
@@ -191,7 +193,8 @@ on_ended(EV_P_ ev_io *w, int revents UNUSED)
 	struct keep_proc	*p = &s->procs[ch->i];
 	uint64_t		 now = super_now_ms();
 	struct keep_end		 end;
-	bool			 asked = p->again || s->table.stopping;
+	bool			 asked = p->again || p->retire ||
+				     s->table.stopping;
 
 	ev_io_stop(EV_A_ w);
 	if (ch->conn != NULL)

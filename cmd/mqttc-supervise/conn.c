@@ -28,8 +28,8 @@
 enum seg_mark { SEG_UNKNOWN, SEG_SENT, SEG_TO_DROP };
 
 /* What a tool asked for and has not been answered. */
-enum asked { ASKED_NOTHING, ASKED_STATUS, ASKED_RESTART, ASKED_RESULT,
-	     ASKED_SEGMENTS };
+enum asked { ASKED_NOTHING, ASKED_STATUS, ASKED_RESTART, ASKED_SCALE,
+	     ASKED_RESULT, ASKED_SEGMENTS };
 
 struct conn {
 	struct super	*s;
@@ -55,7 +55,7 @@ struct conn {
 	enum asked	 asked;
 	uint64_t	 seq;		/* of that request */
 	size_t		 row;		/* STATUS: next one */
-	size_t		 target;	/* RESTART: of s->procs */
+	size_t		 target;	/* RESTART: of s->procs; SCALE: to */
 	uint64_t	 before;	/* its incarnation then */
 	uint32_t	 code;
 	char		 text[1024];
@@ -217,6 +217,7 @@ state_of(const struct keep_proc *p)
 		return PROC_DRAINING;
 	case KEEP_DOWN:
 	case KEEP_HELD:
+	case KEEP_GONE:
 	case KEEP_NPHASES:
 		break;
 	}
@@ -258,7 +259,9 @@ say_peers(struct conn *c)
 		m->peers_count = 0;
 		for (at = c->peers_at; at < s->nprocs &&
 		    m->peers_count < NELEM(m->peers); at++)
-			peer_row(&m->peers[m->peers_count++], &s->procs[at]);
+			if (s->procs[at].phase != KEEP_GONE)
+				peer_row(&m->peers[m->peers_count++],
+				    &s->procs[at]);
 		m->last = at == s->nprocs;
 		if ((rc = say(c, NULL, 0)) < 0)
 			return rc;
@@ -371,6 +374,7 @@ say_sockets(struct conn *c)
 			*row = (SupSocket)SupSocket_init_zero;
 			row->index = p->index;
 			row->kind = (uint32_t)p->kind;
+			row->instance = p->instance;
 			SUP_TEXT(row->address, p->address);
 			row->active = true;
 			row->fd = !c->socks[p->index];
@@ -430,6 +434,16 @@ say_child(struct conn *c, struct child *ch)
 	return 0;
 }
 
+/* The row of a status after row i; rows are the supervisor's, then procs. */
+static size_t
+next_shown(const struct super *s, size_t i)
+{
+	do
+		i++;
+	while (i <= s->nprocs && s->procs[i - 1].phase == KEEP_GONE);
+	return i;
+}
+
 static int
 say_row(struct conn *c, size_t i)
 {
@@ -442,7 +456,7 @@ say_row(struct conn *c, size_t i)
 	s->msg.kind = KIND_SUP_RESULT;
 	m->seq = c->seq;
 	m->has_row = true;
-	m->last = i == s->nprocs;
+	m->last = next_shown(s, i) > s->nprocs;
 	if (i == 0) {
 		SUP_TEXT(m->row.name, "supervise");
 		m->row.pid = (uint32_t)getpid();
@@ -462,6 +476,8 @@ say_row(struct conn *c, size_t i)
 	if (p->phase == KEEP_HELD)
 		snprintf(m->row.note, sizeof(m->row.note),
 		    "%.90s; stays down until restarted", p->note);
+	else if (p->retire)
+		SUP_TEXT(m->row.note, "scaled away");
 	else
 		SUP_TEXT(m->row.note, p->note);
 	return say(c, NULL, 0);
@@ -503,6 +519,19 @@ look_at_restart(struct conn *c)
 	}
 }
 
+/* SCALE is answered when as many serve as were asked for, and no more run. */
+static void
+look_at_scale(struct conn *c)
+{
+	int	code = scale_is_done(c->s, (uint32_t)c->target, c->text,
+	    sizeof(c->text));
+
+	if (code == ERR_AGAIN)
+		return;
+	c->asked = ASKED_RESULT;
+	c->code = (uint32_t)code;
+}
+
 static int
 say_answer(struct conn *c)
 {
@@ -510,15 +539,18 @@ say_answer(struct conn *c)
 
 	if (c->asked == ASKED_RESTART)
 		look_at_restart(c);
+	if (c->asked == ASKED_SCALE)
+		look_at_scale(c);
 	switch (c->asked) {
 	case ASKED_NOTHING:
 	case ASKED_RESTART:
+	case ASKED_SCALE:
 		return 0;
 	case ASKED_STATUS:
 		while (c->row <= c->s->nprocs) {
 			if ((rc = say_row(c, c->row)) < 0)
 				return rc;
-			c->row++;
+			c->row = next_shown(c->s, c->row);
 		}
 		break;
 	case ASKED_RESULT:
@@ -650,11 +682,13 @@ static void
 on_process(struct conn *c, const SupHello *m)
 {
 	struct super		*s = c->s;
+	int			 beyond = s->adopting && m->incarnation != 0 ?
+	    scale_adopt(s, m->name, phase_of(m->state)) : 0;
 	size_t			 i = find_proc(s, m->name);
 	struct keep_proc	*p = &s->procs[i];
 	struct child		*ch = &s->children[i];
 
-	if (i == s->nprocs) {
+	if (i == s->nprocs || (p->phase == KEEP_GONE && !beyond)) {
 		refuse(c, EX_UNAVAILABLE, "this node has no such process");
 		return;
 	}
@@ -682,6 +716,7 @@ on_process(struct conn *c, const SupHello *m)
 		/* Who is run by hand keeps the terminal. */
 		if (m->incarnation != 0)
 			c->err_pipe = log_source_pipe(&ch->log);
+		p->retire = beyond;
 	}
 	if (p->phase == KEEP_DRAINING && m->state != PROC_DRAINING)
 		ch->drain = true;	/* told while it was not there */
@@ -785,7 +820,8 @@ ask_restart(struct conn *c, const char *name)
 		    "stop the node and start it");
 		return;
 	}
-	if (i == s->nprocs) {
+	if (i == s->nprocs || s->procs[i].phase == KEEP_GONE ||
+	    s->procs[i].retire) {
 		snprintf(c->text, sizeof(c->text),
 		    "this node has no process '%s'", name);
 		c->asked = ASKED_RESULT;
@@ -805,6 +841,26 @@ ask_restart(struct conn *c, const char *name)
 	s->sockets_changed = true;
 }
 
+static void
+ask_scale(struct conn *c, const SupRequest *m)
+{
+	struct super	*s = c->s;
+
+	if (strcmp(m->name, proc_kind_name(PROC_LISTENER)) != 0) {
+		answer(c, EX_USAGE, "only listeners can be more or fewer");
+		return;
+	}
+	if (s->table.stopping || s->adopting) {
+		answer(c, EX_TEMPFAIL, s->table.stopping ?
+		    "the node is stopping" :
+		    "the supervisor is still looking who is there");
+		return;
+	}
+	c->code = (uint32_t)scale_to(s, m->count, c->text, sizeof(c->text));
+	c->asked = c->code == 0 ? ASKED_SCALE : ASKED_RESULT;
+	c->target = m->count;
+}
+
 static int
 on_request(struct conn *c)
 {
@@ -820,6 +876,9 @@ on_request(struct conn *c)
 		return 0;
 	case SUP_OP_RESTART:
 		ask_restart(c, m.name);
+		return 0;
+	case SUP_OP_SCALE:
+		ask_scale(c, &m);
 		return 0;
 	case SUP_OP_STOP:
 		log_info("stop", "by=%ld", (long)c->peer.pid);

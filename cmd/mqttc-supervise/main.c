@@ -41,7 +41,7 @@ say_ready(struct super *s)
 	s->said_ready = true;
 	n = snprintf(line, sizeof(line), "mqttc %s ready node=%s pid=%ld "
 	    "listeners=%u at %s\n", MQTTC_VERSION, s->conf.node_name,
-	    (long)getpid(), s->conf.listener_processes,
+	    (long)getpid(), s->listeners,
 	    sockets_where(s, where, sizeof(where)));
 	if (poll(&p, 1, 0) == 1 && (p.revents & POLLOUT))
 		(void)!write(STDOUT_FILENO, line, (size_t)n);
@@ -221,6 +221,7 @@ start(struct super *s)
 	make_loop(s);
 	s->deal_version = s->peers_version = 1;
 	if (!orphans) {
+		scale_forget();
 		setup_clean_ipc(s);
 		sockets_bind(s);	/* say it before anybody is told */
 	}
@@ -228,6 +229,7 @@ start(struct super *s)
 	if (orphans) {
 		log_info("adopting", "wait_s=%g", ADOPT_S);
 		s->adopting = true;
+		scale_read(s);
 		ev_timer_start(s->loop, &s->adopt_timer);
 	} else
 		open_node(s);
@@ -239,6 +241,7 @@ finish(struct super *s)
 	log_info("exit", "code=0");
 	logs_finish(s);
 	unlink(SUP_SOCK);
+	scale_forget();
 	setup_clean_ipc(s);
 	conn_close_all(s);	/* tools wait for this */
 }

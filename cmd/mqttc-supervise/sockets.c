@@ -78,15 +78,22 @@ set_port(struct sockaddr_storage *sa, uint16_t port)
 		v4->sin_port = htons(port);
 }
 
-static void
-taken(const struct where *w)
+/* Why not, in words. */
+struct reason {
+	char	*text;
+	size_t	 size;
+};
+
+static int
+taken(const struct where *w, struct reason *r)
 {
 	char		 text[128];
 	int		 err = errno;
 
 	addr_text((const void *)&w->addr, w->len, text, sizeof(text));
-	fatal(EX_OSERR, "listen.bind", "cannot listen at %s (%s): %s",
-	    text, w->key, strerror(err));
+	snprintf(r->text, r->size, "cannot listen at %s (%s): %s", text,
+	    w->key, strerror(err));
+	return EX_OSERR;
 }
 
 static int
@@ -116,7 +123,7 @@ fail:
 	return -1;
 }
 
-static void
+static int
 add(struct super *s, int fd, const struct proc_socket *p, unsigned group,
     uint32_t instance)
 {
@@ -125,8 +132,7 @@ add(struct super *s, int fd, const struct proc_socket *p, unsigned group,
 	struct deal_socket	*d;
 
 	if (n == PROC_SOCKETS_MAX)
-		fatal(EX_CONFIG, "listener.sockets", "more than %d sockets",
-		    PROC_SOCKETS_MAX);
+		return ERR_FULL;
 	l = realloc(s->listening, (n + 1) * sizeof(*l));
 	if (l != NULL)
 		s->listening = l;
@@ -134,10 +140,11 @@ add(struct super *s, int fd, const struct proc_socket *p, unsigned group,
 	if (d != NULL)
 		s->deals = d;
 	if (l == NULL || d == NULL)
-		fatal(EX_OSERR, "listen.bind", "%s", err_str(ERR_NOMEM));
+		return ERR_NOMEM;
 	memset(&l[n], 0, sizeof(l[n]));
 	l[n].s = *p;
 	l[n].s.fd = fd;
+	l[n].s.instance = instance;
 	l[n].cookie = cookie_of(fd);
 	memset(&d[n], 0, sizeof(d[n]));
 	d[n].group = group;
@@ -145,6 +152,7 @@ add(struct super *s, int fd, const struct proc_socket *p, unsigned group,
 	d[n].instance = instance;
 	d[n].taker = DEAL_NOBODY;
 	s->nlistening++;
+	return 0;
 }
 
 /* Sockets we have at this address, and the deal group they are in. */
@@ -173,13 +181,13 @@ have(struct super *s, const char *address, enum proc_socket_kind kind,
  * SO_REUSEPORT: with it, another node of the same user would share the port
  * with us instead of being told.
  */
-static void
-bind_all(struct super *s, struct where *w, size_t want)
+static int
+bind_all(struct super *s, struct where *w, size_t want, struct reason *r)
 {
 	struct proc_socket	 p = { .kind = w->kind };
 	unsigned		 group;
 	size_t			 n;
-	int			 fd;
+	int			 fd, rc;
 
 	addr_text((const void *)&w->addr, w->len, p.address,
 	    sizeof(p.address));
@@ -187,20 +195,37 @@ bind_all(struct super *s, struct where *w, size_t want)
 		socklen_t	len = sizeof(w->addr);
 
 		if ((fd = open_socket(w, false)) < 0)
-			taken(w);
+			return taken(w, r);
 		if (port_of(&w->addr) == 0 && getsockname(fd,
-		    (struct sockaddr *)&w->addr, &len) < 0)
-			taken(w);
+		    (struct sockaddr *)&w->addr, &len) < 0) {
+			rc = taken(w, r);
+			close(fd);
+			return rc;
+		}
 		addr_text((const void *)&w->addr, w->len, p.address,
 		    sizeof(p.address));
 		close(fd);
 	}
 	for (; n < want; n++) {
-		if ((fd = open_socket(w, true)) < 0 || listen(fd, BACKLOG) < 0)
-			taken(w);
-		p.index = s->next_index++;
-		add(s, fd, &p, group, w->instance);
+		if ((fd = open_socket(w, true)) < 0)
+			return taken(w, r);
+		if (listen(fd, BACKLOG) < 0) {
+			rc = taken(w, r);
+			close(fd);
+			return rc;
+		}
+		p.index = s->next_index;
+		if ((rc = add(s, fd, &p, group, w->instance)) < 0) {
+			close(fd);
+			snprintf(r->text, r->size, rc == ERR_FULL ?
+			    "a node has at most %d sockets" :
+			    "no memory for more than %d sockets",
+			    rc == ERR_FULL ? PROC_SOCKETS_MAX : (int)n);
+			return rc == ERR_FULL ? EX_CONFIG : EX_OSERR;
+		}
+		s->next_index++;
 	}
+	return 0;
 }
 
 /* Without a host: both families, where there are two. */
@@ -215,9 +240,10 @@ any_host(void)
 	return "::";
 }
 
-/* Every address that HOST:PORT stands for. */
+/* Every address that HOST:PORT stands for; 0 and why if there is none. */
 static size_t
-resolve(const char *key, const char *text, struct where *out, size_t max)
+resolve(const char *key, const char *text, struct where *out, size_t max,
+    struct reason *r)
 {
 	struct addrinfo	 hints = {
 		.ai_flags = AI_PASSIVE | AI_NUMERICSERV,
@@ -234,9 +260,11 @@ resolve(const char *key, const char *text, struct where *out, size_t max)
 	snprintf(port_text, sizeof(port_text), "%u", port);
 	rc = getaddrinfo(host[0] != '\0' ? host : any_host(), port_text,
 	    &hints, &list);
-	if (rc != 0)
-		fatal(EX_NOHOST, "listen.resolve", "%s: cannot find '%s': %s",
-		    key, host, gai_strerror(rc));
+	if (rc != 0) {
+		snprintf(r->text, r->size, "%s: cannot find '%s': %s", key,
+		    host, gai_strerror(rc));
+		return 0;
+	}
 	for (a = list; a != NULL && n < max; a = a->ai_next) {
 		memset(&out[n], 0, sizeof(out[n]));
 		out[n].key = key;
@@ -248,38 +276,99 @@ resolve(const char *key, const char *text, struct where *out, size_t max)
 	return n;
 }
 
-void
-sockets_bind(struct super *s)
+/* With port 0 nothing but this tells them apart. */
+static bool
+has_own(const struct super *s, uint32_t instance)
+{
+	size_t	i;
+
+	for (i = 0; i < s->nlistening; i++)
+		if (s->deals[i].own && s->deals[i].instance == instance)
+			return true;
+	return false;
+}
+
+static int
+make_shared(struct super *s, uint32_t listeners, struct reason *r)
+{
+	const struct conf	*c = &s->conf;
+	struct where		 w[ADDRS_MAX] = { { .key = NULL } };
+	size_t			 n, i;
+	int			 rc;
+
+	if (c->listener_tcp_external[0] == '\0')
+		return 0;
+	if ((n = resolve("listener.tcp.external", c->listener_tcp_external,
+	    w, ADDRS_MAX, r)) == 0)
+		return EX_NOHOST;
+	for (i = 0; i < n; i++) {
+		w[i].kind = PROC_SOCKET_SHARED;
+		if ((rc = bind_all(s, &w[i], MAX(c->listener_sockets,
+		    listeners), r)) != 0)
+			return rc;
+	}
+	return 0;
+}
+
+static int
+make_own(struct super *s, uint32_t listeners, struct reason *r)
 {
 	const struct conf	*c = &s->conf;
 	struct where		 w[ADDRS_MAX] = { { .key = NULL } }, one;
 	size_t			 n, i;
 	uint32_t		 k;
+	int			 rc;
 
-	if (c->listener_tcp_external[0] != '\0') {
-		n = resolve("listener.tcp.external", c->listener_tcp_external,
-		    w, ADDRS_MAX);
+	if (c->listener_tcp_each[0] == '\0')
+		return 0;
+	if ((n = resolve("listener.tcp.each", c->listener_tcp_each, w,
+	    ADDRS_MAX, r)) == 0)
+		return EX_NOHOST;
+	for (k = 0; k < listeners; k++)
 		for (i = 0; i < n; i++) {
-			w[i].kind = PROC_SOCKET_SHARED;
-			bind_all(s, &w[i], MAX(c->listener_sockets,
-			    c->listener_processes));
+			one = w[i];
+			one.kind = PROC_SOCKET_OWN;
+			one.instance = k;
+			if (port_of(&one.addr) != 0)
+				set_port(&one.addr, (uint16_t)
+				    (port_of(&one.addr) + k));
+			else if (has_own(s, k))
+				continue;
+			if ((rc = bind_all(s, &one, 1, r)) != 0)
+				return rc;
 		}
-	}
-	if (c->listener_tcp_each[0] != '\0') {
-		n = resolve("listener.tcp.each", c->listener_tcp_each, w,
-		    ADDRS_MAX);
-		for (k = 0; k < c->listener_processes; k++)
-			for (i = 0; i < n; i++) {
-				one = w[i];
-				one.kind = PROC_SOCKET_OWN;
-				one.instance = k;
-				if (port_of(&one.addr) != 0)
-					set_port(&one.addr, (uint16_t)
-					    (port_of(&one.addr) + k));
-				bind_all(s, &one, 1);
-			}
-	}
+	return 0;
+}
+
+/* What so many listeners need and is not there yet; 0, or a code of
+ * sysexits.h and why. What could be made stays. */
+int
+sockets_make(struct super *s, uint32_t listeners, char *why, size_t size)
+{
+	struct reason	r = { why, size };
+	int		code;
+
 	s->sockets_changed = true;
+	if ((code = make_shared(s, listeners, &r)) != 0)
+		return code;
+	return make_own(s, listeners, &r);
+}
+
+void
+sockets_bind(struct super *s)
+{
+	char	why[512] = "";
+
+	switch (sockets_make(s, s->listeners, why, sizeof(why))) {
+	case 0:
+		return;
+	case EX_NOHOST:
+		fatal(EX_NOHOST, "listen.resolve", "%s", why);
+	case EX_CONFIG:
+		fatal(EX_CONFIG, "listener.sockets", "%s", why);
+	default:
+		fatal(EX_OSERR, "listen.bind", "%s", why);
+	}
 }
 
 /*
@@ -320,7 +409,10 @@ sockets_adopt(struct super *s, const SupSocket *row, int fd, size_t child)
 		    sizeof(p.address));
 		p.index = row->index;
 		have(s, p.address, p.kind, &group);
-		add(s, fd, &p, group, s->procs[child].instance);
+		if (add(s, fd, &p, group, row->instance) < 0) {
+			close(fd);
+			return 0;	/* it stays with its process */
+		}
 		s->next_index = MAX(s->next_index, row->index + 1);
 		conn_has_socket(s->children[child].conn, row->index);
 	}
@@ -365,7 +457,10 @@ sockets_deal(struct super *s)
 		if (s->procs[i].kind != PROC_LISTENER)
 			continue;
 		t[s->procs[i].instance].serves =
-		    s->procs[i].phase == KEEP_READY && !s->procs[i].again;
+		    s->procs[i].phase == KEEP_READY && !s->procs[i].again &&
+		    !s->procs[i].retire;
+		t[s->procs[i].instance].gone = s->procs[i].retire ||
+		    s->procs[i].phase == KEEP_GONE;
 		t[s->procs[i].instance].full = s->children[i].full;
 		n = MAX(n, s->procs[i].instance + 1);
 	}

@@ -10,6 +10,7 @@
  *	child.c		processes: fork, pidfd, the table's actions
  *	logs.c		their lines, to stderr or to files
  *	reload.c	the configuration, read again
+ *	scale.c		more listeners, or fewer
  */
 #ifndef SUPER_H
 #define SUPER_H
@@ -90,7 +91,9 @@ struct super {
 	struct keep_table table;
 	struct keep_proc *procs;
 	struct child	*children;
-	size_t		 nprocs;
+	size_t		 nprocs;		/* rows in use; room: PROC_PEERS_MAX */
+	uint32_t	 listeners;	/* wanted; the others are retired */
+	bool		 scaled;	/* somebody asked for that many */
 
 	int		 sock;		/* supervise.sock */
 	ev_io		 acceptor;
@@ -134,6 +137,7 @@ void setup_clean_ipc(struct super *s);
 
 /* sockets.c */
 void sockets_bind(struct super *s);	/* what is missing; ends the program */
+int sockets_make(struct super *s, uint32_t listeners, char *why, size_t size);
 int sockets_adopt(struct super *s, const SupSocket *row, int fd, size_t child);
 void sockets_deal(struct super *s);
 const char *sockets_where(struct super *s, char *out, size_t size);
@@ -161,6 +165,7 @@ void conn_has_socket(struct conn *c, uint32_t index);
 
 /* child.c */
 void child_table(struct super *s);	/* rows from the configuration */
+void child_rows(struct super *s, uint32_t listeners);	/* at least so many */
 void child_act(struct super *s);	/* what the table says is due */
 void child_adopt(struct super *s, size_t i, pid_t pid, uint64_t incarnation,
     enum keep_phase phase);
@@ -173,6 +178,17 @@ void log_source_init(struct super *s, struct log_source *l, const char *name);
 int log_source_pipe(struct log_source *l);	/* the writing end, or -1 */
 void log_source_end(struct log_source *l);
 void logs_finish(struct super *s);
+
+/*
+ * scale.c. scale_to: 0 or a code of sysexits.h, and why not; the rest happens
+ * by and by. scale_is_done: ERR_AGAIN until it has; then such a code, and text.
+ */
+void scale_read(struct super *s);	/* what a supervisor before us was told */
+void scale_forget(void);
+int scale_to(struct super *s, uint32_t listeners, char *why, size_t size);
+int scale_is_done(struct super *s, uint32_t listeners, char *text,
+    size_t size);
+int scale_adopt(struct super *s, const char *name, enum keep_phase phase);
 
 /* reload.c: 0, or a code of sysexits.h; text says what changed or what is
  * wrong. */

@@ -45,6 +45,29 @@ give(struct deal_socket *s, struct deal_taker *t, int k)
 	}
 }
 
+/* Whether s belongs to one that is gone. */
+static bool
+is_orphan(const struct deal_socket *s, const struct deal_taker *t, size_t nt)
+{
+	return s->own && (s->instance >= nt || t[s->instance].gone);
+}
+
+/* Each of these is an address of its own. */
+static void
+deal_orphans(struct deal_socket *s, size_t n, struct deal_taker *t, size_t nt)
+{
+	size_t	i, k;
+
+	for (i = 0; i < n; i++) {
+		if (!is_orphan(&s[i], t, nt))
+			continue;
+		for (k = 0; k < nt; k++)
+			t[k].have = 0;
+		if (s[i].taker == DEAL_NOBODY)
+			give(&s[i], t, poorest(t, nt));
+	}
+}
+
 /* Deal the shared sockets of one address. */
 static void
 deal_group(struct deal_socket *s, size_t n, unsigned group,
@@ -85,13 +108,12 @@ deal(struct deal_socket *s, size_t n, struct deal_taker *t, size_t nt)
 		t[i].all = 0;
 	for (i = 0; i < n; i++) {
 		s[i].was = s[i].taker;
-		if (s[i].own) {
-			s[i].taker = s[i].instance < nt &&
-			    t[s[i].instance].serves ?
+		if (s[i].own && !is_orphan(&s[i], t, nt)) {
+			s[i].taker = t[s[i].instance].serves ?
 			    (int)s[i].instance : DEAL_NOBODY;
 			continue;
 		}
-		if (s[i].group >= ngroups)
+		if (!s[i].own && s[i].group >= ngroups)
 			ngroups = s[i].group + 1;
 		if (takes(t, nt, s[i].taker))
 			t[s[i].taker].all++;
@@ -100,6 +122,7 @@ deal(struct deal_socket *s, size_t n, struct deal_taker *t, size_t nt)
 	}
 	for (group = 0; group < ngroups; group++)
 		deal_group(s, n, group, t, nt);
+	deal_orphans(s, n, t, nt);
 	for (i = 0; i < n; i++)
 		changed += s[i].taker != s[i].was;
 	return changed;

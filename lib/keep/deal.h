@@ -2,7 +2,8 @@
  * deal.h: which listening socket belongs to whom. Pure.
  *
  * Shared sockets of one address are spread evenly over those who take them,
- * moving as few as possible; a socket of one instance is its own or nobody's.
+ * moving as few as possible; a socket of one instance is its own or nobody's,
+ * until that one is gone for good: then anybody's, so that nobody waits in it.
  */
 #ifndef KEEP_DEAL_H
 #define KEEP_DEAL_H
@@ -24,6 +25,7 @@ struct deal_socket {
 struct deal_taker {
 	bool		serves;		/* may have its own sockets */
 	bool		full;		/* wants no shared ones now */
+	bool		gone;		/* will not come back */
 	size_t		have, all;	/* scratch: of this group, of all */
 };
 

@@ -51,7 +51,8 @@ free_rank(const struct keep_table *t, uint64_t now_ms)
 		return rank;
 	for (i = 0; i < t->nprocs; i++)
 		if (t->procs[i].phase != KEEP_READY &&
-		    t->procs[i].phase != KEEP_HELD)
+		    t->procs[i].phase != KEEP_HELD &&
+		    t->procs[i].phase != KEEP_GONE)
 			rank = MIN(rank, t->procs[i].rank);
 	return rank;
 }
@@ -135,7 +136,7 @@ keep_next(struct keep_table *t, uint64_t now_ms)
 		case KEEP_STARTING:
 		case KEEP_READY:
 		case KEEP_DRAINING:
-			a.what = next_running(t, p, p->again ||
+			a.what = next_running(t, p, p->again || p->retire ||
 			    (t->stopping && p->rank == rank), now_ms);
 			break;
 		case KEEP_DOWN:
@@ -144,6 +145,7 @@ keep_next(struct keep_table *t, uint64_t now_ms)
 				a.what = KEEP_START;
 			break;
 		case KEEP_HELD:
+		case KEEP_GONE:
 		case KEEP_NPHASES:
 			break;
 		}
@@ -190,7 +192,7 @@ keep_started(struct keep_table *t, size_t i, pid_t pid,
 	p->incarnation = incarnation;
 	p->started_ms = p->heard_ms = p->pinged_ms = now_ms;
 	p->ready_ms = 0;
-	p->killed = p->hung = p->again = false;
+	p->killed = p->hung = p->again = p->retire = false;
 	p->note[0] = '\0';
 }
 
@@ -286,7 +288,10 @@ keep_ended(struct keep_table *t, size_t i, const struct keep_end *end,
 
 	note_end(p, end);
 	p->pid = 0;
-	if (asked) {
+	if (p->retire) {
+		p->retire = false;
+		p->phase = KEEP_GONE;
+	} else if (asked) {
 		p->again = false;
 		p->backoff_ms = 0;
 		p->due_ms = now_ms;
@@ -316,6 +321,41 @@ keep_restart(struct keep_table *t, size_t i, uint64_t now_ms)
 }
 
 void
+keep_grow(struct keep_table *t, size_t n)
+{
+	t->nprocs = n;
+}
+
+void
+keep_retire(struct keep_table *t, size_t i)
+{
+	struct keep_proc	*p = &t->procs[i];
+
+	p->again = false;
+	if (keep_runs(p))
+		p->retire = true;
+	else
+		p->phase = KEEP_GONE;
+}
+
+void
+keep_revive(struct keep_table *t, size_t i, uint64_t now_ms)
+{
+	struct keep_proc	*p = &t->procs[i];
+
+	if (p->phase == KEEP_GONE) {
+		p->phase = KEEP_DOWN;
+		p->incarnation = p->restarts = 0;
+		p->backoff_ms = 0;
+		p->due_ms = now_ms;
+		p->note[0] = '\0';
+	} else if (p->retire) {
+		p->retire = false;
+		p->again = p->phase == KEEP_DRAINING;
+	}
+}
+
+void
 keep_stop(struct keep_table *t)
 {
 	t->stopping = true;
@@ -339,6 +379,8 @@ keep_serves(const struct keep_table *t)
 	size_t	i, k;
 
 	for (i = 0; i < t->nprocs; i++) {
+		if (t->procs[i].phase == KEEP_GONE || t->procs[i].retire)
+			continue;
 		if (t->procs[i].phase != KEEP_READY &&
 		    t->procs[i].phase != KEEP_HELD)
 			return false;

@@ -26,6 +26,7 @@ enum keep_phase {
 	KEEP_READY,
 	KEEP_DRAINING,		/* runs, was asked to end or said it does */
 	KEEP_HELD,		/* down until somebody asks for it */
+	KEEP_GONE,		/* retired: a place, nobody's process */
 	KEEP_NPHASES
 };
 
@@ -45,6 +46,7 @@ struct keep_proc {
 	bool		killed;		/* SIGKILL is on its way */
 	bool		hung;		/* and that is why */
 	bool		again;		/* start anew once it has ended */
+	bool		retire;		/* be gone once it has ended */
 	char		note[KEEP_NOTE_MAX];
 };
 
@@ -110,13 +112,23 @@ void keep_ended(struct keep_table *t, size_t i, const struct keep_end *end,
 /* Drain procs[i] if it runs, then start it anew; also one that was held. */
 void keep_restart(struct keep_table *t, size_t i, uint64_t now_ms);
 
+/* More rows, made by the caller at the end of its array, which had room. */
+void keep_grow(struct keep_table *t, size_t n);
+
+/* Drain procs[i] if it runs; then it is KEEP_GONE. */
+void keep_retire(struct keep_table *t, size_t i);
+
+/* The opposite: start it, again if it is on its way out. */
+void keep_revive(struct keep_table *t, size_t i, uint64_t now_ms);
+
 /* Drain everything, highest rank first. */
 void keep_stop(struct keep_table *t);
 
 bool keep_runs(const struct keep_proc *p);
 bool keep_all_down(const struct keep_table *t);
 
-/* Every process is ready or held, and at least one is ready in each rank. */
+/* Every process is ready or held, and at least one is ready in each rank; who
+ * is retired does not count. */
 bool keep_serves(const struct keep_table *t);
 
 #endif

@@ -253,6 +253,7 @@ socket_row(SupSocket *row, const struct held *h, bool fd)
 	*row = (SupSocket)SupSocket_init_zero;
 	row->index = h->s.index;
 	row->kind = (uint32_t)h->s.kind;
+	row->instance = h->s.instance;
 	SUP_TEXT(row->address, h->s.address);
 	row->fd = fd;
 	row->active = h->dealt;
@@ -584,6 +585,7 @@ held_add(struct proc *p, const SupSocket *row, int fd)
 	h->s.fd = fd;
 	h->s.index = row->index;
 	h->s.kind = (enum proc_socket_kind)row->kind;
+	h->s.instance = row->instance;
 	SUP_TEXT(h->s.address, row->address);
 	h->next = true;
 	h->said = true;

@@ -59,6 +59,7 @@ struct proc_socket {
 	int		fd;		/* listening, non-blocking */
 	uint32_t	index;		/* the same socket, the same index */
 	enum proc_socket_kind kind;
+	uint32_t	instance;	/* PROC_SOCKET_OWN: whose */
 	char		address[128];	/* HOST:PORT it is bound to */
 };
 

@@ -173,7 +173,7 @@ hear_kind(struct tool *t, enum kind kind, int timeout_ms)
 /* --- Asking -------------------------------------------------------------- */
 
 static int
-ask(struct tool *t, SupOp op, const char *name)
+ask(struct tool *t, SupOp op, const char *name, uint32_t count)
 {
 	SupRequest	*m = &t->msg.u.request;
 
@@ -182,16 +182,17 @@ ask(struct tool *t, SupOp op, const char *name)
 	m->seq = ++t->seq;
 	m->op = op;
 	SUP_TEXT(m->name, name);
+	m->count = count;
 	return sup_send(t->sock, &t->msg, NULL, 0);
 }
 
 static int
-ask_and_wait(struct tool *t, SupOp op, const char *name, int timeout_ms,
-    int *code, char *text, size_t size)
+ask_and_wait(struct tool *t, SupOp op, const char *name, uint32_t count,
+    int timeout_ms, int *code, char *text, size_t size)
 {
 	int	rc;
 
-	if ((rc = ask(t, op, name)) < 0)
+	if ((rc = ask(t, op, name, count)) < 0)
 		return rc;
 	do
 		if ((rc = hear_kind(t, KIND_SUP_RESULT, timeout_ms)) < 0)
@@ -225,8 +226,8 @@ tool_segments(struct tool *t, const struct proc_segment **s, size_t *n)
 	char	text[64];
 	int	rc, code;
 
-	if ((rc = ask_and_wait(t, SUP_OP_SEGMENTS, "", ANSWER_MS, &code, text,
-	    sizeof(text))) < 0)
+	if ((rc = ask_and_wait(t, SUP_OP_SEGMENTS, "", 0, ANSWER_MS, &code,
+	    text, sizeof(text))) < 0)
 		return rc;
 	*s = t->segs;
 	*n = t->nsegs;
@@ -241,7 +242,7 @@ tool_status(struct tool *t,
 	struct tool_row	 row;
 	int		 rc;
 
-	if ((rc = ask(t, SUP_OP_STATUS, "")) < 0)
+	if ((rc = ask(t, SUP_OP_STATUS, "", 0)) < 0)
 		return rc;
 	do {
 		if ((rc = hear_kind(t, KIND_SUP_RESULT, ANSWER_MS)) < 0)
@@ -265,15 +266,23 @@ int
 tool_restart(struct tool *t, const char *name, int timeout_ms, int *code,
     char *text, size_t size)
 {
-	return ask_and_wait(t, SUP_OP_RESTART, name, timeout_ms, code, text,
-	    size);
+	return ask_and_wait(t, SUP_OP_RESTART, name, 0, timeout_ms, code,
+	    text, size);
 }
 
 int
 tool_reload(struct tool *t, int timeout_ms, int *code, char *text, size_t size)
 {
-	return ask_and_wait(t, SUP_OP_RELOAD, "", timeout_ms, code, text,
+	return ask_and_wait(t, SUP_OP_RELOAD, "", 0, timeout_ms, code, text,
 	    size);
+}
+
+int
+tool_scale(struct tool *t, const char *kind, uint32_t count, int timeout_ms,
+    int *code, char *text, size_t size)
+{
+	return ask_and_wait(t, SUP_OP_SCALE, kind, count, timeout_ms, code,
+	    text, size);
 }
 
 int
@@ -281,7 +290,7 @@ tool_stop(struct tool *t, int timeout_ms)
 {
 	int	rc;
 
-	if ((rc = ask(t, SUP_OP_STOP, "")) < 0)
+	if ((rc = ask(t, SUP_OP_STOP, "", 0)) < 0)
 		return rc;
 	rc = hear_kind(t, KIND_NONE, timeout_ms);
 	return rc == ERR_IO ? 0 : rc;	/* it has ended */

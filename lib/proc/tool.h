@@ -91,6 +91,8 @@ int tool_restart(struct tool *t, const char *name, int timeout_ms, int *code,
     char *text, size_t size);
 int tool_reload(struct tool *t, int timeout_ms, int *code, char *text,
     size_t size);
+int tool_scale(struct tool *t, const char *kind, uint32_t count,
+    int timeout_ms, int *code, char *text, size_t size);
 
 /* Ask for the end of the node and wait for it. */
 int tool_stop(struct tool *t, int timeout_ms);

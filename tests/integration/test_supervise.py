@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 import pytest
@@ -374,6 +375,189 @@ def test_who_is_full_is_dealt_no_shared_sockets(keeper):
            n.logs().split("child.full")[1])
     assert {answer(n.addr("external")) for _ in range(60)} == {
         "listener.0", "listener.1"}
+
+
+# More listeners, or fewer
+
+def names_of(n):
+    return [k for k in n.status() if k.startswith("listener.")]
+
+
+def scale(n, to):
+    assert n.tool("mqttc-ctl", "scale", "listener", str(to)) == (
+        "1 listener is ready\n" if to == 1 else
+        "%d listeners are ready\n" % to)
+
+
+def spread_over(n):
+    """Who accepts what, by the last deal that each was told of."""
+    return {answer(n.addr("external")) for _ in range(200)}
+
+
+def test_scaled_up_and_down(keeper):
+    n = unstarted(keeper, listeners=4)
+    n.listeners = 2
+    n.start_once()
+    before = n.status()
+    scale(n, 4)
+    after = n.status()
+    assert names_of(n) == ["listener.%d" % i for i in range(4)]
+    assert all(r["state"] == "ready" for r in after.values())
+    assert [answer(n.addr(i)) for i in range(4)] == [
+        "listener.%d" % i for i in range(4)]
+    assert spread_over(n) == {"listener.%d" % i for i in range(4)}
+    n.wait_log("child.peers n=5 down=0")
+    scale(n, 1)
+    assert names_of(n) == ["listener.0"]
+    assert spread_over(n) == {"listener.0"}
+    # Nobody waits for ever at the port of one that is gone.
+    assert [answer(n.addr(i)) for i in range(4)] == ["listener.0"] * 4
+    n.wait_log("child.peers n=2 down=0")
+    assert not mqttc.process_alive(after["listener.3"]["pid"])
+    n.expected_gone.update(after["listener.%d" % i]["pid"] for i in (1, 2, 3))
+    scale(n, 4)
+    last = n.status()
+    assert [answer(n.addr(i)) for i in range(4)] == [
+        "listener.%d" % i for i in range(4)]
+    assert last["listener.3"]["incarnation"] > after["listener.3"][
+        "incarnation"]
+    assert last["listener.3"]["restarts"] == 0
+    for name in ("router", "listener.0"):
+        assert last[name]["pid"] == before[name]["pid"]
+    scale(n, 4)                                 # which changes nothing
+    assert {k: r["pid"] for k, r in n.status().items()} == {
+        k: r["pid"] for k, r in last.items()}
+    assert n.terminate() == 0
+    n.proc = None
+    assert os.listdir(os.path.join(n.dir, "run")) == ["supervise.lock"]
+
+
+def test_more_listeners_than_sockets(keeper):
+    n = unstarted(keeper, listeners=5, options={"listener.sockets": "2"})
+    n.listeners = 2
+    n.start_once()
+    scale(n, 5)
+    assert spread_over(n) == {"listener.%d" % i for i in range(5)}
+
+
+def test_scaling_is_refused(keeper):
+    n = keeper()
+    for bad in (["listener"], ["listener", "x"], ["listener", "0"],
+                ["router", "2"], ["listener", "-1"]):
+        done = n.tool("mqttc-ctl", "scale", *bad, check=False)
+        assert done.returncode == EX_USAGE and done.stdout == "", bad
+    done = n.tool("mqttc-ctl", "scale", "listener", "501", check=False)
+    assert_one_line(done, EX_USAGE, "listener.processes", "501")
+    with socket.socket() as s:                  # whose port is taken
+        s.bind(n.addr(2))
+        s.listen()
+        done = n.tool("mqttc-ctl", "scale", "listener", "3", check=False)
+        assert_one_line(done, EX_OSERR, "listener.tcp.each",
+                        "%s:%d" % n.addr(2))
+    assert names_of(n) == ["listener.0", "listener.1"]
+    done = n.tool("mqttc-ctl", "restart", "listener.2", check=False)
+    assert_one_line(done, EX_USAGE, "listener.2")
+    ask(n, "listener.2.exit", str(EX_CONFIG))
+    done = n.tool("mqttc-ctl", "scale", "listener", "3", check=False)
+    assert_one_line(done, EX_TEMPFAIL, "listener.2", "78")
+    scale(n, 2)
+    assert names_of(n) == ["listener.0", "listener.1"]
+    n.check_alive()
+
+
+def test_scaled_again_before_it_is_done(keeper):
+    n = unstarted(keeper, listeners=4,
+                  options={"supervise.stop_timeout": "1s"})
+    ask(n, "listener.3.slow")
+    n.start_once()
+    down = subprocess.Popen(
+        [mqttc.program("mqttc-ctl"), *n.arguments(), "scale", "listener",
+         "2"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env=n.environment())
+    s = n.wait(lambda s: "listener.2" not in s)
+    assert s["listener.3"]["state"] == "draining"
+    assert s["listener.3"]["note"] == "scaled away"
+    n.expected_gone.update(n.pids.values())
+    scale(n, 4)
+    assert "meanwhile" in down.communicate(timeout=20)[1]
+    assert down.returncode == EX_TEMPFAIL
+    after = n.status()
+    assert after["listener.3"]["pid"] != s["listener.3"]["pid"]
+    assert after["listener.0"]["pid"] == s["listener.0"]["pid"]
+
+
+@pytest.mark.parametrize("to", [1, 4])
+def test_the_next_supervisor_keeps_the_scale(keeper, to):
+    n = unstarted(keeper, listeners=4)
+    n.listeners = 2
+    n.start_once()
+    scale(n, to)
+    before = n.status()
+    n.proc.kill()
+    n.proc.wait()
+    n.reader.join()
+    n.start_once()
+    after = n.status()
+    assert {k: (r["pid"], r["incarnation"]) for k, r in after.items()
+            if k != "supervise"} == {
+        k: (r["pid"], r["incarnation"]) for k, r in before.items()
+        if k != "supervise"}
+    assert [answer(n.addr(i)) for i in range(to)] == [
+        "listener.%d" % i for i in range(to)]
+    if to == 1:                                 # whose port it has still
+        assert answer(n.addr(1)) == "listener.0"
+        scale(n, 2)
+        assert answer(n.addr(1)) == "listener.1"
+
+
+def test_adopted_beyond_the_configuration_they_stay(keeper):
+    n = unstarted(keeper, listeners=4)
+    n.listeners = 2
+    n.start_once()
+    scale(n, 4)
+    before = n.status()
+    n.proc.kill()
+    n.proc.wait()
+    n.reader.join()
+    os.unlink(os.path.join(n.dir, "run", "listeners"))
+    os.kill(before["listener.2"]["pid"], signal.SIGKILL)
+    n.start_once()
+    after = n.status()
+    assert after["listener.3"]["pid"] == before["listener.3"]["pid"]
+    assert after["listener.2"]["pid"] != before["listener.2"]["pid"]
+    assert [answer(n.addr(i)) for i in range(4)] == [
+        "listener.%d" % i for i in range(4)]
+    scale(n, 2)
+
+
+def test_nobody_who_waits_is_reset_by_scaling(keeper):
+    n = unstarted(keeper, listeners=8)
+    n.listeners = 2
+    n.start_once()
+    stop, failed, answered = threading.Event(), [], [0] * 4
+
+    def storm(k):
+        while not stop.is_set():
+            try:
+                who = answer(n.addr("external"))
+                if not who.startswith("listener."):
+                    failed.append(repr(who))
+            except OSError as e:
+                failed.append(repr(e))
+            answered[k] += 1
+            time.sleep(0.005)
+
+    threads = [threading.Thread(target=storm, args=(k,)) for k in range(4)]
+    for t in threads:
+        t.start()
+    try:
+        for to in (8, 2, 5, 2):
+            scale(n, to)
+    finally:
+        stop.set()
+        for t in threads:
+            t.join()
+    assert failed == [] and all(answered)
 
 
 # A new supervisor for processes of an old one

@@ -398,6 +398,41 @@ a_failed_start_backs_off(void **state UNUSED)
 	assert_string_equal(n.p[0].note, "no memory");
 }
 
+static void
+who_is_retired_ends_and_stays_away(void **state UNUSED)
+{
+	struct node	n;
+	struct keep_end	end = { .known = true };
+
+	node_init(&n);
+	keep_open(&n.t, n.now);
+	for (size_t i = 0; i < NPROCS; i++) {
+		assert_action(&n, KEEP_START, i);
+		keep_started(&n.t, i, 100, ++n.incarnation, n.now);
+		keep_ready(&n.t, i, n.now);
+	}
+	keep_retire(&n.t, 2);
+	assert_true(keep_serves(&n.t));		/* the others do */
+	assert_action(&n, KEEP_DRAIN, 2);
+	keep_ended(&n.t, 2, &end, n.now);
+	assert_int_equal(n.p[2].phase, KEEP_GONE);
+	assert_true(keep_serves(&n.t));
+	assert_action(&n, KEEP_NOTHING, 0);
+	keep_revive(&n.t, 2, n.now);
+	assert_action(&n, KEEP_START, 2);
+	keep_started(&n.t, 2, 100, ++n.incarnation, n.now);
+	assert_int_equal(n.p[2].restarts, 0);
+	keep_retire(&n.t, 2);			/* and wanted before it ends */
+	assert_action(&n, KEEP_DRAIN, 2);
+	keep_revive(&n.t, 2, n.now);
+	keep_ended(&n.t, 2, &end, n.now);
+	assert_action(&n, KEEP_START, 2);
+	keep_failed(&n.t, 2, "no memory", n.now);
+	keep_retire(&n.t, 2);			/* not running: at once */
+	assert_int_equal(n.p[2].phase, KEEP_GONE);
+	assert_true(keep_deadline(&n.t, n.now) > n.now);
+}
+
 /* --- Dealing ------------------------------------------------------------- */
 
 #define NSOCKETS	16
@@ -485,6 +520,32 @@ an_own_socket_is_nobody_elses(void **state UNUSED)
 	deal(s, 2, t, 2);
 	assert_int_equal(s[0].taker, 0);
 	assert_int_equal(s[1].taker, DEAL_NOBODY);
+}
+
+static void
+the_own_sockets_of_one_that_is_gone_are_anybodys(void **state UNUSED)
+{
+	struct deal_socket	s[3];
+	struct deal_taker	t[3];
+
+	deal_init(s, 3, t, 3);
+	for (size_t i = 0; i < 3; i++) {
+		s[i].own = t[i].serves = true;
+		s[i].instance = i;
+	}
+	assert_int_equal(deal(s, 3, t, 3), 3);
+	t[1].serves = t[2].serves = false;
+	t[1].gone = t[2].gone = true;
+	assert_int_equal(deal(s, 3, t, 3), 2);
+	assert_int_equal(has(s, 3, 0), 3);
+	assert_int_equal(deal(s, 3, t, 2), 0);	/* nor without its row */
+	t[1].gone = false;
+	deal(s, 3, t, 3);
+	assert_int_equal(s[1].taker, DEAL_NOBODY);	/* it is starting */
+	t[1].serves = true;
+	deal(s, 3, t, 3);
+	assert_int_equal(s[1].taker, 1);
+	assert_int_equal(s[2].taker, 0);
 }
 
 static void
@@ -654,6 +715,9 @@ main(void)
 		    sockets_are_dealt_evenly_and_stay_where_they_are),
 		cmocka_unit_test(who_is_full_gets_no_shared_socket),
 		cmocka_unit_test(an_own_socket_is_nobody_elses),
+		cmocka_unit_test(who_is_retired_ends_and_stays_away),
+		cmocka_unit_test(
+		    the_own_sockets_of_one_that_is_gone_are_anybodys),
 		cmocka_unit_test(each_address_is_dealt_evenly),
 		cmocka_unit_test(dealing_is_even_whatever_happens),
 		cmocka_unit_test(lines_come_whole_however_they_arrive),
