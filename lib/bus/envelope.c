@@ -1,6 +1,7 @@
 #include "bus/envelope.h"
 
 #include <assert.h>
+#include <string.h>
 #include <pb_decode.h>
 #include <pb_encode.h>
 #include <zmq.h>
@@ -8,6 +9,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "proto/record.h"
+#include "proto/wire.h"
 
 static size_t
 put(uint8_t *out, const pb_msgdesc_t *fields, const void *m)
@@ -31,10 +33,37 @@ get(void *m, const pb_msgdesc_t *fields, const void *data, size_t len)
 	return pb_decode(&s, fields, m) ? 0 : ERR_PROTO;
 }
 
+/*
+ * The envelope stands before every message, and a frame of one message is
+ * mostly envelope: it is written and read field by field, in a tenth of the
+ * instructions that nanopb's tables take.
+ */
+
+static struct slice
+text(const char *s)
+{
+	return (struct slice){ (const uint8_t *)s, strlen(s) };
+}
+
 size_t
 envelope_put(uint8_t out[ENVELOPE_MAX], const Envelope *e)
 {
-	return put(out, Envelope_fields, e);
+	struct wire_out w;
+
+	wire_out_init(&w, out, ENVELOPE_MAX);
+	wire_put_uint(&w, Envelope_kind_tag, e->kind);
+	wire_put_bytes(&w, Envelope_source_tag, text(e->source));
+	wire_put_uint(&w, Envelope_slot_tag, e->slot);
+	wire_put_uint(&w, Envelope_incarnation_tag, e->incarnation);
+	wire_put_uint(&w, Envelope_seq_tag, e->seq);
+	wire_put_uint(&w, Envelope_count_tag, e->count);
+	wire_put_uint(&w, Envelope_got_tag, e->got);
+	wire_put_uint(&w, Envelope_stored_tag, e->stored);
+	wire_put_uint(&w, Envelope_credit_tag, e->credit);
+	wire_put_fixed64(&w, Envelope_clock_tag, e->clock);
+	wire_put_bytes(&w, Envelope_destination_tag, text(e->destination));
+	assert(!w.full);	/* ENVELOPE_MAX is above the sum of all bounds */
+	return wire_out_len(&w);
 }
 
 size_t
@@ -49,10 +78,82 @@ welcome_put(uint8_t out[ENVELOPE_MAX], const Welcome *w)
 	return put(out, Welcome_fields, w);
 }
 
+static bool
+get_text(char *out, size_t size, const struct slice *s)
+{
+	if (s->len >= size || memchr(s->data, '\0', s->len) != NULL)
+		return false;
+	memcpy(out, s->data, s->len);
+	out[s->len] = '\0';
+	return true;
+}
+
+static bool
+get_u32(uint32_t *out, uint64_t v)
+{
+	*out = (uint32_t)v;
+	return v <= UINT32_MAX;
+}
+
+/* One field; false if it is of another type or does not fit. */
+static bool
+get_field(Envelope *e, const struct wire_field *f)
+{
+	switch (f->number) {
+	case Envelope_source_tag:
+		return f->is_bytes &&
+		    get_text(e->source, sizeof(e->source), &f->bytes);
+	case Envelope_destination_tag:
+		return f->is_bytes && get_text(e->destination,
+		    sizeof(e->destination), &f->bytes);
+	case Envelope_kind_tag:
+		return !f->is_bytes && get_u32(&e->kind, f->value);
+	case Envelope_slot_tag:
+		return !f->is_bytes && get_u32(&e->slot, f->value);
+	case Envelope_count_tag:
+		return !f->is_bytes && get_u32(&e->count, f->value);
+	case Envelope_incarnation_tag:
+		e->incarnation = f->value;
+		break;
+	case Envelope_seq_tag:
+		e->seq = f->value;
+		break;
+	case Envelope_got_tag:
+		e->got = f->value;
+		break;
+	case Envelope_stored_tag:
+		e->stored = f->value;
+		break;
+	case Envelope_credit_tag:
+		e->credit = f->value;
+		break;
+	case Envelope_clock_tag:
+		e->clock = f->value;
+		break;
+	default:
+		return true;		/* from a later version */
+	}
+	return !f->is_bytes;
+}
+
 int
 envelope_get(Envelope *e, const void *data, size_t len)
 {
-	return get(e, Envelope_fields, data, len);
+	struct wire_in	  in;
+	struct wire_field f;
+	int		  rc;
+
+	if (len > ENVELOPE_MAX)
+		return ERR_PROTO;
+	e->kind = e->slot = e->count = 0;
+	e->incarnation = e->seq = e->got = e->stored = e->credit = 0;
+	e->clock = 0;
+	e->source[0] = e->destination[0] = '\0';
+	wire_in_init(&in, data, len);
+	while ((rc = wire_next(&in, &f)) == 1)
+		if (!get_field(e, &f))
+			return ERR_PROTO;
+	return rc;
 }
 
 int

@@ -53,6 +53,19 @@ wire_put_uint(struct wire_out *w, unsigned field, uint64_t v)
 }
 
 void
+wire_put_fixed64(struct wire_out *w, unsigned field, uint64_t v)
+{
+	uint8_t tmp[VARINT_MAX + 8];
+	size_t	n;
+
+	if (v == 0)
+		return;
+	n = varint(tmp, (uint64_t)field << 3 | WT_64);
+	put_le64(tmp + n, v);
+	append(w, tmp, n + 8);
+}
+
+void
 wire_put_bytes(struct wire_out *w, unsigned field, struct slice s)
 {
 	uint8_t tmp[2 * VARINT_MAX];

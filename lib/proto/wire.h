@@ -30,6 +30,7 @@ wire_out_len(const struct wire_out *w)
 
 /* Fields; 0 and empty are left out, as proto3 does. */
 void wire_put_uint(struct wire_out *w, unsigned field, uint64_t v);
+void wire_put_fixed64(struct wire_out *w, unsigned field, uint64_t v);
 void wire_put_bytes(struct wire_out *w, unsigned field, struct slice s);
 
 /* A message within: open returns a mark that close needs; below 2 MiB. */
