@@ -226,11 +226,16 @@ client_park_for(struct listener *l, struct conn *c, const struct peer *p,
 }
 
 static bool
-has_no_credit(struct listener *l, const struct conn *c)
+must_rest(struct listener *l, const struct conn *c)
 {
 	struct peer *p;
 
-	if (c->parked_for == 0 || c->state != CONN_OPEN)
+	if (c->state != CONN_OPEN)
+		return false;
+	if ((c->answers != NULL && c->answers->n >= ANSWERS_MAX) ||
+	    c->nsub_waits >= SUBACKS_MAX)
+		return true;
+	if (c->parked_for == 0)
 		return false;
 	p = &l->peers[c->parked_for - 1];
 	if (c->parked_qos == 0)
@@ -440,7 +445,7 @@ client_unpark_all(struct listener *l)
 	for (c = list; c != NULL; c = next) {
 		next = c->list_next;
 		/* Asked of each anew: who is before may use it up. */
-		if (has_no_credit(l, c)) {
+		if (must_rest(l, c)) {
 			*still_tail = c;
 			still_tail = &c->list_next;
 			continue;
