@@ -34,6 +34,7 @@ client_new(struct listener *l, int fd)
 	c->state = CONN_NEW;
 	c->version = MQTT_NONE;
 	c->heard_ms = l->now_ms;
+	c->packet_granted = l->conf->mqtt_max_packet_size;
 	ev_io_init(&c->io, on_client, fd, EV_READ);
 	ev_io_start(l->loop, &c->io);
 	wheel_set(&l->wheel, &c->timer,
@@ -351,7 +352,7 @@ consume(struct listener *l, struct conn *c, const uint8_t *buf, size_t len,
 	*need = 0;
 	while (off < len && may_go_on(l, c)) {
 		rc = mqtt_frame_parse(buf + off, len - off, c->version,
-		    l->conf->mqtt_max_packet_size, &f);
+		    c->packet_granted, &f);
 		if (rc == ERR_AGAIN) {
 			*need = f.size;
 			break;

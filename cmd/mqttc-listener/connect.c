@@ -193,19 +193,18 @@ welcome(struct listener *l, struct conn *c, const struct mqtt_connect *k,
 		if (k->props.has & MQTT_P_BIT(MQTT_P_SESSION_EXPIRY) &&
 		    k->props.session_expiry_s > 0)
 			MQTT_PROP_SET(&r, SESSION_EXPIRY, session_expiry_s, 0);
-		if (conf->mqtt_receive_maximum < 65535)
+		if (c->receive_granted < 65535)
 			MQTT_PROP_SET(&r, RECEIVE_MAXIMUM, receive_maximum,
-			    (uint16_t)conf->mqtt_receive_maximum);
-		if (conf->mqtt_max_qos < 2)
+			    c->receive_granted);
+		if (c->qos_granted < 2)
 			MQTT_PROP_SET(&r, MAXIMUM_QOS, maximum_qos,
-			    (uint8_t)conf->mqtt_max_qos);
+			    c->qos_granted);
 		MQTT_PROP_SET(&r, RETAIN_AVAILABLE, retain_available, 0);
 		MQTT_PROP_SET(&r, MAXIMUM_PACKET_SIZE, maximum_packet_size,
-		    conf->mqtt_max_packet_size);
-		if (conf->mqtt_max_topic_alias > 0)
+		    c->packet_granted);
+		if (c->alias_granted > 0)
 			MQTT_PROP_SET(&r, TOPIC_ALIAS_MAXIMUM,
-			    topic_alias_maximum,
-			    (uint16_t)conf->mqtt_max_topic_alias);
+			    topic_alias_maximum, c->alias_granted);
 		if (!conf->mqtt_wildcard_subscription)
 			MQTT_PROP_SET(&r, WILDCARD_AVAILABLE,
 			    wildcard_available, 0);
@@ -258,6 +257,11 @@ take_options(const struct listener *l, struct conn *c,
 	c->version = k->version;
 	c->clean_start = k->clean_start;
 	c->receive_maximum = 65535;
+	/* A reload changes nothing for who has been told. */
+	c->packet_granted = l->conf->mqtt_max_packet_size;
+	c->receive_granted = (uint16_t)l->conf->mqtt_receive_maximum;
+	c->alias_granted = (uint16_t)l->conf->mqtt_max_topic_alias;
+	c->qos_granted = (uint8_t)l->conf->mqtt_max_qos;
 	if (k->props.has != 0) {
 		c->expiry_asked = mqtt_props_has(&k->props,
 		    MQTT_P_SESSION_EXPIRY) && k->props.session_expiry_s > 0;

@@ -163,13 +163,17 @@ struct conn {
 	uint32_t	 holds;		/* what still points here */
 	uint32_t	 nsub_waits;	/* SUBACKs not sent yet */
 	uint32_t	 max_packet;	/* the client's; 0: none */
+	uint32_t	 packet_granted;	/* what CONNACK said of ours */
 	uint16_t	 client_id_len;
 	uint16_t	 receive_maximum;	/* the client's */
 	uint16_t	 inflight_in;	/* its unfinished QoS 1 and 2 */
 	uint16_t	 alias_max;	/* the client's */
+	uint16_t	 receive_granted;
+	uint16_t	 alias_granted;
 	uint16_t	 keepalive_s;
 	uint16_t	 parked_for;	/* the peer out of credit, + 1 */
 	uint8_t		 parked_qos;	/* of the message it was about */
+	uint8_t		 qos_granted;
 	uint8_t		 version;
 	uint8_t		 state;		/* enum conn_state */
 	bool		 clean_start : 1;

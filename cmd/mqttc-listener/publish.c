@@ -309,13 +309,13 @@ publish_local(struct listener *l, struct pub *p, const struct answer *owed)
 
 /* The client's topic aliases, 3.3.2.3.4. Returns 0 or a reason code. */
 static uint8_t
-alias_resolve(struct listener *l, struct conn *c, struct mqtt_publish *m)
+alias_resolve(struct conn *c, struct mqtt_publish *m)
 {
 	uint16_t	  alias = m->props.topic_alias, n;
 	struct alias_in	**grown, *a, *old;
 	size_t		  bytes;
 
-	if (alias > l->conf->mqtt_max_topic_alias)
+	if (alias > c->alias_granted)
 		return MQTT_TOPIC_ALIAS_INVALID;	/* [MQTT-3.3.2-9] */
 	if (m->topic.len == 0) {
 		if (c->aliases == NULL || alias > c->aliases->nin ||
@@ -330,7 +330,7 @@ alias_resolve(struct listener *l, struct conn *c, struct mqtt_publish *m)
 		return MQTT_SERVER_BUSY;
 	if (alias > c->aliases->nin) {
 		n = (uint16_t)MIN(MAX(alias, c->aliases->nin * 2u),
-		    l->conf->mqtt_max_topic_alias);
+		    c->alias_granted);
 		grown = realloc(c->aliases->in, n * sizeof(*grown));
 		if (grown == NULL)
 			return MQTT_SERVER_BUSY;
@@ -380,22 +380,22 @@ publish_is_reserved(const struct slice *topic)
 
 /* What c may not do with this message: 0, or a reason to close with. */
 static uint8_t
-check(struct listener *l, struct conn *c, struct mqtt_publish *m)
+check(struct conn *c, struct mqtt_publish *m)
 {
 	uint8_t reason;
 
 	if (c->version == MQTT_V5) {
 		if (mqtt_props_has(&m->props, MQTT_P_TOPIC_ALIAS) &&
-		    (reason = alias_resolve(l, c, m)) != 0)
+		    (reason = alias_resolve(c, m)) != 0)
 			return reason;
 		if (m->retain)			/* [MQTT-3.2.2-14] */
 			return MQTT_RETAIN_NOT_SUPPORTED;
 		if (m->qos > 0 &&
-		    c->inflight_in >= l->conf->mqtt_receive_maximum &&
+		    c->inflight_in >= c->receive_granted &&
 		    !(m->qos == 2 && inbound_has(&c->inbound, m->packet_id)))
 			return MQTT_RECEIVE_MAXIMUM_EXCEEDED;
 	}
-	if (m->qos > l->conf->mqtt_max_qos)
+	if (m->qos > c->qos_granted)
 		return MQTT_QOS_NOT_SUPPORTED;	/* [MQTT-3.2.2-11] */
 	return 0;
 }
@@ -541,7 +541,7 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 
 	rc = mqtt_decode_publish(f, c->version, MQTT_FROM_CLIENT,
 	    l->conf->mqtt_max_topic_levels, &m);
-	if (UNLIKELY(rc != 0) || UNLIKELY((rc = check(l, c, &m)) != 0)) {
+	if (UNLIKELY(rc != 0) || UNLIKELY((rc = check(c, &m)) != 0)) {
 		client_refuse(l, c, (uint8_t)rc);
 		return;
 	}

@@ -489,3 +489,31 @@ def test_client_that_never_reads_its_answers(node):
         while got < sent - sent % 2:
             got += len(c.sock.recv(1 << 20))
     node.client().expect_nothing()
+
+
+def test_limits_are_kept_as_told(make_node, topic, tmp_path):  # 3.2.2.3
+    """A reload to lower limits is for those who connect after it."""
+    conf = tmp_path / "mqttc.conf"
+    conf.write_text("")
+    n = make_node(listeners=1, args=["-f", str(conf)])
+    old = n.client()
+    assert old.connack.props["receive_maximum"] == 100
+    conf.write_text("mqtt.receive_maximum = 1\nmqtt.max_qos = 1\n"
+                    "mqtt.max_topic_alias = 2\nmqtt.max_packet_size = 1KB\n")
+    n.tool("mqttc-ctl", "-f", str(conf), "reload")
+    for _ in range(100):
+        new = n.client()
+        if new.connack.props["receive_maximum"] == 1:
+            break
+    else:
+        raise AssertionError("the new limits are not told")
+    assert new.connack.props["maximum_qos"] == 1
+    assert new.connack.props["topic_alias_maximum"] == 2
+    assert new.connack.props["maximum_packet_size"] == 1024
+    old.send_publish(topic, b"z" * 5000, qos=2, pid=1,
+                     props={"topic_alias": 9})
+    old.send_publish(topic, b"z", qos=2, pid=2)
+    assert old.expect(wire.PUBREC, 1).reason < 0x80
+    assert old.expect(wire.PUBREC, 2).reason < 0x80
+    new.send_publish(topic, b"z", qos=2, pid=1)
+    new.expect_disconnect(wire.QOS_NOT_SUPPORTED)
