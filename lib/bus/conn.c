@@ -168,24 +168,31 @@ send_ack(struct bus *b, const struct conn *c, uint32_t slot)
 	return send_to(b, c->addr.id, c->addr.len, &e, NULL, 0);
 }
 
+/* A welcome that is due: go on after what we have. */
+static bool
+flush_welcome(struct bus *b, struct conn *c, uint32_t slot)
+{
+	Hello h = Hello_init_zero;
+
+	h.slot = slot;
+	h.incarnation = c->incarnation;
+	if (send_welcome(b, c->addr.id, c->addr.len, &h, &c->in[slot],
+	    WELCOME_OK) == ERR_AGAIN)
+		return true;
+	c->welcome_due &= ~(1u << slot);
+	count(welcomes);
+	stream_in_acked(&c->in[slot]);
+	return false;
+}
+
 /* What one stream is due. True if something is left for later. */
 static bool
 flush_slot(struct bus *b, struct conn *c, uint32_t slot, bool lazy_too)
 {
 	struct stream_in *in = &c->in[slot];
-	Hello		  h = Hello_init_zero;
 
-	if (c->welcome_due & 1u << slot) {
-		h.slot = slot;
-		h.incarnation = c->incarnation;
-		if (send_welcome(b, c->addr.id, c->addr.len, &h, in,
-		    WELCOME_OK) == ERR_AGAIN)
-			return true;
-		c->welcome_due &= ~(1u << slot);
-		count(welcomes);
-		stream_in_acked(in);
-		return false;
-	}
+	if (c->welcome_due & 1u << slot)
+		return flush_welcome(b, c, slot);
 	if (!in->open || (in->frames == 0 && !in->urgent))
 		return false;
 	if (!lazy_too && !stream_in_ack_due(in))

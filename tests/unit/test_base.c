@@ -171,5 +171,5 @@ main(void)
 		cmocka_unit_test(a_node_may_be_set_again_while_it_is_handed_out),
 	};
 
-	return cmocka_run_group_tests_name("htab, wheel", tests, NULL, NULL);
+	return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }
