@@ -243,10 +243,10 @@ sock_close(struct sock *s)
 	if (s->z == NULL)
 		return;
 	ev_io_stop(s->bus->loop, &s->io);
-	for (at = &s->bus->todo; s->queued && *at != NULL;
-	    at = &(*at)->todo_next)
+	for (at = &s->bus->look; s->queued && *at != NULL;
+	    at = &(*at)->look_next)
 		if (*at == s) {
-			*at = s->todo_next;
+			*at = s->look_next;
 			break;
 		}
 	for (at = &s->bus->used; s->used && *at != NULL; at = &(*at)->used_next)
@@ -264,8 +264,8 @@ sock_todo(struct sock *s)
 	if (s->queued)
 		return;
 	s->queued = true;
-	s->todo_next = s->bus->todo;
-	s->bus->todo = s;
+	s->look_next = s->bus->look;
+	s->bus->look = s;
 }
 
 void
@@ -333,10 +333,10 @@ on_check(EV_P_ ev_check *w, int revents UNUSED)
 	if (b->holding && !b->paused)
 		router_again(b);
 	router_go_on(b);
-	list = b->todo;		/* who asks for another look waits a turn */
-	b->todo = NULL;
+	list = b->look;		/* who asks for another look waits a turn */
+	b->look = NULL;
 	while ((s = list) != NULL) {
-		list = s->todo_next;
+		list = s->look_next;
 		s->queued = false;
 		sock_drain(b, s);
 	}
@@ -375,7 +375,7 @@ on_prepare(EV_P_ ev_prepare *w, int revents UNUSED)
 		if (s->kind != SOCK_ROUTER || !b->router_waits)
 			sock_ask(s);
 	}
-	if (b->todo != NULL || (b->holding && !b->paused))
+	if (b->look != NULL || (b->holding && !b->paused))
 		ev_idle_start(loop, &b->idle);
 	else
 		ev_idle_stop(loop, &b->idle);

@@ -42,9 +42,9 @@ struct sock {
 	ev_io		 io;
 	struct bus	*bus;
 	struct link	*link;		/* DEALER, MONITOR */
-	bool		 queued;	/* in bus->todo */
+	bool		 queued;	/* in bus->look */
 	bool		 used;		/* in bus->used */
-	struct sock	*todo_next;
+	struct sock	*look_next;
 	struct sock	*used_next;
 };
 
@@ -140,7 +140,7 @@ struct bus {
 	ev_idle		 idle;		/* active: do not sleep */
 	ev_timer	 retry, lazy;
 
-	struct sock	*todo;		/* to be read */
+	struct sock	*look;		/* to be read */
 	struct sock	*used;		/* to be asked */
 	struct bus_peer	*dirty;		/* have something to send */
 	struct conn	*acks;		/* have something to acknowledge */
