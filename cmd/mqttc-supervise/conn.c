@@ -88,7 +88,7 @@ conn_free(struct conn *c)
 	if (c->err_pipe >= 0)
 		close(c->err_pipe);
 	if (!c->greeted || c->tool)
-		c->s->ntools--;
+		c->s->nothers--;
 	free(c);
 }
 
@@ -706,7 +706,7 @@ on_process(struct conn *c, const SupHello *m)
 	if (ch->conn != NULL)
 		conn_close(ch->conn);
 	c->greeted = true;
-	s->ntools--;
+	s->nothers--;
 	c->child = i;
 	ch->conn = c;
 	if (!keep_runs(p)) {
@@ -720,6 +720,17 @@ on_process(struct conn *c, const SupHello *m)
 	}
 	if (p->phase == KEEP_DRAINING && m->state != PROC_DRAINING)
 		ch->drain = true;	/* told while it was not there */
+}
+
+static size_t
+count_tools(const struct super *s)
+{
+	const struct conn	*c;
+	size_t			 n = 0;
+
+	for (c = s->conns; c != NULL; c = c->next)
+		n += c->greeted && c->tool && !c->doomed;
+	return n;
 }
 
 static int
@@ -736,6 +747,10 @@ on_hello(struct conn *c)
 	c->wants = m.wants;
 	c->welcome = true;
 	if (m.tool) {
+		if (count_tools(c->s) >= TOOLS_MAX) {
+			refuse(c, EX_TEMPFAIL, "too many tools are connected");
+			return 0;
+		}
 		c->greeted = c->tool = true;
 		c->wants &= ~(unsigned)PROC_WANT_SOCKETS;
 		return 0;
@@ -985,7 +1000,8 @@ accept_one(struct super *s, int fd)
 	struct conn	*c;
 	socklen_t	 len = sizeof(c->peer);
 
-	if (s->ntools == TOOLS_MAX + s->nprocs ||
+	/* Tools, and every process of the node about to say hello. */
+	if (s->nothers == TOOLS_MAX + s->nprocs ||
 	    (c = calloc(1, sizeof(*c))) == NULL) {
 		close(fd);
 		return;
@@ -1003,7 +1019,7 @@ accept_one(struct super *s, int fd)
 	c->err_pipe = -1;
 	c->next = s->conns;
 	s->conns = c;
-	s->ntools++;
+	s->nothers++;
 	ev_io_init(&c->reader, on_readable, fd, EV_READ);
 	ev_io_init(&c->writer, on_writable, fd, EV_WRITE);
 	c->reader.data = c->writer.data = c;

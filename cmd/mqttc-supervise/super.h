@@ -30,7 +30,7 @@
 #include "metric/metric.h"
 #include "proc/sup.h"
 
-#define TOOLS_MAX	64		/* connections that are no process */
+#define TOOLS_MAX	64		/* connected at once */
 #define SEGMENTS_MAX	2048		/* memory kept at once */
 
 struct conn;
@@ -98,7 +98,7 @@ struct super {
 	int		 sock;		/* supervise.sock */
 	ev_io		 acceptor;
 	struct conn	*conns;
-	size_t		 ntools;
+	size_t		 nothers;	/* of those, no process of the table */
 	bool		 sockets_changed;
 	uint64_t	 peers_version, deal_version, segments_version;
 	uint64_t	 peers_shown;	/* the version peers are told of */

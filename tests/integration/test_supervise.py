@@ -24,7 +24,8 @@ if mqttc.FOREIGN:
     pytest.skip("needs nodes of its own", allow_module_level=True)
 
 EX_USAGE, EX_NOINPUT, EX_UNAVAILABLE, EX_SOFTWARE = 64, 66, 69, 70
-EX_OSERR, EX_OSFILE, EX_CANTCREAT, EX_TEMPFAIL, EX_CONFIG = 71, 72, 73, 75, 78
+EX_OSERR, EX_OSFILE, EX_CANTCREAT, EX_IOERR = 71, 72, 73, 74
+EX_TEMPFAIL, EX_CONFIG = 75, 78
 
 
 @pytest.fixture(scope="session")
@@ -804,6 +805,31 @@ def test_rubbish_ends_a_connection_and_nothing_else(keeper):
         assert s.recv(100) == b""
     assert n.metric("supervise_refused_total", "supervise") >= 6
     n.check_alive()
+
+
+def test_many_tools_do_not_keep_processes_out(keeper):
+    n = keeper()
+    pid = n.pid("listener.0")
+    sock = os.path.join(n.dir, "run", "supervise.sock")
+    tools, answers = [], []
+    for _ in range(80):                 # as if each was stopped for good
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        s.settimeout(20)
+        s.connect(sock)
+        s.send(b"\x40\x00\x08\x01\x12\x04tool\x30\x01")
+        answers.append(s.recv(1000))
+        tools.append(s)
+    assert sum(b"too many tools" in a for a in answers) == 80 - 64
+    assert b"too many tools" in answers[-1]
+    said = n.logs().count("listener.0 ready")
+    os.kill(pid, signal.SIGKILL)
+    n.expected_gone.add(pid)
+    while n.logs().count("listener.0 ready") == said:
+        assert n.proc.poll() is None
+        time.sleep(0.01)
+    for s in tools:
+        s.close()
+    n.wait_ready("listener.0", not_pid=pid)
 
 
 def test_stat_shows_every_process(keeper):
