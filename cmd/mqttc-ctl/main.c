@@ -214,7 +214,7 @@ main(int argc, char **argv)
 	code = c->run(t, argv + optind + 1);
 	tool_close(&t);
 	if (fflush(stdout) != 0) {
-		perror("mqttc-ctl: stdout");
+		perror("mqttc-ctl: cannot write");
 		return EX_IOERR;
 	}
 	return code;

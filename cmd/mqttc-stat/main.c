@@ -234,8 +234,11 @@ print_all(struct stat_run *run)
 			print_value(run, &r, &run->values[i]);
 	if (run->watch && !tool_json(run->t) && !isatty(STDOUT_FILENO))
 		putchar('\n');
-	if (fflush(stdout) != 0)
+	if (fflush(stdout) != 0) {
+		fprintf(stderr, "mqttc-stat: cannot write: %s\n",
+		    strerror(errno));
 		exit(EX_IOERR);
+	}
 }
 
 /* --- Options ------------------------------------------------------------- */

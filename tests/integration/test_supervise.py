@@ -846,3 +846,16 @@ def test_stat_shows_every_process(keeper):
     assert len([r for r in rates if r["metric"] == "process_cpu_ms_total"
                 and r["process"] == "router"]) == 2
     assert all("rate" in r for r in rates)
+
+
+@pytest.mark.parametrize("tool", ["mqttc-stat", "mqttc-ctl"])
+def test_tools_say_that_they_cannot_write(keeper, tool):
+    n = keeper()
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [mqttc.program(tool), *n.arguments()]
+            + ["status"] * (tool == "mqttc-ctl"), stdout=full,
+            stderr=subprocess.PIPE, text=True, timeout=30,
+            env=n.environment())
+    assert done.returncode == EX_IOERR
+    assert done.stderr == tool + ": cannot write: No space left on device\n"
