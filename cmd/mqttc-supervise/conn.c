@@ -503,6 +503,13 @@ look_at_restart(struct conn *c)
 {
 	const struct keep_proc	*p = &c->s->procs[c->target];
 
+	if (p->phase == KEEP_GONE || p->retire) {
+		c->asked = ASKED_RESULT;
+		c->code = EX_TEMPFAIL;
+		snprintf(c->text, sizeof(c->text), "%s was scaled away",
+		    p->name);
+		return;
+	}
 	if (p->again || p->incarnation == c->before) {
 		if (p->phase != KEEP_HELD || p->again)
 			return;		/* not started yet */

@@ -487,6 +487,20 @@ def test_scaled_again_before_it_is_done(keeper):
     assert after["listener.0"]["pid"] == s["listener.0"]["pid"]
 
 
+def test_a_restart_ends_when_its_process_is_scaled_away(keeper):
+    n = unstarted(keeper, options={"supervise.stop_timeout": "1s"})
+    ask(n, "listener.1.slow")
+    n.start_once()
+    restart = subprocess.Popen(
+        [mqttc.program("mqttc-ctl"), *n.arguments(), "restart", "listener.1"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env=n.environment())
+    n.wait(lambda s: s["listener.1"]["state"] == "draining")
+    scale(n, 1)
+    assert "scaled away" in restart.communicate(timeout=20)[1]
+    assert restart.returncode == EX_TEMPFAIL
+
+
 @pytest.mark.parametrize("to", [1, 4])
 def test_the_next_supervisor_keeps_the_scale(keeper, to):
     n = unstarted(keeper, listeners=4)
