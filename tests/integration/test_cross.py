@@ -480,24 +480,6 @@ def test_one_listener(make_node, topic):
     assert c.read_publish().payload == b"x"
 
 
-def test_more_listeners_than_a_word_has_bits(make_node):
-    """Destinations beyond the 63 of one word of the index: everyone gets the
-    message once, and the publisher its answer."""
-    node = make_node(listeners=70)
-    subs = [node.client(on=i) for i in range(70)]
-    for i, sub in enumerate(subs):
-        sub.subscribe("all/+" if i % 2 else "all/x", qos=1)
-    for who in (0, 69):
-        pub = node.client(on=who)
-        assert pub.publish("all/x", b"%d" % who, qos=1) == 0
-        for sub in subs:
-            p = sub.read_publish()
-            assert p.payload == b"%d" % who
-            sub.puback(p.pid)
-    for sub in subs:
-        sub.expect_nothing()
-
-
 @pytest.mark.parametrize("version", [V311, V5])
 def test_a_busy_listener_loses_no_qos0(make_node, version):
     """Far more than the credit in one go: the publisher rests, nothing is
