@@ -150,7 +150,7 @@ client_peer(const struct conn *c, char *buf, size_t size)
 	return buf;
 }
 
-/* --- Timers ------------------------------------------------------------------ */
+/* --- Timers ------------------------------------------------------------- */
 
 void
 client_due(void *ctx, struct wheel_node *n)
@@ -183,7 +183,7 @@ client_due(void *ctx, struct wheel_node *n)
 	client_close(l, c, MQTT_KEEP_ALIVE_TIMEOUT);
 }
 
-/* --- Reading ------------------------------------------------------------------ */
+/* --- Reading ------------------------------------------------------------ */
 
 void
 client_watch(struct listener *l, struct conn *c)
@@ -304,7 +304,7 @@ on_packet(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	case MQTT_DISCONNECT:
 		on_disconnect(l, c, f);
 		return;
-	case MQTT_CONNECT:			/* a second one [MQTT-3.1.0-2] */
+	case MQTT_CONNECT:		/* a second one [MQTT-3.1.0-2] */
 	case MQTT_CONNACK:
 	case MQTT_SUBACK:
 	case MQTT_UNSUBACK:
@@ -485,6 +485,25 @@ client_resume_waiting(struct listener *l)
 	}
 }
 
+/* A large packet grows where it lies, doubling, up to its end. */
+static bool
+stash_grow(struct conn *c)
+{
+	size_t	 have = c->stash_len, room;
+	uint8_t	*buf;
+
+	if (c->stash_cap - have >= READ_SIZE)
+		return true;
+	room = MAX(have * 2, have + READ_SIZE);
+	if (c->stash_need > have)
+		room = MIN(room, MAX((size_t)c->stash_need, have + 4096));
+	if ((buf = realloc(c->stash, room)) == NULL)
+		return false;
+	c->stash = buf;
+	c->stash_cap = (uint32_t)room;
+	return true;
+}
+
 static void
 on_readable(struct listener *l, struct conn *c)
 {
@@ -495,21 +514,12 @@ on_readable(struct listener *l, struct conn *c)
 	bool	 own = have > STASH_SMALL;
 
 	if (c->waiting || turn_is_over(l) || l->job.active)
-		return;				/* level-triggered: asked again */
+		return;			/* level-triggered: asked again */
 	if (own) {
-		/* A large packet grows where it lies, doubling, up to its end. */
-		if (c->stash_cap - have < READ_SIZE) {
-			room = MAX(have * 2, have + READ_SIZE);
-			if (c->stash_need > have)
-				room = MIN(room, MAX((size_t)c->stash_need,
-				    have + 4096));
-			if ((buf = realloc(c->stash, room)) == NULL) {
-				metric_inc(&m_dropped_memory);
-				client_doom(l, c);
-				return;
-			}
-			c->stash = buf;
-			c->stash_cap = (uint32_t)room;
+		if (!stash_grow(c)) {
+			metric_inc(&m_dropped_memory);
+			client_doom(l, c);
+			return;
 		}
 		buf = c->stash;
 		room = c->stash_cap - have;
@@ -544,7 +554,7 @@ on_readable(struct listener *l, struct conn *c)
 	if (own) {
 		c->stash_len = (uint32_t)have;
 		if (c->stash_need > have)
-			return;			/* the packet is not whole yet */
+			return;		/* the packet is not whole yet */
 	}
 	done = consume(l, c, buf, have, &need);
 	if (c->state > CONN_OPEN)

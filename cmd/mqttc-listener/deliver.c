@@ -12,7 +12,7 @@
 #include "base/err.h"
 #include "log/log.h"
 
-/* --- Encoding ------------------------------------------------------------------ */
+/* --- Encoding ----------------------------------------------------------- */
 
 static bool
 enc_room(struct listener *l, size_t n)
@@ -87,7 +87,7 @@ encode_shared(struct listener *l, struct pub *p, unsigned version,
 	return true;
 }
 
-/* --- Topic aliases towards the client, 3.3.2.3.4 ------------------------------- */
+/* --- Topic aliases towards the client, 3.3.2.3.4 ------------------------ */
 
 /* Let o name its topic by alias if c has one for it, or may have one more. */
 static void
@@ -171,7 +171,7 @@ aliases_free(struct aliases **pa)
 	free(a);
 }
 
-/* --- Sending -------------------------------------------------------------------- */
+/* --- Sending ------------------------------------------------------------ */
 
 static void
 drop(struct conn *c, struct metric *why)
@@ -280,7 +280,7 @@ send_now(struct listener *l, struct pub *p, struct conn *c,
 	sent(l, c, how, e->size);
 }
 
-/* --- Queueing ------------------------------------------------------------------- */
+/* --- Queueing ----------------------------------------------------------- */
 
 struct message *
 deliver_message(struct listener *l, struct pub *p)
@@ -365,7 +365,7 @@ deliver_queued(struct listener *l, struct conn *c)
 	}
 }
 
-/* --- Acknowledgements from the client --------------------------------------------- */
+/* --- Acknowledgements from the client ----------------------------------- */
 
 void
 on_puback(struct listener *l, struct conn *c, const struct mqtt_frame *f)

@@ -17,7 +17,7 @@ static struct {
 
 enum { ATTACH_BUF = 2 * ATTACH_BUF_MIN, STALLED_MS = 1000 };
 
-/* --- ATTACH: one holder per client id ------------------------------------------------ */
+/* --- ATTACH: one holder per client id ----------------------------------- */
 
 static int
 attach_put(struct wire_out *out, const struct conn *c)
@@ -109,7 +109,7 @@ on_attach(void *ctx, struct bus_frame *f)
 	return 0;
 }
 
-/* --- Streams --------------------------------------------------------------------------- */
+/* --- Streams ------------------------------------------------------------ */
 
 static int
 on_records(void *ctx, struct bus_frame *f)
@@ -294,7 +294,7 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 			peer_close(l, &l->peers[i]);
 }
 
-/* --- One message out ---------------------------------------------------------------------- */
+/* --- One message out ---------------------------------------------------- */
 
 int
 flow_publish(struct listener *l, struct pub *p, struct answer *a,

@@ -36,7 +36,7 @@ qos_of(const struct pub *p, const struct index_sub *s)
 }
 
 /* --- Several filters match: one copy per client, with the highest QoS and all
- *     subscription identifiers [MQTT-3.3.4-2] [-3] [-4] ------------------------ */
+ *     subscription identifiers [MQTT-3.3.4-2] [-3] [-4] ------------------ */
 
 /* What a message matched; of the first filter the subscribers from `from` on
  * are meant. */
@@ -100,7 +100,8 @@ gather_ids(struct listener *l, const struct fan *fan, size_t n, size_t total)
 			if (s->id == 0 || is_deaf_to(s, fan->p))
 				continue;
 			t = &l->targets[conn_of(s->owner)->fan_slot];
-			l->sub_ids[t->how.ids - l->sub_ids + t->how.nids++] = s->id;
+			at = l->sub_ids + (t->how.ids - l->sub_ids);
+			at[t->how.nids++] = s->id;
 		}
 	}
 	return true;
@@ -139,7 +140,7 @@ nomem:
 	return 0;
 }
 
-/* --- Fan-outs larger than a turn ------------------------------------------------- */
+/* --- Fan-outs larger than a turn ---------------------------------------- */
 
 /* Leave the rest of a fan-out to the next turns. */
 static void
@@ -239,7 +240,7 @@ publish_fini(struct listener *l)
 		job_end(l);
 }
 
-/* --- To our own subscribers --------------------------------------------------------- */
+/* --- To our own subscribers --------------------------------------------- */
 
 /* The one filter that matched: straight from the index. */
 static void
@@ -305,7 +306,7 @@ publish_local(struct listener *l, struct pub *p, const struct answer *owed)
 	return fan.nfound;
 }
 
-/* --- From a client -------------------------------------------------------------------- */
+/* --- From a client ------------------------------------------------------ */
 
 /* The client's topic aliases, 3.3.2.3.4. Returns 0 or a reason code. */
 static uint8_t
@@ -583,7 +584,7 @@ on_pubrel(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	metric_inc(&m_packets_out);
 }
 
-/* --- From ourselves and from other processes ---------------------------------------------- */
+/* --- From ourselves and from other processes ---------------------------- */
 
 void
 publish_own(struct listener *l, const struct message_view *v,

@@ -29,7 +29,7 @@ struct fib_link {
 enum { ROUTES_BUF = BUS_BODY_MAX };
 _Static_assert(ROUTES_BUF >= ROUTES_BUF_MIN, "any row fits a batch");
 
-/* --- Rows out -------------------------------------------------------------------- */
+/* --- Rows out ----------------------------------------------------------- */
 
 void
 routes_touch(struct listener *l, struct index_filter *f)
@@ -225,7 +225,7 @@ routes_room(struct listener *l)
 		routes_flush(l);
 }
 
-/* --- The router comes and goes ----------------------------------------------------- */
+/* --- The router comes and goes ------------------------------------------ */
 
 static void
 confirm(struct listener *l)
@@ -304,7 +304,7 @@ on_route_ack(void *ctx, struct bus_frame *f)
 	return 0;
 }
 
-/* --- The FIB ------------------------------------------------------------------------- */
+/* --- The FIB ------------------------------------------------------------ */
 
 static void
 fib_unlink(struct fib_link **pf)
@@ -376,7 +376,7 @@ routes_turn(struct listener *l)
 	main_progress(l);
 }
 
-/* --- Matching ------------------------------------------------------------------------- */
+/* --- Matching ----------------------------------------------------------- */
 
 /*
  * Answers of the FIB by topic, good as long as its version stands: publishers

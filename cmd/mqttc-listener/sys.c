@@ -106,7 +106,7 @@ metrics_init(void)
 	metric_register(all, NELEM(all));
 }
 
-/* --- $SYS/brokers ------------------------------------------------------------------ */
+/* --- $SYS/brokers ------------------------------------------------------- */
 
 static void
 say(struct listener *l, const char *topic, const char *text, bool local_only)

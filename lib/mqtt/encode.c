@@ -386,7 +386,7 @@ mqtt_connect_encode(const struct mqtt_connect *c, uint8_t *buf)
 	return (size_t)(p - buf);
 }
 
-/* --- SUBSCRIBE, UNSUBSCRIBE ------------------------------------------------ */
+/* --- SUBSCRIBE, UNSUBSCRIBE --------------------------------------------- */
 
 /* 0 when a name is too long. */
 static size_t

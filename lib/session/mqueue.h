@@ -31,9 +31,10 @@ struct mqueue {
 };
 
 /*
- * Append m (takes its own reference) and a copy of *how. Afterwards the queue holds at most
- * max_n messages and max_bytes bytes; returns how many were dropped for that,
- * m itself perhaps among them, or ERR_NOMEM (m was not queued).
+ * Append m (takes its own reference) and a copy of *how. Afterwards the queue
+ * holds at most max_n messages and max_bytes bytes; returns how many were
+ * dropped for that, m itself perhaps among them, or ERR_NOMEM (m was not
+ * queued).
  */
 int mqueue_push(struct mqueue *q, struct message *m,
     const struct mqueue_how *how, uint32_t max_n, size_t max_bytes);

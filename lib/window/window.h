@@ -46,7 +46,8 @@ void window_free(struct window **w);
 
 /*
  * Take the next identifier for a PUBLISH of this qos (1 or 2). 0 and *id, or
- * ERR_FULL when the send quota is spent [MQTT-4.9.0-2]; ERR_NOMEM. Nothing changes then.
+ * ERR_FULL when the send quota is spent [MQTT-4.9.0-2]; ERR_NOMEM. Nothing
+ * changes then.
  */
 int window_send(struct window *w, int qos, uint16_t *id);
 
