@@ -34,7 +34,7 @@ endif
 # One line each: what a room may include (always rooms above it in this list;
 # `make lint` prints what goes the other way) and the libraries it brings.
 
-MODULES	:= base log metric conf fault topic mqtt window session fib rib \
+MODULES	:= base log metric conf fault topic mqtt window session fib rib load \
 	   proto shm report bus keep proc
 
 DEPS_base    :=
@@ -48,6 +48,7 @@ DEPS_window  := base
 DEPS_session := base mqtt topic window
 DEPS_fib     := base
 DEPS_rib     := base topic fib
+DEPS_load    := base
 DEPS_proto   := base
 DEPS_shm     := base fault
 DEPS_report  := base
