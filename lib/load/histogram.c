@@ -1,17 +1,6 @@
 #include "load/histogram.h"
 #include "base/util.h"
 
-unsigned
-histogram_bucket(uint64_t v)
-{
-	unsigned	shift;
-
-	if (v < 2 * HISTOGRAM_STEPS)
-		return (unsigned)v;
-	shift = 63 - HISTOGRAM_BITS - (unsigned)__builtin_clzll(v);
-	return shift * HISTOGRAM_STEPS + (unsigned)(v >> shift);
-}
-
 uint64_t
 histogram_bucket_max(unsigned i)
 {
@@ -22,15 +11,6 @@ histogram_bucket_max(unsigned i)
 	shift = i / HISTOGRAM_STEPS - 1;
 	/* of the last bucket this wraps round to the largest number */
 	return ((uint64_t)(i - shift * HISTOGRAM_STEPS + 1) << shift) - 1;
-}
-
-void
-histogram_add(struct histogram *h, uint64_t v)
-{
-	h->buckets[histogram_bucket(v)]++;
-	h->n++;
-	if (v > h->max)
-		h->max = v;
 }
 
 void

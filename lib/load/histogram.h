@@ -23,11 +23,29 @@ struct histogram {
 	uint64_t	buckets[HISTOGRAM_BUCKETS];
 };
 
-/* The bucket of v, and the largest value that shares bucket i. */
-unsigned histogram_bucket(uint64_t v);
+/* The largest value that shares bucket i. */
 uint64_t histogram_bucket_max(unsigned i);
 
-void histogram_add(struct histogram *h, uint64_t v);
+/* The bucket of v. */
+static inline unsigned
+histogram_bucket(uint64_t v)
+{
+	unsigned	shift;
+
+	if (v < 2 * HISTOGRAM_STEPS)
+		return (unsigned)v;
+	shift = 63 - HISTOGRAM_BITS - (unsigned)__builtin_clzll(v);
+	return shift * HISTOGRAM_STEPS + (unsigned)(v >> shift);
+}
+
+static inline void
+histogram_add(struct histogram *h, uint64_t v)
+{
+	h->buckets[histogram_bucket(v)]++;
+	h->n++;
+	if (v > h->max)
+		h->max = v;
+}
 
 /* Add everything in from to h. */
 void histogram_merge(struct histogram *h, const struct histogram *from);
