@@ -117,6 +117,16 @@ file_rotate(struct log_source *l)
 	file_open(l);
 }
 
+/* Take back the part of a line that a full disk still took. */
+static void
+file_untear(const struct log_source *l, ssize_t n)
+{
+	struct stat	st;
+
+	if (fstat(l->file, &st) == 0 && st.st_size >= n)
+		(void)!ftruncate(l->file, st.st_size - n);
+}
+
 static void
 file_line(struct log_source *l, const char *line, size_t len)
 {
@@ -129,8 +139,10 @@ file_line(struct log_source *l, const char *line, size_t len)
 	    l->file_bytes + len > l->s->conf.log_rotate_size)
 		file_rotate(l);
 	n = l->file < 0 ? -1 : write(l->file, line, len);
-	if (n > 0)
-		l->file_bytes += (uint64_t)n;
+	if (n == (ssize_t)len)
+		l->file_bytes += len;
+	else if (n > 0)
+		file_untear(l, n);
 	if (n != (ssize_t)len) {	/* the disk is full */
 		l->lost++;
 		metric_inc(&m_log_dropped);

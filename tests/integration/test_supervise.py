@@ -7,6 +7,7 @@ looked at, and they do what the supervisor has to cope with when asked to.
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -794,6 +795,40 @@ def test_a_full_disk_stops_nobody(keeper, tmp_path):
     n.start_once()
     assert n.status()["router"]["state"] == "ready"
     assert n.metrics()["supervise", "log_dropped_lines_total"] > 900
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs",
+                           str(tmp_path)], capture_output=True)
+    if done.returncode != 0:
+        pytest.skip("needs root, to mount a small file system")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_disk_that_fills_up_tears_no_line(keeper, small_disk):
+    n = keeper(options={"log.dir": str(small_disk)})
+    log = small_disk / "supervise.log"
+    fill = open(small_disk / "fill", "wb", buffering=0)
+    with pytest.raises(OSError):
+        while True:
+            fill.write(bytes(4096))
+
+    def summaries(until):
+        end = time.monotonic() + 20
+        while not until():
+            assert time.monotonic() < end
+            os.kill(n.proc.pid, signal.SIGUSR1)
+            time.sleep(0.01)
+
+    summaries(lambda: n.metrics()["supervise", "log_dropped_lines_total"] > 0)
+    fill.close()
+    os.unlink(small_disk / "fill")
+    summaries(lambda: "log.dropped" in log.read_text())
+    for line in log.read_text().splitlines():
+        assert re.fullmatch(r"\S+Z (info|warn) supervise \S+ .*", line), line
+        assert line.count("Z info ") + line.count("Z warn ") == 1, line
 
 
 # Who may speak
