@@ -172,7 +172,8 @@ client_due(void *ctx, struct wheel_node *n)
 	case CONN_OPEN:
 		break;
 	}
-	if (c->parked)				/* we do not listen: no blame */
+	/* We do not listen: no blame. */
+	if (c->parked || c->waiting || l->job.active)
 		c->heard_ms = l->now_ms;
 	deadline = c->heard_ms + c->keepalive_s * UINT64_C(1500);
 	if (deadline > l->now_ms) {
