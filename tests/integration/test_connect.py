@@ -539,6 +539,7 @@ def test_connect_while_the_node_stops(make_node, topic):    # MQTT-3.2.2-8
     for _ in range(12):
         pub.publish(topic, b"z" * 1000000, qos=1)
     late = n.raw()
+    pub.fence()                         # late is accepted by now
     n.proc.send_signal(signal.SIGTERM)
     pub.expect_disconnect(wire.SERVER_SHUTTING_DOWN)
     assert late.refused(wire.SERVER_UNAVAILABLE, client_id="late")
