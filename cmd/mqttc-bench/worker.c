@@ -159,6 +159,20 @@ measure_end(void)
 
 /* --- What the conductor says --------------------------------------------- */
 
+/* A storm counts what fails, unless that is everything; elsewhere nothing may
+ * fail. */
+static void
+check_failures(unsigned goal)
+{
+	const struct counts	*n = &tally->now;
+
+	if (n->refused + n->closed == 0)
+		return;
+	if (opt.mode != CONNECT || (n->connects == 0 &&
+	    n->refused + n->closed >= MIN(goal, 100u)))
+		conns_fail();
+}
+
 /* Connect conns[from..to), not too many at once. */
 static void
 connect_some(unsigned from, unsigned to)
@@ -169,7 +183,7 @@ connect_some(unsigned from, unsigned to)
 	unsigned	i = from, goal = nup + (to - from);
 
 	next_open_ns = now_ns = clock_mono_ns();
-	while (nup < goal && !have_command) {
+	while (nup + n->refused + n->closed < goal && !have_command) {
 		while (i < to && nopening < opt.handshakes) {
 			if (opt.rate > 0 && opt.mode == CONNECT) {
 				if (next_open_ns > now_ns)
@@ -179,10 +193,11 @@ connect_some(unsigned from, unsigned to)
 			conn_open(&conns[i++]);
 		}
 		turn(opt.rate > 0 && opt.mode == CONNECT ? MSEC : 100 * MSEC);
-		if (n->refused + n->closed > 0)
-			conns_fail();
-		if (nup - from + subacks_due != seen || nopening == 0) {
-			seen = nup - from + subacks_due;
+		check_failures(goal);
+		if (n->connects + n->refused + n->closed + subacks_due != seen ||
+		    nopening == 0) {
+			seen = n->connects + n->refused + n->closed +
+			    subacks_due;
 			deadline = now_ns + patience;
 		}
 		if (clock_mono_ns() > deadline)

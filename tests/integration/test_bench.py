@@ -398,6 +398,25 @@ def test_a_refusal_says_why(mqtt, answer, code, text):
     assert done.returncode == code
 
 
+def test_a_storm_counts_who_was_refused():
+    class Choosy(Answering):
+        def run(self):
+            socks = []
+            try:
+                while True:
+                    s = self.server.accept()[0]
+                    socks.append(s)
+                    s.recv(4096)
+                    s.sendall(b"\x20\x02\x00" + (
+                        b"\x03" if len(socks) % 3 == 0 else b"\x00"))
+            except OSError:
+                pass
+
+    with Choosy(b"") as server:
+        r, = figures("connect", "--clients", "30", "--port", server.port)
+    assert (r["connects"], r["refused"], r["closed"]) == (20, 10, 0)
+
+
 def test_a_broker_that_says_nothing_is_not_waited_for_for_ever():
     with Answering(b"") as server:
         done = bench("connect", "--clients", "2", "--patience", "0.05",
