@@ -87,6 +87,8 @@ client_reap(struct listener *l)
 {
 	struct conn *c;
 
+	if (l->doomed == NULL)
+		return;
 	while ((c = l->doomed) != NULL) {
 		l->doomed = c->doom_next;
 		connect_end(l, c);
@@ -96,6 +98,7 @@ client_reap(struct listener *l)
 		metric_set(&m_clients, l->nconns);
 		client_release(l, c);
 	}
+	accept_room(l);
 }
 
 /* The client is to get a last packet, then the connection ends. What it still

@@ -278,9 +278,13 @@ struct listener {
 	struct job	 job;
 
 	/* accept.c */
-	ev_io		*acceptors;
+	struct acceptor	*acceptors;
 	size_t		 nacceptors;
 	int		 spare_fd;
+	bool		 full;		/* shared sockets are given back */
+	size_t		 full_at;	/* no descriptor was left at so many; 0 */
+	uint64_t	 full_ms;	/* since when */
+	uint64_t	 accept_ms;	/* not before this; 0 */
 
 	/* flow.c */
 	struct peer	 peers[PEERS_MAX];
@@ -352,7 +356,8 @@ void out_pool_free(struct listener *l);
 /* --- accept.c --- */
 
 void on_sockets(void *ctx, const struct proc_socket *s, size_t n);
-void accept_room(struct listener *l);	/* a client left: take sockets again */
+void accept_room(struct listener *l);	/* take sockets again if there is */
+void accept_tick(struct listener *l);
 void accept_stop(struct listener *l);
 
 /* --- client.c --- */

@@ -770,7 +770,7 @@ static int
 on_sockets(struct conn *c, struct child *ch, int *fds, size_t nfds)
 {
 	SupSockets	 m = c->s->msg.u.sockets;
-	size_t		 i, k, used = 0;
+	size_t		 i, used = 0;
 	int		 rc = 0;
 
 	for (i = 0; i < m.sockets_count && rc == 0; i++) {
@@ -780,14 +780,10 @@ on_sockets(struct conn *c, struct child *ch, int *fds, size_t nfds)
 			rc = sockets_adopt(c->s, &m.sockets[i], fds[used++],
 			    c->child);
 		}
-		for (k = 0; m.op == SUP_SOCKETS_BACK &&
-		    k < c->s->nlistening; k++)
-			if (c->s->listening[k].s.index == m.sockets[i].index &&
-			    is_dealt_to(c->s, k, c->child) &&
-			    !c->s->deals[k].own)
-				ch->full = true;
 	}
 	sup_close_fds(fds + used, nfds - used);
+	if (m.op == SUP_SOCKETS_BACK)
+		ch->full = ch->tell = true;
 	if (m.op == SUP_SOCKETS_WANT)
 		ch->full = false;
 	if (m.op != SUP_SOCKETS_DEALT)

@@ -472,6 +472,11 @@ sockets_deal(struct super *s)
 		log_info("sockets.dealt", "moved=%zu of=%zu", i,
 		    s->nlistening);
 	}
+	for (i = 0; i < s->nprocs; i++) {
+		if (s->children[i].tell)
+			s->children[i].deal_version = ++s->deal_version;
+		s->children[i].tell = false;
+	}
 	free(t);
 }
 

@@ -55,6 +55,7 @@ struct child {				/* beside keep_proc of the same index */
 	ev_io		 ended;
 	struct conn	*conn;		/* NULL: none (yet) */
 	bool		 full;		/* wants no shared sockets */
+	bool		 tell;		/* its set again, even if unchanged */
 	bool		 drain;		/* to be told */
 	uint64_t	 deal_version;	/* when its sockets last changed */
 	struct log_source log;

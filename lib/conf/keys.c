@@ -64,7 +64,9 @@ const struct conf_key conf_keys[] = {
 	U32("listener.max_connections", listener_max_connections, "0", 0,
 	    16777216, NULL, CONF_RELOAD,
 	    "Clients that one listener serves at a time; 0 allows as many as "
-	    "it may open descriptors."),
+	    "it may open descriptors. One that is full leaves new clients to the "
+	    "others until a twentieth of its own has left; when all are full, "
+	    "new ones are refused."),
 	SIZE("listener.output_max", listener_output_max, "1MB", 4 * KB, GB,
 	    CONF_RELOAD,
 	    "Output waiting for one client before its messages stay in the "

@@ -98,6 +98,19 @@ deal_group(struct deal_socket *s, size_t n, unsigned group,
 	}
 }
 
+/* Nobody has room: then everybody has as much. */
+static void
+forget_full(struct deal_taker *t, size_t nt)
+{
+	size_t	i;
+
+	for (i = 0; i < nt; i++)
+		if (t[i].serves && !t[i].full)
+			return;
+	for (i = 0; i < nt; i++)
+		t[i].full = false;
+}
+
 size_t
 deal(struct deal_socket *s, size_t n, struct deal_taker *t, size_t nt)
 {
@@ -106,6 +119,7 @@ deal(struct deal_socket *s, size_t n, struct deal_taker *t, size_t nt)
 
 	for (i = 0; i < nt; i++)
 		t[i].all = 0;
+	forget_full(t, nt);
 	for (i = 0; i < n; i++) {
 		s[i].was = s[i].taker;
 		if (s[i].own && !is_orphan(&s[i], t, nt)) {

@@ -4,6 +4,8 @@
  * Shared sockets of one address are spread evenly over those who take them,
  * moving as few as possible; a socket of one instance is its own or nobody's,
  * until that one is gone for good: then anybody's, so that nobody waits in it.
+ * When all are full the shared ones are dealt as if none were, for who connects
+ * is to be told.
  */
 #ifndef KEEP_DEAL_H
 #define KEEP_DEAL_H

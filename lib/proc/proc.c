@@ -85,6 +85,7 @@ struct proc {
 	bool			 ready, ready_said;
 	bool			 draining, drain_said;
 	bool			 want, want_said;
+	bool			 full, full_said;
 	bool			 pong;
 	uint64_t		 pong_seq;
 	uint64_t		 drop_below[PROC_NSEGMENT_KINDS];
@@ -175,6 +176,7 @@ disconnect(struct proc *p)
 	p->sock = -1;
 	p->welcomed = false;
 	p->ready_said = p->drain_said = p->want_said = false;
+	p->full_said = false;
 	p->pong = false;
 	memset(p->drop_said, 0, sizeof(p->drop_said));
 	for (i = 0; i < p->nheld; i++)
@@ -314,7 +316,16 @@ say_back(struct proc *p)
 			return rc;
 		while (first < i)
 			p->held[first++].back = false;
+		p->full_said = true;
 	}
+	if (!p->full || p->full_said)
+		return 0;
+	*m = (SupSockets)SupSockets_init_zero;
+	p->msg.kind = KIND_SUP_SOCKETS;
+	m->op = SUP_SOCKETS_BACK;
+	if ((rc = say(p, NULL, 0)) < 0)
+		return rc;
+	p->full_said = true;
 	return 0;
 }
 
@@ -903,16 +914,17 @@ proc_sockets_return(struct proc *p, const uint32_t *indexes, size_t n)
 		if ((h = held_find(p, indexes[i])) == NULL || !h->dealt)
 			continue;
 		h->dealt = false;
-		h->back = p->dirty = true;
+		h->back = true;
 	}
-	p->want = false;
+	p->full = p->dirty = true;
+	p->full_said = p->want = false;
 }
 
 void
 proc_sockets_want(struct proc *p)
 {
 	p->want = p->dirty = true;
-	p->want_said = false;
+	p->want_said = p->full = false;
 }
 
 void

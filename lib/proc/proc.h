@@ -166,7 +166,9 @@ void proc_drop_segments(struct proc *p, enum proc_segment_kind kind,
 
 /*
  * We are full: give these sockets back (stop their watchers first). None of the
- * kind SHARED is dealt to us until proc_sockets_want(p).
+ * kind SHARED is dealt to us until proc_sockets_want(p), unless every listener
+ * is full: who connects then is to be refused. A supervisor that is new is told
+ * again.
  */
 void proc_sockets_return(struct proc *p, const uint32_t *indexes, size_t n);
 void proc_sockets_want(struct proc *p);

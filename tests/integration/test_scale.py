@@ -1,6 +1,9 @@
 """A node that gets more listeners and fewer while it serves: DESIGN section 1,
 dealt sockets."""
 
+import os
+import resource
+import signal
 import threading
 import time
 
@@ -26,6 +29,26 @@ def small():
         n.stop(check=False)
         raise
     n.stop()
+
+
+@pytest.fixture
+def make_full():
+    """make_full(max_connections=5): a node whose listeners fill up."""
+    made = []
+
+    def make(max_connections, listeners=2):
+        made.append(mqttc.Node(listeners=listeners, options={
+            "listener.max_connections": str(max_connections)}))
+        return made[-1]
+
+    try:
+        yield make
+    except BaseException:
+        for n in made:
+            n.stop(check=False)
+        raise
+    for n in made:
+        n.stop()
 
 
 def scale(n, to):
@@ -58,18 +81,15 @@ class Storm:
 
     def one(self):
         try:
-            with wire.connect(self.node.addr("external")) as c:
-                c.disconnect()
-            self.served += 1
+            with self.node.raw(on="external") as c:
+                if c.connect(expect={0, 0x88}).reason == 0:
+                    c.disconnect()
+                    self.served += 1
+                else:
+                    self.refused += 1
         except wire.Closed:
             self.refused += 1       # one that drained, before or after CONNECT
-        except wire.Bad as e:
-            with self.lock:
-                if "0x88" in str(e) or "136" in str(e):
-                    self.refused += 1
-                else:
-                    self.odd.append(repr(e))
-        except OSError as e:
+        except (AssertionError, OSError) as e:
             with self.lock:
                 self.odd.append(repr(e))
 
@@ -130,3 +150,123 @@ def test_who_is_scaled_away_tells_its_clients(small):
         assert time.monotonic() < end
         time.sleep(0.02)
     assert not any(p == "listener.2" for p, _ in small.metrics())
+
+
+# A listener that is full
+
+def cpu_ticks(pid):
+    with open("/proc/%d/stat" % pid) as f:
+        rest = f.read().rsplit(")", 1)[1].split()
+    return int(rest[11]) + int(rest[12])
+
+
+def served_by(n):
+    """{listener: clients}"""
+    return {p: v for (p, m), v in n.metrics().items()
+            if m == "connections" and p.startswith("listener.")}
+
+
+def refused(n):
+    return n.metric("accept_refused_total")
+
+
+def try_one(n, **opts):
+    """A client, or None if it was refused, as politely as can be."""
+    c = n.raw(on="external")
+    try:
+        c.connect(expect={0, 0x97}, keepalive=0, **opts)
+        if c.connack.reason == 0:
+            return c
+    except (wire.Closed, ConnectionError):
+        pass
+    c.close()
+    return None
+
+
+def test_who_is_full_leaves_clients_to_the_others(make_full):
+    n = make_full(max_connections=10)
+    first = [n.client(on=0, keepalive=0) for _ in range(10)]
+    n.wait_log("listener.0 listener.full")
+    n.wait_log("sockets.dealt moved=8")
+    rest = [try_one(n) for _ in range(10)]      # all on the other one
+    assert all(rest)
+    assert refused(n) == 0
+    n.wait_log("listener.1 listener.full")
+    # All are full: who connects is refused, and nobody is busy with that.
+    dealt = n.logs().count("sockets.dealt")
+    assert [try_one(n) for _ in range(20)] == [None] * 20
+    assert refused(n) == 20
+    pids = [r["pid"] for k, r in n.status().items() if k != "supervise"]
+    before = sum(map(cpu_ticks, pids))
+    idle = [n.raw(on="external") for _ in range(5)]
+    time.sleep(1)
+    assert sum(map(cpu_ticks, pids)) - before < 20
+    assert n.logs().count("sockets.dealt") <= dealt + 1
+    # One has room again and is dealt all of them.
+    rest.pop().disconnect()
+    n.wait_log("listener.1 listener.room")
+    end = time.monotonic() + 20
+    while (c := try_one(n)) is None:
+        assert time.monotonic() < end
+    for c in first + rest + [c]:
+        c.fence()
+    assert len(idle) == 5
+    n.check_alive()
+
+
+def test_a_refusal_is_said_to_who_has_spoken(make_full):
+    n = make_full(max_connections=1, listeners=1)
+    n.client(on=0, keepalive=0)
+    n.wait_log("listener.full")
+    pid = n.pid("listener.0")
+    for version, reason in ((wire.V5, 0x97), (wire.V311, 3)):
+        os.kill(pid, signal.SIGSTOP)
+        c = n.raw(on=0, version=version)
+        c.send_bytes(wire.connect_packet(version, client_id="late"))
+        os.kill(pid, signal.SIGCONT)
+        assert c.expect(wire.CONNACK).reason == reason
+        c.expect_closed()
+
+
+def test_full_is_said_to_the_next_supervisor(make_full):
+    n = make_full(max_connections=5)
+    first = [n.client(on=0, keepalive=0) for _ in range(5)]
+    n.wait_log("listener.0 listener.full")
+    n.proc.kill()
+    n.proc.wait()
+    n.reader.join()
+    n.start_once()
+    end = time.monotonic() + 20
+    while not all(got := [try_one(n) for _ in range(3)]):
+        assert time.monotonic() < end
+    for c in first + got:
+        c.fence()
+
+
+def test_out_of_descriptors(make_full):
+    n = make_full(max_connections=100000)
+    pid = n.pid("listener.0")
+    # 128 are for the listener itself.
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (138, 138))
+    # Its own port is its own: refused there, and the rest goes elsewhere.
+    kept = []
+    for _ in range(20):
+        try:
+            kept.append(n.client(on=0, keepalive=0))
+        except (AssertionError, ConnectionError):
+            pass
+    assert len(kept) == 10
+    n.wait_log("listener.0 listener.full")
+    was = refused(n)
+    assert was == 10
+    n.wait_log("sockets.dealt moved=8")
+    assert all([try_one(n) for _ in range(30)])
+    assert refused(n) == was
+    before = cpu_ticks(pid)
+    time.sleep(1)
+    assert cpu_ticks(pid) - before < 20
+    for c in kept:
+        c.fence()
+        c.disconnect()
+    n.wait_log("listener.0 listener.room")
+    n.check_alive()

@@ -502,9 +502,13 @@ who_is_full_gets_no_shared_socket(void **state UNUSED)
 	deal(s, 4, t, 2);
 	assert_int_equal(has(s, 3, 1), 3);
 	assert_int_equal(s[3].taker, 0);	/* its own stays */
-	t[1].full = true;
+	t[0].full = t[1].full = true;		/* somebody has to refuse */
 	deal(s, 4, t, 2);
-	assert_int_equal(has(s, 3, DEAL_NOBODY), 3);
+	assert_int_equal(has(s, 3, DEAL_NOBODY), 0);
+	t[0].full = true;
+	t[1].full = t[1].serves = false;	/* also if it is the only one */
+	deal(s, 4, t, 2);
+	assert_int_equal(has(s, 4, 0), 4);
 }
 
 static void
