@@ -230,6 +230,9 @@ client_park_for(struct listener *l, struct conn *c, const struct peer *p,
 	c->parked_qos = (uint8_t)qos;
 }
 
+/* Not to be read yet? Where others use up all credit, one message of each
+ * 3.x publisher goes on: else those of 5.0, which are always read, would shut
+ * them out. */
 static bool
 must_rest(struct listener *l, const struct conn *c)
 {
@@ -245,7 +248,8 @@ must_rest(struct listener *l, const struct conn *c)
 	p = &l->peers[c->parked_for - 1];
 	if (c->parked_qos == 0)
 		return p->strained = flow_is_low(l, p);
-	return p->bus != NULL && bus_peer_blocked(p->bus);
+	return p->bus != NULL && bus_peer_blocked(p->bus) &&
+	    c->answers != NULL && c->answers->n > 0;
 }
 
 void

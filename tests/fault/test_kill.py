@@ -314,6 +314,20 @@ def test_publishers_of_a_stopped_listener_wait(make_node, topic, version):
             p.expect(wire.PUBACK, i + 1)
 
 
+def test_publishers_without_a_window_get_their_share(make_node, topic):
+    """5.0 publishers that keep a stream out of credit all the time do not
+    shut out those of 3.x."""
+    node = make_node(listeners=3, options={"bus.credit": "64KB"})
+    load = Load(node, topic)
+    for i in range(4):
+        load.pair("v5.%d" % i, 1, 0, [1, 2], window=30, size=60000)
+    for qos in (1, 2):
+        load.pair("v3.%d" % qos, qos, 0, [1, 2], version=wire.V311)
+    with load:
+        load.progress(20)
+    load.check()
+
+
 def test_stopped_listener_is_replaced(make_node, topic):
     """Silent for supervise.hang_timeout: killed, replaced, others unharmed."""
     node = make_node(listeners=3, options={"supervise.hang_timeout": "1s"})
