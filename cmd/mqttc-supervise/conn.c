@@ -1035,10 +1035,11 @@ on_connect(EV_P_ ev_io *w, int revents UNUSED)
 	struct super	*s = w->data;
 	int		 fd, n;
 
-	(void)loop;
 	for (n = 0; n < ACCEPTS_PER_TURN; n++) {
 		fd = accept4(s->sock, NULL, NULL, SOCK_CLOEXEC |
 		    SOCK_NONBLOCK);
+		if (fd < 0 && (errno == EMFILE || errno == ENFILE))
+			ev_io_stop(EV_A_ w);	/* until the next tick */
 		if (fd < 0)
 			return;
 		accept_one(s, fd);

@@ -74,9 +74,12 @@ on_before(EV_P_ ev_prepare *w, int revents UNUSED)
 }
 
 static void
-on_tick(EV_P_ ev_timer *w UNUSED, int revents UNUSED)
+on_tick(EV_P_ ev_timer *w, int revents UNUSED)
 {
-	(void)loop;	/* on_before looks */
+	struct super	*s = w->data;
+
+	ev_io_start(EV_A_ &s->acceptor);	/* descriptors may be free now */
+	/* on_before looks at the rest */
 }
 
 static void
@@ -158,7 +161,7 @@ make_loop(struct super *s)
 	ev_init(&s->tick, on_tick);
 	ev_timer_init(&s->adopt_timer, on_adopt_timer, ADOPT_S, 0.);
 	ev_prepare_init(&s->before, on_before);
-	s->before.data = s->adopt_timer.data = s;
+	s->before.data = s->adopt_timer.data = s->tick.data = s;
 	ev_prepare_start(s->loop, &s->before);
 }
 

@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -879,6 +880,33 @@ def test_many_tools_do_not_keep_processes_out(keeper):
     for s in tools:
         s.close()
     n.wait_ready("listener.0", not_pid=pid)
+
+
+def test_without_descriptors_it_waits_for_one(keeper):
+    n = keeper()
+    pid = n.proc.pid
+
+    def cpu_ticks():
+        with open("/proc/%d/stat" % pid) as f:
+            return sum(map(int, f.read().rsplit(")", 1)[1].split()[11:13]))
+
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    open_ones = {int(fd) for fd in os.listdir("/proc/%d/fd" % pid)}
+    limit = min(set(range(max(open_ones) + 2)) - open_ones)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+    tools = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+             for _ in range(8)]         # more than there may be gaps
+    for s in tools:
+        s.settimeout(20)
+        s.connect(os.path.join(n.dir, "run", "supervise.sock"))
+        s.send(b"\x40\x00\x08\x01\x12\x04tool\x30\x01")
+    ticks = cpu_ticks()
+    time.sleep(1)                       # the second it is to sleep through
+    assert cpu_ticks() - ticks < os.sysconf("SC_CLK_TCK") / 5
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    for s in tools:
+        assert s.recv(1000)[:2] == b"\x41\x00"
+        s.close()
 
 
 def test_stat_shows_every_process(keeper):
