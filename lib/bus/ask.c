@@ -186,22 +186,6 @@ bus_ask_close(struct bus_ask **pa)
 	free(a);
 }
 
-int
-bus_ask_once(struct bus_ask *a, enum kind kind, const void *body, size_t len,
-    enum kind answer, const uint8_t **reply, size_t *reply_len, int timeout_ms)
-{
-	uint64_t deadline_ns = deadline_of(timeout_ms);
-	int	 rc;
-
-	if ((rc = set_timeout(a, ZMQ_SNDTIMEO, deadline_ns)) < 0 ||
-	    (rc = send_message(a, kind, body, len)) < 0 ||
-	    (rc = recv_kind(a, answer, deadline_ns)) < 0)
-		return rc;
-	*reply = zmq_msg_data(&a->body);
-	*reply_len = zmq_msg_size(&a->body);
-	return 0;
-}
-
 /* One page; answers to earlier queries that came too late are passed over. */
 static int
 ask_page(struct bus_ask *a, const struct query *q, struct reply *r,

@@ -23,14 +23,6 @@ int bus_ask_open(struct bus_ask **out, const char *endpoint, const char *tool,
 void bus_ask_close(struct bus_ask **a);
 
 /*
- * Send one message and wait for the next of kind `answer`. The answer (*reply,
- * *reply_len) is valid until the next call. ERR_AGAIN: none in time.
- */
-int bus_ask_once(struct bus_ask *a, enum kind kind, const void *body,
-    size_t len, enum kind answer, const uint8_t **reply, size_t *reply_len,
-    int timeout_ms);
-
-/*
  * Ask q and go on until the last page: row is called for each row and returns
  * false to stop there. *status and error (cut to size) say what the other side
  * had against it: 0 and "" if nothing. timeout_ms is for each page. Errors as

@@ -191,7 +191,6 @@ int bus_peer_move(struct bus_peer *p, uint64_t incarnation,
 
 void *bus_peer_user(const struct bus_peer *p);
 const char *bus_peer_name(const struct bus_peer *p);
-uint64_t bus_peer_incarnation(const struct bus_peer *p);
 
 /* Connected and welcomed. */
 bool bus_peer_ready(const struct bus_peer *p);
@@ -214,10 +213,6 @@ uint64_t bus_peer_got(const struct bus_peer *p);
  * stop. Payloads too are where r says. */
 void bus_peer_unacked(const struct bus_peer *p,
     bool (*each)(void *ctx, uint64_t seq, const struct record *r), void *ctx);
-
-/* The first open peer, and the one after p, in no particular order. */
-struct bus_peer *bus_peer_first(const struct bus *b);
-struct bus_peer *bus_peer_next(const struct bus_peer *p);
 
 /* --- Sending ----------------------------------------------------------- */
 

@@ -219,12 +219,6 @@ bus_peer_name(const struct bus_peer *p)
 	return p->name;
 }
 
-uint64_t
-bus_peer_incarnation(const struct bus_peer *p)
-{
-	return p->incarnation;
-}
-
 bool
 bus_peer_ready(const struct bus_peer *p)
 {
@@ -266,18 +260,6 @@ bus_peer_unacked(const struct bus_peer *p,
     bool (*each)(void *ctx, uint64_t seq, const struct record *r), void *ctx)
 {
 	stream_each(&p->out, each, ctx);
-}
-
-struct bus_peer *
-bus_peer_first(const struct bus *b)
-{
-	return b->peers;
-}
-
-struct bus_peer *
-bus_peer_next(const struct bus_peer *p)
-{
-	return p->next;
 }
 
 /* --- Sending ----------------------------------------------------------- */

@@ -192,7 +192,6 @@ int fib_writer_open(struct fib_writer **out, const struct fib_writer_opts *o);
 void fib_writer_close(struct fib_writer **w);
 
 const struct fib_key *fib_writer_key(const struct fib_writer *w);
-uint64_t fib_writer_generation(const struct fib_writer *w);
 
 /* Take the lowest free destination slot. ERR_FULL if there is none. */
 int fib_dest_open(struct fib_writer *w, const struct fib_slot *d,

@@ -771,12 +771,6 @@ fib_writer_key(const struct fib_writer *w)
 	return &w->key;
 }
 
-uint64_t
-fib_writer_generation(const struct fib_writer *w)
-{
-	return w->header->generation;
-}
-
 void
 fib_writer_stats(const struct fib_writer *w, struct fib_stats *out)
 {

@@ -154,12 +154,6 @@ proc_incarnation(const struct proc *p)
 	return p->incarnation;
 }
 
-bool
-proc_draining(const struct proc *p)
-{
-	return p->draining;
-}
-
 /* --- Connection --------------------------------------------------------- */
 
 static void

@@ -145,7 +145,6 @@ const char *proc_endpoint(const struct proc *p);	/* to bind the bus at */
 enum proc_kind proc_kind(const struct proc *p);
 uint32_t proc_instance(const struct proc *p);
 uint64_t proc_incarnation(const struct proc *p);
-bool proc_draining(const struct proc *p);
 
 /* Once, after the last bind and the first resync: sockets are dealt to us. */
 void proc_ready(struct proc *p);

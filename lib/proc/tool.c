@@ -52,12 +52,6 @@ tool_json(const struct tool *t)
 	return t->cmd.json;
 }
 
-int
-tool_fd(const struct tool *t)
-{
-	return t->sock;
-}
-
 void
 tool_usage(const struct tool_opts *o, const char *fmt, ...)
 {

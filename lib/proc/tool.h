@@ -55,7 +55,6 @@ void tool_fatal(struct tool *t, int rc) __attribute__((noreturn));
 const struct conf *tool_conf(const struct tool *t);
 const char *tool_node(const struct tool *t);	/* node.name, as it says */
 bool tool_json(const struct tool *t);
-int tool_fd(const struct tool *t);		/* to poll beside others */
 
 /*
  * The processes as last heard of; waits for the first time, afterwards takes
