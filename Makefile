@@ -5,6 +5,7 @@
 VERSION := 0.1.0
 PREFIX	?= /usr/local
 SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
+UNITDIR	?= $(PREFIX)/lib/systemd/system
 BUILD	?= build
 PYTHON	:= /usr/bin/python3
 JOBS	?= 2
@@ -246,7 +247,7 @@ cover:
 compdb:
 	bear -- $(MAKE) -B -j$(JOBS) all unit-build replay-build
 
-## install        programs, pages, sample configuration: DESTDIR= PREFIX=
+## install        programs, pages, sample, systemd unit: DESTDIR= PREFIX=
 # What has a page in section 8 is a daemon and goes to sbin.
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin \
@@ -259,6 +260,11 @@ install: all
 	    install -m 644 $$m $$d/ || exit 1; done; done
 	[ -e $(DESTDIR)$(SYSCONFDIR)/mqttc.conf ] || \
 	    install -m 644 etc/mqttc.conf $(DESTDIR)$(SYSCONFDIR)/mqttc.conf
+	install -d $(DESTDIR)$(UNITDIR)
+	sed -e 's|/usr/local/sbin|$(PREFIX)/sbin|g' \
+	    -e 's|/usr/local/etc|$(SYSCONFDIR)|g' contrib/mqttc.service \
+	    > $(DESTDIR)$(UNITDIR)/mqttc.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/mqttc.service
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
 .SECONDARY:

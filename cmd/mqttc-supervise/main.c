@@ -46,6 +46,16 @@ say_ready(struct super *s)
 	if (poll(&p, 1, 0) == 1 && (p.revents & POLLOUT))
 		(void)!write(STDOUT_FILENO, line, (size_t)n);
 	log_info("ready", "node=%s", s->conf.node_name);
+	notify_ready();
+}
+
+static void
+say_stopping(struct super *s)
+{
+	if (!s->table.stopping || s->stopping)
+		return;
+	s->stopping = true;
+	notify_stopping();
 }
 
 /* Before the loop sleeps: act, deal, then tell everybody, once. */
@@ -61,6 +71,8 @@ on_before(EV_P_ ev_prepare *w, int revents UNUSED)
 	segments_sweep(s);
 	if (!s->said_ready && !s->adopting && keep_serves(&s->table))
 		say_ready(s);
+	say_stopping(s);
+	notify_status(s);
 	if (s->table.stopping && !s->adopting && keep_all_down(&s->table)) {
 		ev_break(EV_A_ EVBREAK_ALL);
 		return;
@@ -208,6 +220,7 @@ start(struct super *s)
 	bool	orphans;
 	int	rc;
 
+	notify_open();
 	setup_user(s);
 	setup_fd_limit();
 	logs_open(s);

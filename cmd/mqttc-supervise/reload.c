@@ -77,8 +77,8 @@ merge(struct conf *now, const struct conf *fresh, char *changed, size_t csize,
 	}
 }
 
-int
-reload_conf(struct super *s, char *text, size_t size)
+static int
+reload(struct super *s, char *text, size_t size)
 {
 	static struct conf	fresh, merged;
 	char			why[1280], changed[512] = "", later[400] = "";
@@ -108,4 +108,16 @@ reload_conf(struct super *s, char *text, size_t size)
 	    "nothing changed", changed, later[0] != '\0' ?
 	    "; the node must be stopped and started for:" : "", later);
 	return 0;
+}
+
+int
+reload_conf(struct super *s, char *text, size_t size)
+{
+	int	code;
+
+	notify_reloading();
+	code = reload(s, text, size);
+	if (s->said_ready)
+		notify_ready();
+	return code;
 }

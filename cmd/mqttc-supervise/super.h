@@ -10,6 +10,7 @@
  *	child.c		processes: fork, pidfd, the table's actions
  *	logs.c		their lines, to stderr or to files
  *	reload.c	the configuration, read again
+ *	notify.c	what the service manager hears
  *	scale.c		more listeners, or fewer
  */
 #ifndef SUPER_H
@@ -190,6 +191,13 @@ int scale_to(struct super *s, uint32_t listeners, char *why, size_t size);
 int scale_is_done(struct super *s, uint32_t listeners, char *text,
     size_t size);
 int scale_adopt(struct super *s, const char *name, enum keep_phase phase);
+
+/* notify.c: nothing without NOTIFY_SOCKET. */
+void notify_open(void);
+void notify_ready(void);
+void notify_stopping(void);
+void notify_reloading(void);
+void notify_status(const struct super *s);
 
 /* reload.c: 0, or a code of sysexits.h; text says what changed or what is
  * wrong. */

@@ -133,6 +133,9 @@ def test_install_puts_programs_pages_and_sample_below_destdir(tmp_path):
     assert os.access(tmp_path / "usr/bin/mqttc-ctl", os.X_OK)
     assert (tmp_path / "usr/share/man/man5/mqttc.conf.5").exists()
     assert (tmp_path / "etc/mqttc.conf").exists()
+    unit = (tmp_path / "usr/lib/systemd/system/mqttc.service").read_text()
+    assert "ExecStart=/usr/sbin/mqttc-supervise -f /etc/mqttc.conf\n" in unit
+    assert "/usr/local" not in unit
     # The supervisor looks for the others beside itself.
     for name in os.listdir(tmp_path / "usr/bin"):
         assert not name.endswith(("listener", "router"))

@@ -577,6 +577,58 @@ def test_nobody_who_waits_is_reset_by_scaling(keeper):
     assert failed == [] and all(answered)
 
 
+# A service manager, of which there is only its socket here
+
+class Manager:
+    def __init__(self, path):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind("\0" + path[1:] if path[0] == "@" else path)
+        self.sock.settimeout(20)
+
+    def hear(self):
+        """The next that is no status, as a dict; the last status."""
+        status = None
+        while True:
+            lines = self.sock.recv(4096).decode().splitlines()
+            said = dict(line.split("=", 1) for line in lines)
+            status = said.pop("STATUS", status)
+            if said:
+                return said, status
+
+
+@pytest.mark.parametrize("kind", ["file", "abstract"])
+def test_a_service_manager_is_told(keeper, tmp_path, kind):
+    n = unstarted(keeper)
+    path = (str(tmp_path / "notify") if kind == "file" else
+            "@mqttc-test-%d" % os.getpid())
+    manager = Manager(path)
+    n.env["NOTIFY_SOCKET"] = path
+    n.start_once()
+    said, status = manager.hear()
+    assert said == {"READY": "1"} and "starting" in status
+    for row in n.status().values():
+        if row["pid"] != n.proc.pid:
+            with open("/proc/%d/environ" % row["pid"], "rb") as f:
+                assert b"NOTIFY_SOCKET" not in f.read()
+    n.proc.send_signal(signal.SIGHUP)
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    said, status = manager.hear()
+    assert said.pop("RELOADING") == "1"
+    assert abs(int(said.pop("MONOTONIC_USEC")) - now) < 20e6 and said == {}
+    assert status == "serving: 3 of 3 processes ready"
+    assert manager.hear()[0] == {"READY": "1"}
+    assert n.terminate() == 0
+    n.proc = None
+    assert manager.hear()[0] == {"STOPPING": "1"}
+
+
+@pytest.mark.parametrize("path", ["", "@", "relative", "/" + "x" * 200,
+                                  "/nonexistent/notify"])
+def test_a_service_manager_that_is_not_there(keeper, path):
+    n = keeper(env={"NOTIFY_SOCKET": path})
+    assert answer(n.addr(0)) == "listener.0"
+
+
 # A new supervisor for processes of an old one
 
 def test_the_next_supervisor_adopts(keeper):
