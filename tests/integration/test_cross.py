@@ -2,7 +2,6 @@
 subscribers of the other as if there were only one. DESIGN sections 2 and 3."""
 
 import os
-import select
 import signal
 import threading
 import time
@@ -405,7 +404,7 @@ def test_3x_publisher_that_is_paused_is_not_timed_out(make_node, topic):
         if not pending:
             pid_out += 1
             pending = wire.publish_packet(V311, topic, body, 1, pid_out)
-        if select.select([], [pub.sock], [], 0.1)[1]:
+        if wire.ready(pub.sock, False, True, 0.1)[1]:
             pending = pending[pub.sock.send(pending):]
         if pid_out > 1000:
             break

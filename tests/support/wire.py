@@ -451,6 +451,19 @@ DEADLINE = float(os.environ.get("TEST_DEADLINE", "20"))
 LENIENT = "MQTTC_TEST_BROKER" in os.environ
 
 
+def ready(sock, read, write, wait_s):
+    """Whether sock can be read and written, of what was asked; waits for one
+    of them. (Unlike select(2), poll(2) takes any descriptor.)"""
+    p = select.poll()
+    p.register(sock, (select.POLLIN if read else 0)
+               | (select.POLLOUT if write else 0))
+    got = p.poll(max(0, wait_s) * 1000)
+    ev = got[0][1] if got else 0
+    broken = ev & (select.POLLERR | select.POLLHUP)
+    return (read and bool(ev & select.POLLIN or broken),
+            write and bool(ev & select.POLLOUT or broken))
+
+
 class Client:
     """One connection to addr (host, port). Nothing is sent before connect()
     or send_bytes()."""
@@ -502,9 +515,8 @@ class Client:
         view = memoryview(b)
         end = time.monotonic() + self.deadline_s
         while view:
-            readable, writable, _ = select.select(
-                [] if self.eof else [self.sock], [self.sock], [],
-                max(0, end - time.monotonic()))
+            readable, writable = ready(self.sock, not self.eof, True,
+                                       end - time.monotonic())
             if readable:
                 self._fill()
             if writable:
@@ -575,7 +587,7 @@ class Client:
                 raise Closed("connection closed, %d bytes left over"
                              % len(self.buf))
             left = end - time.monotonic()
-            if left <= 0 or not select.select([self.sock], [], [], left)[0]:
+            if left <= 0 or not ready(self.sock, True, False, left)[0]:
                 raise Late("nothing came in %g s" % self.deadline_s)
             self._fill()
         if p.kind == PUBLISH:
