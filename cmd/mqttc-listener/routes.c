@@ -7,6 +7,7 @@
  */
 #include "listener.h"
 
+#include <assert.h>
 #include <pb_decode.h>
 #include <pb_encode.h>
 #include <stdlib.h>
@@ -99,12 +100,15 @@ batch_send(struct batch *b, bool snapshot_end)
 {
 	struct listener	*l = b->l;
 	size_t		 len = routes_end(&b->w, snapshot_end);
+	int		 rc;
 
 	b->open = false;
-	if (bus_stream_send(l->router, KIND_ROUTES, b->buf, len, NULL) == 0) {
+	rc = bus_stream_send(l->router, KIND_ROUTES, b->buf, len, NULL);
+	if (rc == 0) {
 		l->snapshot_first = false;
 		return;
 	}
+	assert(rc != ERR_INVAL);	/* our own batch is too large */
 	/* The stream is full: this number was never used. */
 	b->failed = true;
 	l->route_seq--;
