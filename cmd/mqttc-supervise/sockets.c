@@ -176,6 +176,22 @@ have(struct super *s, const char *address, enum proc_socket_kind kind,
 	return n;
 }
 
+/* The lowest index no socket has; below PROC_SOCKETS_MAX while add() takes
+ * one more. */
+static uint32_t
+free_index(const struct super *s)
+{
+	bool		used[PROC_SOCKETS_MAX] = { false };
+	uint32_t	index = 0;
+	size_t		i;
+
+	for (i = 0; i < s->nlistening; i++)
+		used[s->listening[i].s.index] = true;
+	while (index < PROC_SOCKETS_MAX - 1 && used[index])
+		index++;
+	return index;
+}
+
 /*
  * Make the sockets of one address up to `want`. A port is first bound without
  * SO_REUSEPORT: with it, another node of the same user would share the port
@@ -214,7 +230,7 @@ bind_all(struct super *s, struct where *w, size_t want, struct reason *r)
 			close(fd);
 			return rc;
 		}
-		p.index = s->next_index;
+		p.index = free_index(s);
 		if ((rc = add(s, fd, &p, group, w->instance)) < 0) {
 			close(fd);
 			snprintf(r->text, r->size, rc == ERR_FULL ?
@@ -223,7 +239,6 @@ bind_all(struct super *s, struct where *w, size_t want, struct reason *r)
 			    rc == ERR_FULL ? PROC_SOCKETS_MAX : (int)n);
 			return rc == ERR_FULL ? EX_CONFIG : EX_OSERR;
 		}
-		s->next_index++;
 	}
 	return 0;
 }
@@ -413,7 +428,6 @@ sockets_adopt(struct super *s, const SupSocket *row, int fd, size_t child)
 			close(fd);
 			return 0;	/* it stays with its process */
 		}
-		s->next_index = MAX(s->next_index, row->index + 1);
 		conn_has_socket(s->children[child].conn, row->index);
 	}
 	if (row->active && s->deals[i].taker == DEAL_NOBODY)

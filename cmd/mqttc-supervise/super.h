@@ -109,7 +109,6 @@ struct super {
 	struct listening *listening;
 	struct deal_socket *deals;	/* beside it */
 	size_t		 nlistening;
-	uint32_t	 next_index;
 
 	struct segment	 segments[SEGMENTS_MAX];
 
