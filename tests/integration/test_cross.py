@@ -517,3 +517,27 @@ def test_a_stopped_listener_stops_no_qos0_publisher(make_node):
     pub.fence()
     assert node.metric("dropped_no_credit_total") > 0
     node.kill("listener.1", signal.SIGCONT)
+
+
+def test_a_3x_publisher_without_answers_is_not_let_go_on(make_node):
+    """As many unanswered as it may have, and no more while the listener they
+    wait for stands still, however long."""
+    node = make_node(listeners=2)
+    sub = node.client(on=1, version=V311, auto=True)
+    sub.subscribe("b", qos=1)
+    pub = node.client(on=0, version=V311)
+    node.kill("listener.1", signal.SIGSTOP)
+    n = 3000
+    blast = b"".join(wire.publish_packet(V311, "b", b"x", 1, i + 1)
+                     for i in range(n))
+    feeder = threading.Thread(target=pub.send_bytes, args=(blast,))
+    feeder.start()
+    node.wait_metric("publishers_parked_total", lambda v: v > 0)
+    # Nothing tells of a tick: several of them must change nothing.
+    time.sleep(1)
+    assert node.metric("publish_received_qos1_total") == 1024
+    node.kill("listener.1", signal.SIGCONT)
+    feeder.join()
+    for i in range(n):
+        pub.expect(wire.PUBACK, i + 1)
+    assert node.metric("publish_received_qos1_total") == n
