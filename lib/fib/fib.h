@@ -2,8 +2,8 @@
  * fib.h: the forwarding index: which destinations of this node may hold a
  * subscriber for a topic. One writer (the router), many readers (listeners,
  * stores, links), no lock: the writer works in a shared segment that readers
- * map read-only. DESIGN section 3; the layout and the order in which a reader
- * may look at it are told in layout.h.
+ * map read-only. The layout and the order in which a reader may look at it are
+ * told in layout.h.
  *
  * The index may answer too much, never too little: a destination matches again
  * exactly among its own subscribers. So a filter may be installed wider than

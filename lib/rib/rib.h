@@ -2,7 +2,7 @@
  * rib.h: the routes with their text: filter -> owners. Private to the router,
  * which alone decides from it what stands in the forwarding index (lib/fib):
  * the first owner of a filter installs it, the last removes it, and each
- * change of owners changes its destinations there. DESIGN section 3.
+ * change of owners changes its destinations there.
  *
  * An anchor (the literal levels before a filter's first wildcard) is probed
  * once per shape, so it may have at most `anchor_shapes` of them beside

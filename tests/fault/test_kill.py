@@ -1,5 +1,5 @@
-"""kill -9 and SIGSTOP of each kind of process under load. What DESIGN section
-2 promises: no acknowledged QoS 1 or 2 message is lost to a session that
+"""kill -9 and SIGSTOP of each kind of process under load. What README
+promises: no acknowledged QoS 1 or 2 message is lost to a session that
 survives, none of QoS 2 is delivered twice, clients of other processes stay
 connected."""
 

@@ -1,5 +1,5 @@
 """Two listeners of one node: what is published through one reaches the
-subscribers of the other as if there were only one. DESIGN sections 2 and 3."""
+subscribers of the other as if there were only one."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def test_message_crosses(node, topic, version, qos):        # MQTT-3.3.4-1
     sub.expect_nothing()
 
 
-def test_subscription_is_there_at_suback(node, topic):      # DESIGN 3
+def test_subscription_is_there_at_suback(node, topic):
     """SUBACK waits for the route: a message published elsewhere after it is
     delivered. Many times, for it is a race otherwise."""
     sub = node.client(on=1)
@@ -64,7 +64,7 @@ def test_second_subscriber_waits_for_the_same_route(node, topic):
             s.fence()
 
 
-def test_route_goes_with_the_last_subscriber(node, topic):  # FEATURES P8
+def test_route_goes_with_the_last_subscriber(node, topic):
     a, b = node.client(on=1), node.client(on=1)
     a.subscribe(topic)
     b.subscribe(topic)
@@ -128,7 +128,7 @@ def test_acks_keep_their_order(node, topic):                # MQTT-4.6.0-2
 
 @pytest.mark.parametrize("size", [511, 513, 4096, 61000, 61440, 61441, 65535,
                                   65536, 66000, 200000, 1000000])
-def test_sizes_across(node, topic, size):                   # DESIGN 2
+def test_sizes_across(node, topic, size):
     body = os.urandom(size)
     sub = node.client(on=1)
     sub.subscribe(topic, qos=2)
@@ -204,7 +204,7 @@ def test_3x_client_id_is_taken_over_across(node, version):
     new.expect_nothing()
 
 
-def test_one_client_id_everywhere_at_once(node):            # X2
+def test_one_client_id_everywhere_at_once(node):
     from test_connect import still_served, survivors
     for _ in range(5):
         cs = [node.raw(on=i % 2) for i in range(40)]
@@ -322,7 +322,7 @@ def test_both_ways_at_once(node, topic):
 
 
 def test_no_ack_before_the_other_listener_has_it(make_node, topic):
-    """DESIGN 2: PUBACK and PUBREC when every destination took it."""
+    """PUBACK and PUBREC when every destination took it."""
     node = make_node(listeners=2)
     sub, pub = node.client(on=1), node.client(on=0)
     sub.subscribe(topic, qos=2)
@@ -441,7 +441,7 @@ def test_three_listeners(make_node, topic):
 
 
 def test_more_listeners_than_a_word_has_bits(make_node, topic):
-    """DESIGN 3: beyond 63 destinations the index keeps interned sets."""
+    """Beyond 63 destinations the index keeps interned sets."""
     n = 70
     node = make_node(listeners=n)
     cs = [node.client("c%d" % i, on=i) for i in range(n)]

@@ -1,5 +1,5 @@
 """Flow control, limits of size and number, queues and what they drop.
-MQTT 5.0 sections 3.1.2.11.3, 3.1.2.11.4, 3.2.2.3.6 and 4.9; FEATURES S3, S7."""
+MQTT 5.0 sections 3.1.2.11.3, 3.1.2.11.4, 3.2.2.3.6 and 4.9."""
 
 import socket
 
@@ -310,7 +310,7 @@ def test_key_max_packet_size(make_node, topic):
 
 # --- The message queue ------------------------------------------------------
 
-def test_queue_drops_qos0_first_then_the_oldest(make_node, topic):  # S7
+def test_queue_drops_qos0_first_then_the_oldest(make_node, topic):
     node = make_node(listeners=1, options={
         "mqtt.max_mqueue_len": "5", "mqtt.max_inflight": "1"})
     sub = node.client()
@@ -334,7 +334,7 @@ def test_queue_drops_qos0_first_then_the_oldest(make_node, topic):  # S7
     sub.expect_nothing()
 
 
-def test_queue_of_mixed_qos(make_node, topic):              # S7
+def test_queue_of_mixed_qos(make_node, topic):
     """QoS 0 messages that wait go before any of QoS 1."""
     node = make_node(listeners=1, options={
         "mqtt.max_mqueue_len": "5", "mqtt.max_inflight": "1"})
@@ -393,7 +393,7 @@ def test_drops_are_counted(make_node, topic):               # S7, queue_full
     sub.close()
 
 
-def test_inflight_window_of_the_broker(make_node, topic):   # S3
+def test_inflight_window_of_the_broker(make_node, topic):
     node = make_node(listeners=1, options={"mqtt.max_inflight": "4"})
     for version in (V311, V5):
         sub = node.client(version=version)

@@ -449,7 +449,7 @@ def test_request_and_response(node, topic):                 # 4.10
 # --- A message that waits in a stopped process still ages -------------------
 
 def test_expiry_counts_time_between_listeners(make_node, topic):
-    node = make_node(listeners=2)                           # DESIGN 2
+    node = make_node(listeners=2)
     sub = node.client(on=1)
     sub.subscribe(topic, qos=1)
     pub = node.client(on=0)

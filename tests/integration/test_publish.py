@@ -322,7 +322,7 @@ def test_acks_come_in_order(node, topic):                   # MQTT-4.6.0-2, -3
     assert [pub.expect(wire.PUBCOMP).pid for _ in (1, 2)] == [3, 1]
 
 
-def test_fan_out(node, topic):                              # FEATURES T1
+def test_fan_out(node, topic):
     subs = [node.client(version=(V31, V311, V5)[i % 3]) for i in range(60)]
     for i, s in enumerate(subs):
         s.subscribe(topic, qos=i % 2)

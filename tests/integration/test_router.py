@@ -918,7 +918,7 @@ def test_one_client_with_too_many_shapes_widens_nobody(make_node):
     for f in shapes(32) + ["+/x/y/z/a/b/c/d"]:
         codes += b.subscribe(f, expect=False)
     assert codes[:32] == [0] * 32
-    assert codes[32] == wire.QUOTA_EXCEEDED     # DESIGN 3: 32 a client
+    assert codes[32] == wire.QUOTA_EXCEEDED     # 32 a client
     rows = node.tool_json("mqttc-route", "list")
     assert [r["dest"] for r in rows if r["widened"]
             and r["dest"] != "listener.1"] == []

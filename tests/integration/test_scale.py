@@ -1,5 +1,5 @@
-"""A node that gets more listeners and fewer while it serves: DESIGN section 1,
-dealt sockets."""
+"""A node that gets more listeners and fewer while it serves: its
+sockets are dealt anew."""
 
 import os
 import resource

@@ -190,7 +190,7 @@ def test_bad_filter_among_good_ones(node, topic, version):  # MQTT-3.8.4-6
     assert [p.payload for p in c.read_publishes(2)] == [b"1", b"2"]
 
 
-def test_too_many_levels(node, own):                        # FEATURES limits
+def test_too_many_levels(node, own):
     if not own:
         pytest.skip("limits differ")
     deep = "/".join("abcdefgh"[i % 8] for i in range(128))
@@ -627,7 +627,7 @@ def test_maximum_qos(make_node, topic):                     # MQTT-3.2.2-9 ..-12
         node.client("w", will={"topic": topic, "qos": limit})
 
 
-def test_wildcard_shapes_are_bounded(make_node):            # DESIGN 3, 0x97
+def test_wildcard_shapes_are_bounded(make_node):            # 0x97
     """One client may use 32 shapes at an anchor, and is told when it wants
     more; exact filters and others' shapes are not concerned."""
     node = make_node(listeners=1)

@@ -1,5 +1,5 @@
 """What the node says about itself: $SYS topics, client events, and a counter
-beside each refusal and drop. FEATURES 2.1."""
+beside each refusal and drop."""
 
 import json
 
@@ -172,7 +172,7 @@ def test_messages_are_counted(counted, topic):
         pub.expect(wire.PUBREC)
 
 
-def test_one_message_can_be_followed(make_node):            # FEATURES S10
+def test_one_message_can_be_followed(make_node):
     """Packet id, message id, packet id again: the log has them side by
     side, on every process the message crosses."""
     node = make_node(listeners=2, options={"log.level": "debug"})

@@ -237,7 +237,7 @@ def test_wills_of_many(node, topic):
     assert len(seen) == 100
 
 
-def test_will_when_the_node_stops(make_node, topic):        # 3.1.2.5, DESIGN 1
+def test_will_when_the_node_stops(make_node, topic):        # 3.1.2.5
     """Draining publishes wills; whoever is still connected may hear them."""
     node = make_node(listeners=1)
     c = node.client("w", will={"topic": topic, "payload": b"x"})
