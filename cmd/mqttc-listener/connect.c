@@ -208,7 +208,9 @@ welcome(struct listener *l, struct conn *c, const struct mqtt_connect *k,
 		if (!conf->mqtt_wildcard_subscription)
 			MQTT_PROP_SET(&r, WILDCARD_AVAILABLE,
 			    wildcard_available, 0);
-		MQTT_PROP_SET(&r, SHARED_AVAILABLE, shared_available, 0);
+		if (!conf->mqtt_shared_subscription)
+			MQTT_PROP_SET(&r, SHARED_AVAILABLE, shared_available,
+			    0);
 		if (c->keepalive_s != k->keep_alive_s)
 			MQTT_PROP_SET(&r, SERVER_KEEP_ALIVE,
 			    server_keep_alive_s, c->keepalive_s);
@@ -402,8 +404,7 @@ connect_end(struct listener *l, struct conn *c)
 	htab_del(&l->clients, c->id_hash, c);
 	l->nready--;
 	while (index_unsubscribe_one(l->index, &c->subs, &f) == 0)
-		if (f->nsubs == 0)
-			routes_touch(l, f);
+		routes_changed(l, f);
 	if (c->will != NULL) {
 		if (!c->graceful) {
 			metric_inc(&m_wills);
@@ -415,11 +416,9 @@ connect_end(struct listener *l, struct conn *c)
 	}
 	sys_client_event(l, c, "disconnected", NULL);
 	window_free(&c->window);
-	if (c->mqueue != NULL) {
-		mqueue_clear(c->mqueue);
-		free(c->mqueue);
-		c->mqueue = NULL;
-	}
+	groups_leave(l, c->kept, c->mqueue);
+	c->kept = NULL;
+	c->mqueue = NULL;
 	inbound_clear(&c->inbound);
 	answers_free(&c->answers);
 	aliases_free(&c->aliases);

@@ -238,6 +238,8 @@ send_own(struct listener *l, struct pub *p, struct conn *c,
 	else if (p->v.payload.len > 0)
 		memcpy(dst + head, p->v.payload.data, p->v.payload.len);
 	trace_out(p, c, how, o.packet_id);
+	if (UNLIKELY(how->group != NULL) && how->qos == 1)
+		groups_keep(l, c, p, how->group, o.packet_id);
 	sent(l, c, how, size);
 }
 
@@ -277,6 +279,8 @@ send_now(struct listener *l, struct pub *p, struct conn *c,
 	if (!e->whole)
 		(void)out_blob(l, c, p->blob, p->v.payload.len);
 	trace_out(p, c, how, id);
+	if (UNLIKELY(how->group != NULL) && how->qos == 1)
+		groups_keep(l, c, p, how->group, id);
 	sent(l, c, how, e->size);
 }
 
@@ -333,7 +337,8 @@ deliver(struct listener *l, struct pub *p, struct conn *c,
 		return;
 	if (UNLIKELY(c->mqueue != NULL && c->mqueue->n > 0) ||
 	    UNLIKELY(out_is_choked(l, c)) ||
-	    (how->qos > 0 && !window_ready(l, c)))
+	    (how->qos > 0 && !window_ready(l, c)) ||
+	    (UNLIKELY(how->group != NULL) && !groups_may_send(l, c)))
 		enqueue(l, p, c, how);
 	else
 		send_now(l, p, c, how);
@@ -355,8 +360,11 @@ deliver_queued(struct listener *l, struct conn *c)
 			drop(c, &m_dropped_expired);
 			continue;
 		}
-		if (out_is_choked(l, c) || (how->qos > 0 && !window_ready(l, c)))
+		if (out_is_choked(l, c) ||
+		    (how->qos > 0 && !window_ready(l, c)) ||
+		    (how->group != NULL && !groups_may_send(l, c)))
 			return;
+		p.m = m;
 		p.blob = m->blob;
 		p.id = (struct msgid){ m->id_hi, m->id_lo };
 		l->enc_len = 0;
@@ -391,6 +399,8 @@ on_puback(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	    window_step(c->window, a.packet_id, event);
 	switch (act) {
 	case WINDOW_RELEASE:
+		if (UNLIKELY(c->kept != NULL))
+			groups_answered(c, a.packet_id);
 		if (c->mqueue != NULL && c->mqueue->n > 0)
 			deliver_queued(l, c);
 		return;

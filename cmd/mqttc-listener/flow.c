@@ -220,14 +220,27 @@ flow_open(struct listener *l)
 	return bus_open(&l->bus, &o);
 }
 
+static bool
+again(void *ctx, uint64_t seq UNUSED, const struct record *r)
+{
+	groups_again(ctx, r);
+	return true;
+}
+
+/* The process behind p is gone, and its clients: what it had for groups goes to
+ * other members. */
 static void
 peer_close(struct listener *l, struct peer *p)
 {
-	if (p->bus == NULL)
+	struct bus_peer *dead = p->bus;
+
+	if (dead == NULL)
 		return;
-	bus_peer_close(&p->bus);
+	p->bus = NULL;
 	p->epoch++;
 	l->nremote--;
+	bus_peer_unacked(dead, again, l);
+	bus_peer_close(&dead);
 	answer_lost(l, p);
 	p->strained = false;
 	l->unpark = true;
@@ -239,7 +252,10 @@ flow_close(struct listener *l)
 	uint32_t i;
 
 	for (i = 0; i < PEERS_MAX; i++)
-		peer_close(l, &l->peers[i]);
+		if (l->peers[i].bus != NULL) {
+			bus_peer_close(&l->peers[i].bus);
+			answer_lost(l, &l->peers[i]);
+		}
 	if (l->router != NULL)
 		bus_peer_close(&l->router);
 	bus_close(&l->bus);
@@ -296,11 +312,96 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 
 /* --- One message out ---------------------------------------------------- */
 
-int
-flow_publish(struct listener *l, struct pub *p, struct answer *a,
-    struct peer **blocked)
+/* Append the instances of l->picks that r does not name, behind it. Returns how
+ * many there are in all. */
+static size_t
+add_picked(const struct listener *l, struct routes_found *r)
 {
-	static uint32_t	 dests[PEERS_MAX];
+	size_t n = r->ndests, i, k;
+
+	for (i = 0; i < l->npicks; i++) {
+		if (l->picks[i].to == l->self)
+			continue;
+		for (k = 0; k < n && r->dests[k] != l->picks[i].to; k++)
+			;
+		if (k == n)
+			r->dests[n++] = l->picks[i].to;
+	}
+	return n;
+}
+
+/* The extension for listener `to`: the groups picked there, of those from
+ * picks on. */
+static struct slice
+extension(const struct pick *picks, size_t npicks, uint32_t to)
+{
+	static uint8_t	buf[PICKS_MAX * (4 + 16)];
+	uint8_t		id[16];
+	size_t		len = 0, i;
+
+	_Static_assert(sizeof(buf) <= UINT16_MAX, "an extension");
+	for (i = 0; i < npicks; i++) {
+		if (picks[i].to != to)
+			continue;
+		put_le64(id, picks[i].id.hi);
+		put_le64(id + 8, picks[i].id.lo);
+		(void)record_ext_put(buf, sizeof(buf), &len, EXT_GROUP, id,
+		    sizeof(id));
+	}
+	return (struct slice){ buf, len };
+}
+
+/* p as a record. Its payload lies in a blob when it may have to travel apart. */
+static int
+record_of(const struct listener *l, struct pub *p, struct record *r)
+{
+	r->id = p->id;
+	r->expiry_s = p->v.expiry_s;
+	r->flags = (uint16_t)(p->v.qos | (p->v.retain ? RECORD_RETAIN : 0) |
+	    RECORD_LIVE);
+	r->ext = (struct slice){ NULL, l->npicks * (4 + 16) };
+	r->topic = p->v.topic;
+	r->client_id = p->client_id;
+	r->properties = p->v.props;
+	r->payload = p->v.payload;
+	if (record_is_alone(r) && p->blob == NULL && r->payload.len > 0) {
+		if ((p->blob = blob_new(r->payload.len)) == NULL)
+			return ERR_NOMEM;
+		memcpy(p->blob->data, r->payload.data, r->payload.len);
+		r->payload.data = p->blob->data;
+	}
+	r->ext.len = 0;
+	return 0;
+}
+
+/* What differs from one listener to the next. */
+static inline void
+address(const struct listener *l, struct record *r, uint32_t to, bool subs)
+{
+	r->flags &= (uint16_t)~(RECORD_SUBS | RECORD_GROUPS);
+	if (subs)
+		r->flags |= RECORD_SUBS;
+	if (LIKELY(l->npicks == 0))
+		return;
+	r->ext = extension(l->picks, l->npicks, to);
+	if (r->ext.len > 0)
+		r->flags |= RECORD_GROUPS;
+}
+
+static void
+trace_forwarded(const struct record *r, const struct peer *peer, uint64_t seq)
+{
+	metric_inc(&m_publish_forwarded);
+	log_debug("publish.forwarded", "id=%016llx%016llx peer=%s "
+	    "seq=%llu", (unsigned long long)r->id.hi,
+	    (unsigned long long)r->id.lo, bus_peer_name(peer->bus),
+	    (unsigned long long)seq);
+}
+
+int
+flow_publish(struct listener *l, struct pub *p, struct routes_found *to,
+    struct answer *a, struct peer **blocked)
+{
 	struct record	 r;
 	struct peer	*peer;
 	struct wait	*w;
@@ -309,32 +410,20 @@ flow_publish(struct listener *l, struct pub *p, struct answer *a,
 	int		 rc;
 
 	*blocked = NULL;
-	n = routes_match(l, (const char *)p->v.topic.data, p->v.topic.len,
-	    dests, PEERS_MAX);
+	n = LIKELY(l->npicks == 0) ? to->ndests : add_picked(l, to);
 	if (n == 0)
 		return 0;
-	r.id = p->id;
-	r.expiry_s = p->v.expiry_s;
-	r.flags = (uint16_t)(p->v.qos | (p->v.retain ? RECORD_RETAIN : 0) |
-	    RECORD_LIVE | RECORD_SUBS);
-	r.ext = (struct slice){ NULL, 0 };
-	r.topic = p->v.topic;
-	r.client_id = p->client_id;
-	r.properties = p->v.props;
-	r.payload = p->v.payload;
-	if (record_is_alone(&r) && p->blob == NULL) {
-		if ((p->blob = blob_new(r.payload.len)) == NULL)
-			return ERR_NOMEM;
-		memcpy(p->blob->data, r.payload.data, r.payload.len);
-		r.payload.data = p->blob->data;
-	}
+	if (record_of(l, p, &r) < 0)
+		return ERR_NOMEM;
 	if (p->v.qos > 0)
-		for (i = 0; i < n; i++)
-			if (!bus_peer_room(l->peers[dests[i]].bus,
+		for (i = 0; i < n; i++) {
+			address(l, &r, to->dests[i], i < to->ndests);
+			if (!bus_peer_room(l->peers[to->dests[i]].bus,
 			    record_size(&r), p->v.qos)) {
 				metric_inc(&m_dropped_stream_full);
 				return ERR_FULL;
 			}
+		}
 	w = &a->one;
 	if (a->type != 0 && n > 1) {
 		if ((a->many = malloc(n * sizeof(*w))) == NULL)
@@ -342,20 +431,17 @@ flow_publish(struct listener *l, struct pub *p, struct answer *a,
 		w = a->many;
 	}
 	for (i = 0; i < n; i++) {
-		peer = &l->peers[dests[i]];
+		peer = &l->peers[to->dests[i]];
 		if (bus_peer_got(peer->bus) == bus_peer_sent(peer->bus))
 			peer->moved_ms = l->now_ms;
+		address(l, &r, to->dests[i], i < to->ndests);
 		rc = bus_record(peer->bus, &r, p->blob, &seq);
 		if (rc < 0) {
 			metric_inc(p->v.qos == 0 ? &m_dropped_credit :
 			    &m_dropped_stream_full);
 			continue;
 		}
-		metric_inc(&m_publish_forwarded);
-		log_debug("publish.forwarded", "id=%016llx%016llx peer=%s "
-		    "seq=%llu", (unsigned long long)p->id.hi,
-		    (unsigned long long)p->id.lo, bus_peer_name(peer->bus),
-		    (unsigned long long)seq);
+		trace_forwarded(&r, peer, seq);
 		if (p->v.qos > 0) {
 			if (bus_peer_blocked(peer->bus))
 				*blocked = peer;
@@ -377,4 +463,26 @@ flow_publish(struct listener *l, struct pub *p, struct answer *a,
 			a->one = first;
 	}
 	return (int)n;
+}
+
+int
+flow_pass(struct listener *l, struct pub *p, const struct pick *to,
+    unsigned hops)
+{
+	struct peer	*peer = &l->peers[to->to];
+	struct record	 r;
+	uint64_t	 seq;
+	int		 rc;
+
+	/* An id of our own: those of a stream rise. */
+	p->id = msgid_next(&l->ids);
+	if ((rc = record_of(l, p, &r)) < 0)
+		return rc;
+	r.flags |= RECORD_GROUPS;
+	r.ext = extension(to, 1, to->to);
+	record_set_hops(&r, hops);
+	if ((rc = bus_record(peer->bus, &r, p->blob, &seq)) < 0)
+		return rc;
+	trace_forwarded(&r, peer, seq);
+	return 0;
 }

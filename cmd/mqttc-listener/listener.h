@@ -12,6 +12,7 @@
  *	publish.c	one PUBLISH on its way: local match, FIB, streams
  *	deliver.c	to one client: window, queue, encoding
  *	answers.c	PUBACK and PUBREC in order, once all have taken it
+ *	groups.c	shared subscriptions: who of a group gets it
  *	flow.c		streams from and to other listeners
  *	routes.c	what we tell the router, and the FIB it gives us
  *	sys.c		$SYS, metrics
@@ -39,6 +40,7 @@
 #include "session/inbound.h"
 #include "session/message.h"
 #include "session/mqueue.h"
+#include "share/pick.h"
 #include "topic/index.h"
 #include "window/window.h"
 
@@ -55,11 +57,13 @@ enum {
 	ALIASES_OUT_MAX	= 32,		/* topics we alias towards a client */
 	ALIASES_IN_BYTES = 4 << 20,	/* topics a client may give aliases */
 	PEERS_MAX	= 1024,		/* listeners of a node */
+	PICKS_MAX	= 2048,		/* groups that get one message */
 };
 
 struct listener;
 struct conn;
 struct peer;
+struct kept;
 
 /* --- Output of one client: out.c --- */
 
@@ -152,6 +156,7 @@ struct conn {
 	struct mqueue	*mqueue;
 	struct answers	*answers;
 	struct aliases	*aliases;
+	struct kept	*kept;		/* groups.c: sent, unanswered */
 	struct inbound	 inbound;	/* QoS 2 between PUBLISH and PUBREL */
 
 	uint64_t	 since_ms;	/* connected; wall clock */
@@ -211,6 +216,28 @@ struct pub {
 struct target {
 	struct conn	*c;
 	struct mqueue_how how;
+};
+
+/* A group with members at other listeners, or here too. */
+struct routes_group {
+	struct group_id	 id;
+	struct share_slot *slots;	/* in the same order everywhere */
+	uint32_t	 nslots;
+};
+
+/* Who else may want a topic; good until the next call. */
+struct routes_found {
+	uint32_t	*dests;		/* instances, ours not; PEERS_MAX fit */
+	size_t		 ndests;
+	const struct routes_group *groups;
+	size_t		 ngroups;
+};
+
+/* Who gets a message for a group. */
+struct pick {
+	struct group_id	 id;
+	uint32_t	 to;		/* instance of a listener */
+	struct index_filter *local;	/* it is us, and this the group */
 };
 
 /* A fan-out larger than one turn: at most one at a time. */
@@ -276,6 +303,14 @@ struct listener {
 	size_t		 cap_sub_ids;
 	uint32_t	 fan_no;
 	struct job	 job;
+
+	/* groups.c */
+	struct htab	 groups;	/* those with members here, by id */
+	struct share_table shares;
+	uint64_t	 random;
+	uint64_t	 pick_no;
+	struct pick	*picks;		/* of the message on its way */
+	size_t		 npicks, cap_picks;
 
 	/* accept.c */
 	struct acceptor	*acceptors;
@@ -423,6 +458,11 @@ void publish_own(struct listener *l, const struct message_view *v,
 /* From another process. */
 void publish_record(struct listener *l, const struct record *r,
     struct blob *payload);
+/* What r carries, as it goes on; payload is a blob that its own lies in, or
+ * NULL. Then pub_fini. */
+void publish_of_record(struct pub *p, const struct record *r,
+    struct blob *payload);
+void pub_fini(struct pub *p);
 void publish_job(struct listener *l);	/* go on with the large fan-out */
 void publish_fini(struct listener *l);
 
@@ -437,6 +477,34 @@ struct message *deliver_message(struct listener *l, struct pub *p);
 void deliver_queued(struct listener *l, struct conn *c);
 void on_puback(struct listener *l, struct conn *c, const struct mqtt_frame *f);
 void aliases_free(struct aliases **a);
+
+/* --- groups.c --- */
+
+/* A group got its first member, or has lost its last and goes. */
+int groups_learn(struct listener *l, struct index_filter *g);
+void groups_forget(struct listener *l, struct index_filter *g);
+/* Fill l->picks: who gets p for each group, of the nfound filters that match
+ * here and of those the FIB knows. */
+void groups_pick(struct listener *l, const struct pub *p,
+    struct index_filter *const *found, int nfound,
+    const struct routes_found *r);
+/* Hand p to our own members among l->picks. */
+void groups_deliver(struct listener *l, struct pub *p);
+/* p came as r, for groups. */
+void groups_record(struct listener *l, struct pub *p, const struct record *r);
+/* Who should have taken r is gone: pick again. */
+void groups_again(struct listener *l, const struct record *r);
+/* May c have more that is to be kept? */
+bool groups_may_send(const struct listener *l, const struct conn *c);
+/* c was sent p for this group with QoS 1 and this packet identifier. */
+void groups_keep(struct listener *l, struct conn *c, struct pub *p,
+    const struct group_id *group, uint16_t id);
+/* c, whose kept is not NULL, answered that. */
+void groups_answered(struct conn *c, uint16_t id);
+/* A member is gone, its subscriptions too: what it had not answered and what it
+ * was not sent goes to others. Frees both; each may be NULL. */
+void groups_leave(struct listener *l, struct kept *kept, struct mqueue *q);
+void groups_fini(struct listener *l);
 
 /* --- answers.c --- */
 
@@ -453,18 +521,24 @@ int flow_open(struct listener *l);
 void flow_close(struct listener *l);
 void flow_attach(struct listener *l, const struct conn *c);
 void flow_flush(struct listener *l);
-/* Send p to the other listeners of the node that the FIB names; fills
- * waits for an answer and says in *blocked which stream a publisher of that
- * QoS should rest for, or NULL. Returns how many listeners those are, or
- * ERR_FULL: refused, the answer is 0x97; ERR_NOMEM. */
-int flow_publish(struct listener *l, struct pub *p, struct answer *a,
-    struct peer **blocked);
+/* Send p to the other listeners of the node that r names and that l->picks
+ * picked; fills waits for an answer and says in *blocked which stream a
+ * publisher of that QoS should rest for, or NULL. Returns how many listeners
+ * those are, or ERR_FULL: refused, the answer is 0x97; ERR_NOMEM. */
+int flow_publish(struct listener *l, struct pub *p, struct routes_found *r,
+    struct answer *a, struct peer **blocked);
+/* Send p to who was picked for one group, after so many hops. ERR_FULL,
+ * ERR_NOMEM: nothing was sent. */
+int flow_pass(struct listener *l, struct pub *p, const struct pick *to,
+    unsigned hops);
 /* Is p short of credit, but at work? */
 bool flow_is_low(const struct listener *l, const struct peer *p);
 
 /* --- routes.c --- */
 
-void routes_touch(struct listener *l, struct index_filter *f);
+/* f has got a subscriber or lost one: the router may have to hear of it, and
+ * without any it goes at the end of the turn. */
+void routes_changed(struct listener *l, struct index_filter *f);
 void routes_flush(struct listener *l);
 void routes_router(struct listener *l, const struct proc_peer *router);
 void on_segment(void *ctx, const struct proc_segment *s);
@@ -479,10 +553,9 @@ void routes_ahead(struct listener *l, const uint8_t *buf, size_t len,
     unsigned version);
 /* Would anybody, here or elsewhere, get a message on this topic? */
 bool routes_wanted(struct listener *l, const char *topic, size_t len);
-/* Which other listeners may have subscribers of topic: instances in out, of
- * at most max. Returns how many. */
-size_t routes_match(struct listener *l, const char *topic, size_t len,
-    uint32_t *out, size_t max);
+/* Which other listeners may have subscribers of topic, and which groups. */
+void routes_match(struct listener *l, const char *topic, size_t len,
+    struct routes_found *r);
 
 /* --- sys.c --- */
 
@@ -502,7 +575,8 @@ extern struct metric m_clients, m_connects, m_connects_refused,
     m_dropped_expired, m_dropped_credit, m_dropped_stream_full,
     m_dropped_quota, m_dropped_memory, m_subscriptions, m_filters,
     m_suback_timeouts, m_malformed, m_protocol_errors, m_parked, m_wills,
-    m_queued, m_fib_evicted, m_acks_unknown, m_writes, m_reads;
+    m_queued, m_fib_evicted, m_acks_unknown, m_writes, m_reads,
+    m_shared_passed_on, m_shared_redispatched, m_shared_nobody;
 
 /* --- main.c --- */
 

@@ -182,6 +182,7 @@ init(struct listener *l)
 	l->self = proc_instance(l->proc);
 	ev_set_userdata(l->loop, l);
 	if (getrandom(&l->seed, sizeof(l->seed), 0) != sizeof(l->seed) ||
+	    getrandom(&l->random, sizeof(l->random), 0) != sizeof(l->random) ||
 	    getrandom(&process, sizeof(process), 0) != sizeof(process))
 		fatal(EX_OSERR, "listener.random", "no random numbers");
 	node = (uint16_t)XXH3_64bits(name, strlen(name));
@@ -189,6 +190,9 @@ init(struct listener *l)
 	l->now_ms = clock_mono_ns() / 1000000;
 	wheel_init(&l->wheel, l->now_ms);
 	htab_init(&l->clients);
+	htab_init(&l->groups);
+	share_table_init(&l->shares);
+	l->random |= 1;				/* its generator knows no 0 */
 	l->subs_tail = &l->subs_head;
 	l->parked_tail = &l->parked;
 	l->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -233,6 +237,7 @@ fini(struct listener *l)
 	routes_flush(l);
 	index_free(&l->index);
 	routes_fini(l);
+	groups_fini(l);
 	htab_fini(&l->clients);
 	out_pool_free(l);
 	free(l->targets);

@@ -185,7 +185,7 @@ job_begin(struct listener *l, struct pub *p, const struct target *targets,
 	j->active = true;
 }
 
-static void
+void
 pub_fini(struct pub *p)
 {
 	message_unref(&p->m);
@@ -268,34 +268,46 @@ publish_to(struct listener *l, struct pub *p, struct fan *fan, bool may_wait,
 		how.retain = s->rap && p->v.retain;
 		how.nids = id != 0;
 		how.ids = &id;
+		how.group = NULL;
 		deliver(l, p, conn_of(s->owner), &how);
 	}
 }
 
-/*
- * Hand p to everybody here who wants it. Returns how many filters matched.
- * When a job was left behind, l->job.active, it took over the answer owed.
- */
-static int
-publish_local(struct listener *l, struct pub *p, const struct answer *owed)
+/* Which filters here match p: into fan. */
+static void
+match_local(struct listener *l, struct pub *p, struct fan *fan)
 {
-	struct fan	fan = { .p = p };
-	size_t		n, k;
-	bool		may_wait = !l->job.active;
-
-	fan.nfound = index_match(l->index, (const char *)p->v.topic.data,
-	    p->v.topic.len, &fan.found);
-	if (fan.nfound <= 0) {
-		if (fan.nfound < 0)
-			metric_inc(&m_dropped_memory);
-		return 0;
+	fan->p = p;
+	fan->from = 0;
+	fan->nfound = index_match(l->index, (const char *)p->v.topic.data,
+	    p->v.topic.len, &fan->found);
+	if (UNLIKELY(fan->nfound < 0)) {
+		metric_inc(&m_dropped_memory);
+		fan->nfound = 0;
 	}
 	l->enc_len = 0;
-	if (LIKELY(fan.nfound == 1)) {
-		publish_to(l, p, &fan, may_wait, owed);
-		return 1;
+}
+
+/*
+ * Hand p to everybody here who wants it. Returns how many of the filters that
+ * matched have subscribers. When a job was left behind, l->job.active, it took
+ * over the answer owed.
+ */
+static int
+publish_local(struct listener *l, struct pub *p, struct fan *fan,
+    const struct answer *owed)
+{
+	size_t	n, k;
+	bool	may_wait = !l->job.active;
+
+	if (LIKELY(fan->nfound == 1)) {
+		n = fan->found[0]->nsubs > 0;
+		publish_to(l, p, fan, may_wait, owed);
+		return (int)n;
 	}
-	n = gather(l, &fan);
+	if (fan->nfound == 0)
+		return 0;
+	n = gather(l, fan);
 	for (k = 0; k < n; k++) {
 		if (UNLIKELY(turn_is_over(l)) && may_wait && n - k > JOB_MIN) {
 			job_begin(l, p, l->targets + k, n - k, owed);
@@ -303,7 +315,7 @@ publish_local(struct listener *l, struct pub *p, const struct answer *owed)
 		}
 		deliver(l, p, l->targets[k].c, &l->targets[k].how);
 	}
-	return fan.nfound;
+	return (int)n;
 }
 
 /* --- From a client ------------------------------------------------------ */
@@ -498,15 +510,34 @@ is_job(const struct listener *l, const struct pub *p)
 	    l->job.pub.id.lo == p->id.lo && l->job.pub.id.hi == p->id.hi;
 }
 
+/* Which other listeners may want p, and which member of each group gets it:
+ * l->picks. */
+static inline void
+find_others(struct listener *l, struct pub *p, const struct fan *fan,
+    struct routes_found *r)
+{
+	if (l->nremote > 0)
+		routes_match(l, (const char *)p->v.topic.data, p->v.topic.len,
+		    r);
+	l->npicks = 0;
+	if (UNLIKELY(l->groups.n > 0 || r->ngroups > 0))
+		groups_pick(l, p, fan->found, fan->nfound, r);
+}
+
 /* To everybody, and the answer when all have it. */
 static void
 pass_on(struct listener *l, struct pub *p, struct answer *a)
 {
+	struct routes_found r = { .ngroups = 0 };
 	struct conn	*c = p->from;
 	struct peer	*blocked = NULL;
+	struct fan	 fan;
 	int		 matched, sent = 0;
 
-	if (l->nremote > 0 && (sent = flow_publish(l, p, a, &blocked)) < 0) {
+	match_local(l, p, &fan);
+	find_others(l, p, &fan, &r);
+	if (l->nremote > 0 && (sent = flow_publish(l, p, &r, a,
+	    &blocked)) < 0) {
 		/* A stream keeps all it may: this message is nobody's. */
 		if (c->version == MQTT_V5)
 			answer_with(l, c, a, MQTT_QUOTA_EXCEEDED);
@@ -515,11 +546,13 @@ pass_on(struct listener *l, struct pub *p, struct answer *a)
 		return;
 	}
 	a->reason = MQTT_SUCCESS;
-	matched = publish_local(l, p, a);
+	if (UNLIKELY(l->npicks > 0))
+		groups_deliver(l, p);
+	matched = publish_local(l, p, &fan, a);
 	if (is_job(l, p)) {
 		bus_pause(l->bus);
 	} else {
-		if (matched == 0 && sent == 0) {
+		if (matched == 0 && sent == 0 && l->npicks == 0) {
 			metric_inc(&m_no_subscribers);
 			a->reason = MQTT_NO_MATCHING_SUBSCRIBERS;
 		}
@@ -590,7 +623,9 @@ void
 publish_own(struct listener *l, const struct message_view *v,
     struct slice client_id, bool local_only)
 {
+	struct routes_found r = { .ngroups = 0 };
 	struct pub	p;
+	struct fan	fan;
 	struct answer	a;
 	struct peer	*blocked;
 	bool		was = l->job.active;
@@ -601,15 +636,38 @@ publish_own(struct listener *l, const struct message_view *v,
 	p.client_id = client_id;
 	a.type = 0;
 	a.nwaits = 0;
-	if (!local_only && l->nremote > 0 &&
-	    flow_publish(l, &p, &a, &blocked) < 0)
-		metric_inc(&m_dropped_stream_full);
-	if (a.nwaits > 1)
-		free(a.many);
-	(void)publish_local(l, &p, NULL);
+	match_local(l, &p, &fan);
+	if (local_only) {
+		groups_pick(l, &p, fan.found, fan.nfound, &r);
+	} else {
+		find_others(l, &p, &fan, &r);
+		if (l->nremote > 0 && flow_publish(l, &p, &r, &a,
+		    &blocked) < 0)
+			metric_inc(&m_dropped_stream_full);
+		if (a.nwaits > 1)
+			free(a.many);
+	}
+	groups_deliver(l, &p);
+	(void)publish_local(l, &p, &fan, NULL);
 	if (!was && l->job.active)
 		bus_pause(l->bus);
 	pub_fini(&p);
+}
+
+void
+publish_of_record(struct pub *p, const struct record *r, struct blob *payload)
+{
+	memset(p, 0, sizeof(*p));
+	p->v.topic = r->topic;
+	p->v.props = r->properties;
+	p->v.payload = r->payload;
+	p->v.expiry_s = r->expiry_s;
+	p->v.qos = (uint8_t)record_qos(r);
+	p->v.retain = (r->flags & RECORD_RETAIN) != 0;
+	p->id = r->id;
+	p->client_id = r->client_id;
+	if (payload != NULL)
+		p->blob = blob_ref(payload);
 }
 
 void
@@ -617,24 +675,18 @@ publish_record(struct listener *l, const struct record *r,
     struct blob *payload)
 {
 	struct pub	p;
+	struct fan	fan;
 	bool		was = l->job.active;
 
-	memset(&p, 0, sizeof(p));
-	p.v.topic = r->topic;
-	p.v.props = r->properties;
-	p.v.payload = r->payload;
-	p.v.expiry_s = r->expiry_s;
-	p.v.qos = (uint8_t)record_qos(r);
-	p.v.retain = (r->flags & RECORD_RETAIN) != 0;
-	p.id = r->id;
-	p.client_id = r->client_id;
-	if (payload != NULL)
-		p.blob = blob_ref(payload);
+	publish_of_record(&p, r, payload);
 	metric_inc(&m_publish_received);
 	log_debug("publish.relayed", "id=%016llx%016llx topic=%s",
 	    (unsigned long long)p.id.hi, (unsigned long long)p.id.lo,
 	    log_quote_n(r->topic.data, r->topic.len));
-	if (publish_local(l, &p, NULL) == 0)
+	match_local(l, &p, &fan);
+	if (UNLIKELY(r->flags & RECORD_GROUPS))
+		groups_record(l, &p, r);
+	if (r->flags & RECORD_SUBS && publish_local(l, &p, &fan, NULL) == 0)
 		metric_inc(&m_no_subscribers);
 	if (!was && l->job.active)
 		bus_pause(l->bus);

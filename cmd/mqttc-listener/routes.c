@@ -32,7 +32,15 @@ _Static_assert(ROUTES_BUF >= ROUTES_BUF_MIN, "any row fits a batch");
 
 /* --- Rows out ----------------------------------------------------------- */
 
-void
+/* What the router is to know of f: whether it has subscribers, of a group how
+ * many. */
+static inline uint32_t
+wanted(const struct index_filter *f)
+{
+	return f->is_group ? f->nsubs : f->nsubs > 0;
+}
+
+static void
 routes_touch(struct listener *l, struct index_filter *f)
 {
 	struct index_filter	**grown;
@@ -56,6 +64,13 @@ routes_touch(struct listener *l, struct index_filter *f)
 	}
 	f->dirty = true;
 	l->dirty_filters[l->ndirty_filters++] = f;
+}
+
+void
+routes_changed(struct listener *l, struct index_filter *f)
+{
+	if (f->told != wanted(f) || f->nsubs == 0)
+		routes_touch(l, f);
 }
 
 struct batch {
@@ -90,8 +105,8 @@ not_told(void *ctx, struct index_filter *f)
 {
 	struct listener *l = ctx;
 
-	if (f->advertised && f->route_seq > l->route_seq)
-		f->advertised = false;
+	if (f->route_seq > l->route_seq)
+		f->told = 0;
 	return 0;
 }
 
@@ -115,14 +130,21 @@ batch_send(struct batch *b, bool snapshot_end)
 	index_each(l->index, not_told, l);
 }
 
+/* Say how f is now. */
 static void
-batch_row(struct batch *b, struct index_filter *f, bool add)
+batch_row(struct batch *b, struct index_filter *f)
 {
 	struct route_row row = {
 		.filter = { (const uint8_t *)f->text, f->len },
 		.qos = 2,
 	};
+	bool		 add = f->nsubs > 0;
 
+	if (f->is_group) {
+		row.share = (struct slice){ (const uint8_t *)f->share->name,
+		    f->share->name_len };
+		row.members = f->nsubs;
+	}
 	batch_open(b);
 	if ((add ? routes_add(&b->w, &row) : routes_del(&b->w, &row)) < 0) {
 		batch_send(b, false);
@@ -133,13 +155,13 @@ batch_row(struct batch *b, struct index_filter *f, bool add)
 		    routes_del(&b->w, &row));	/* ROUTES_BUF holds any one */
 	}
 	f->route_seq = b->l->route_seq;
-	f->advertised = add;
+	f->told = wanted(f);
 }
 
 static int
 forget(void *ctx UNUSED, struct index_filter *f)
 {
-	f->advertised = false;
+	f->told = 0;
 	return 0;
 }
 
@@ -156,8 +178,8 @@ snapshot_row(void *ctx, struct index_filter *f)
 {
 	struct batch *b = ctx;
 
-	if (f->nsubs > 0 && !f->advertised)
-		batch_row(b, f, true);
+	if (f->nsubs > 0 && f->told == 0)
+		batch_row(b, f);
 	return b->failed;
 }
 
@@ -197,11 +219,14 @@ routes_flush(struct listener *l)
 	for (i = 0; i < l->ndirty_filters; i++) {
 		f = l->dirty_filters[i];
 		f->dirty = false;
-		if (tell && !b.failed && f->advertised != (f->nsubs > 0) &&
-		    (f->advertised || !l->snapshot))
-			batch_row(&b, f, f->nsubs > 0);
-		if (f->nsubs == 0)
+		if (tell && !b.failed && f->told != wanted(f) &&
+		    (f->told > 0 || !l->snapshot))
+			batch_row(&b, f);
+		if (f->nsubs == 0) {
+			if (f->is_group)
+				groups_forget(l, f);
 			index_filter_drop(l->index, f);
+		}
 	}
 	l->ndirty_filters = 0;
 	metric_set(&m_filters, index_nfilters(l->index));
@@ -387,11 +412,26 @@ routes_turn(struct listener *l)
  * repeat themselves. What is on its way in one read is looked up together
  * (routes_ahead), which hides the latency of memory behind the other topics.
  */
-enum { ANSWERS = 1024, ANSWER_TOPIC = 72, ANSWER_DESTS = 8 };
+enum {
+	ANSWERS		= 1024,
+	ANSWER_TOPIC	= 72,
+	ANSWER_DESTS	= 8,
+	ANSWER_GROUPS	= 16,
+	ANSWER_SLOTS	= 64		/* of all groups together */
+};
+
+/* Groups of one answer and their slots, in one piece of memory. */
+struct found_groups {
+	struct routes_group	*groups;
+	struct share_slot	*slots;
+	size_t			 ngroups, nslots, cap_groups, cap_slots;
+};
 
 struct fib_answer {
 	uint64_t	version;
 	uint64_t	generation;	/* 0: free */
+	struct routes_group *groups;	/* and the slots behind them, or NULL */
+	uint16_t	ngroups;
 	uint16_t	len;
 	uint8_t		ndests;
 	uint16_t	dests[ANSWER_DESTS];	/* instances, ourselves not */
@@ -399,6 +439,7 @@ struct fib_answer {
 };
 
 static struct fib_answer fib_answers[ANSWERS];
+static struct found_groups found_groups;	/* of the last match */
 
 static struct fib_answer *
 answer_cell(const struct listener *l, const void *topic, size_t len)
@@ -413,6 +454,15 @@ answer_fits(const struct listener *l, const struct fib_answer *a,
 {
 	return a->generation == l->fib->generation && a->version == version &&
 	    a->len == len && memcmp(a->topic, topic, len) == 0;
+}
+
+/* Is this slot a listener that serves? */
+static inline bool
+is_listener(const struct listener *l, unsigned slot, struct fib_slot *d)
+{
+	return fib_slot(l->fib->reader, slot, d) == 0 &&
+	    d->kind == FIB_LISTENER && d->state == FIB_UP &&
+	    d->instance < PEERS_MAX;
 }
 
 /* The listeners in m, ourselves not. Returns how many there are, of which at
@@ -433,9 +483,7 @@ instances_of(const struct listener *l, const struct fib_match *m,
 		} else {
 			slot = m->more[i++];
 		}
-		if (fib_slot(l->fib->reader, slot, &d) < 0 ||
-		    d.kind != FIB_LISTENER || d.state != FIB_UP ||
-		    d.instance == l->self || d.instance >= PEERS_MAX)
+		if (!is_listener(l, slot, &d) || d.instance == l->self)
 			continue;
 		if (n < max)
 			out[n] = d.instance;
@@ -444,16 +492,113 @@ instances_of(const struct listener *l, const struct fib_match *m,
 	return n;
 }
 
+static bool
+groups_room(struct found_groups *g, size_t ngroups, size_t nslots)
+{
+	void *grown;
+
+	if (ngroups > g->cap_groups) {
+		if ((grown = realloc(g->groups, ngroups *
+		    sizeof(*g->groups))) == NULL)
+			return false;
+		g->groups = grown;
+		g->cap_groups = ngroups;
+	}
+	if (nslots > g->cap_slots) {
+		if ((grown = realloc(g->slots, nslots *
+		    sizeof(*g->slots))) == NULL)
+			return false;
+		g->slots = grown;
+		g->cap_slots = nslots;
+	}
+	return true;
+}
+
+/* The groups in m, ours included, out of the FIB. Between fib_enter and
+ * fib_leave. */
+static void
+groups_of(const struct listener *l, const struct fib_match *m,
+    struct found_groups *g)
+{
+	const struct fib_group	*from;
+	struct routes_group	*to;
+	struct fib_slot		 d;
+	size_t			 i, k, nslots = 0;
+
+	g->ngroups = g->nslots = 0;
+	for (i = 0; i < m->ngroups; i++)
+		nslots += m->groups[i].nslots;
+	if (!groups_room(g, m->ngroups, nslots)) {
+		metric_inc(&m_dropped_memory);
+		return;
+	}
+	for (i = 0; i < m->ngroups; i++) {
+		from = &m->groups[i];
+		to = &g->groups[g->ngroups];
+		to->id.hi = from->id_hi;
+		to->id.lo = from->id_lo;
+		to->slots = g->slots + g->nslots;
+		to->nslots = 0;
+		for (k = 0; k < from->nslots; k++) {
+			if (!is_listener(l, from->slots[k].slot, &d))
+				continue;
+			to->slots[to->nslots].instance = d.instance;
+			to->slots[to->nslots++].members =
+			    from->slots[k].members;
+		}
+		g->nslots += to->nslots;
+		g->ngroups += to->nslots > 0;
+	}
+}
+
+/* A copy of g in one piece, or NULL. */
+static struct routes_group *
+groups_copy(const struct found_groups *g)
+{
+	struct routes_group	*copy;
+	struct share_slot	*slots;
+	size_t			 i;
+
+	if ((copy = malloc(g->ngroups * sizeof(*copy) +
+	    g->nslots * sizeof(*slots))) == NULL)
+		return NULL;
+	slots = (struct share_slot *)(void *)(copy + g->ngroups);
+	memcpy(copy, g->groups, g->ngroups * sizeof(*copy));
+	if (g->nslots > 0)
+		memcpy(slots, g->slots, g->nslots * sizeof(*slots));
+	for (i = 0; i < g->ngroups; i++)
+		copy[i].slots = slots + (g->groups[i].slots - g->slots);
+	return copy;
+}
+
+static void
+answer_clear(struct fib_answer *a)
+{
+	free(a->groups);
+	a->groups = NULL;
+	a->ngroups = 0;
+	a->generation = 0;
+}
+
 static void
 answer_keep(struct listener *l, const void *topic, size_t len,
-    uint64_t version, const uint32_t *dests, size_t n)
+    uint64_t version, const uint32_t *dests, size_t n,
+    const struct found_groups *g)
 {
 	struct fib_answer	*a;
 	size_t			 i;
 
-	if (len > ANSWER_TOPIC || n > ANSWER_DESTS)
+	if (len > ANSWER_TOPIC || n > ANSWER_DESTS ||
+	    g->ngroups > ANSWER_GROUPS || g->nslots > ANSWER_SLOTS)
 		return;
 	a = answer_cell(l, topic, len);
+	if (UNLIKELY(a->groups != NULL))
+		answer_clear(a);
+	if (UNLIKELY(g->ngroups > 0)) {
+		if ((a->groups = groups_copy(g)) == NULL)
+			return;
+		a->ngroups = (uint16_t)g->ngroups;
+	}
 	a->generation = l->fib->generation;
 	a->version = version;
 	a->len = (uint16_t)len;
@@ -469,7 +614,7 @@ routes_ahead(struct listener *l, const uint8_t *buf, size_t len,
     unsigned version)
 {
 	struct slice		 topics[FIB_BATCH];
-	struct fib_match	 found[FIB_BATCH];
+	struct fib_match	 found[FIB_BATCH] = { 0 };
 	struct mqtt_frame	 f;
 	uint32_t		 dests[ANSWER_DESTS];
 	uint64_t		 v;
@@ -498,13 +643,15 @@ routes_ahead(struct listener *l, const uint8_t *buf, size_t len,
 	fib_match_batch(l->fib->reader, topics, n, found);
 	for (i = 0; i < n; i++) {
 		k = instances_of(l, &found[i], dests, ANSWER_DESTS);
-		answer_keep(l, topics[i].data, topics[i].len, v, dests, k);
+		groups_of(l, &found[i], &found_groups);
+		answer_keep(l, topics[i].data, topics[i].len, v, dests, k,
+		    &found_groups);
 	}
 	if (!fib_leave(l->fib->reader)) {
 		metric_inc(&m_fib_evicted);
 		for (i = 0; i < n; i++)		/* void, all of it */
-			answer_cell(l, topics[i].data,
-			    topics[i].len)->generation = 0;
+			answer_clear(answer_cell(l, topics[i].data,
+			    topics[i].len));
 	}
 }
 
@@ -512,64 +659,81 @@ bool
 routes_wanted(struct listener *l, const char *topic, size_t len)
 {
 	struct index_filter	**found;
-	uint32_t		  one;
+	struct routes_found	  r;
 
-	return index_match(l->index, topic, len, &found) > 0 ||
-	    (l->nremote > 0 && routes_match(l, topic, len, &one, 1) > 0);
+	if (index_match(l->index, topic, len, &found) > 0)
+		return true;
+	if (l->nremote == 0)
+		return false;
+	routes_match(l, topic, len, &r);
+	return r.ndests > 0 || r.ngroups > 0;
 }
 
-static size_t
-running(const struct listener *l, uint32_t *out, const uint16_t *dests,
-    size_t n)
+static void
+running(const struct listener *l, struct routes_found *r)
 {
 	size_t i, k;
 
-	for (i = k = 0; i < n; i++)
-		if (l->peers[dests[i]].bus != NULL)
-			out[k++] = dests[i];
-	return k;
+	for (i = k = 0; i < r->ndests; i++)
+		if (l->peers[r->dests[i]].bus != NULL)
+			r->dests[k++] = r->dests[i];
+	r->ndests = k;
 }
 
-size_t
-routes_match(struct listener *l, const char *topic, size_t len, uint32_t *out,
-    size_t max)
+void
+routes_match(struct listener *l, const char *topic, size_t len,
+    struct routes_found *r)
 {
+	static uint32_t		 dests[PEERS_MAX];
 	const struct fib_answer	*a;
-	struct fib_match	 m;
+	struct fib_match	 m = { 0 };
 	uint64_t		 version;
-	size_t			 n, i, k;
+	size_t			 i;
 
+	r->dests = dests;
+	r->ndests = r->ngroups = 0;
+	r->groups = NULL;
 	if (l->fib == NULL)
-		return 0;
+		return;
 	version = fib_reader_version(l->fib->reader);
 	if (len <= ANSWER_TOPIC) {
 		a = answer_cell(l, topic, len);
-		if (LIKELY(answer_fits(l, a, topic, len, version)))
-			return running(l, out, a->dests,
-			    MIN((size_t)a->ndests, max));
+		if (LIKELY(answer_fits(l, a, topic, len, version))) {
+			for (i = 0; i < a->ndests; i++)
+				dests[i] = a->dests[i];
+			r->ndests = a->ndests;
+			r->groups = a->groups;
+			r->ngroups = a->ngroups;
+			running(l, r);
+			return;
+		}
 	}
 	l->fib_misses++;
 	for (;;) {
 		fib_enter(l->fib->reader);
 		fib_match(l->fib->reader, topic, len, &m);
-		n = instances_of(l, &m, out, max);
+		r->ndests = instances_of(l, &m, dests, PEERS_MAX);
+		groups_of(l, &m, &found_groups);
 		if (fib_leave(l->fib->reader))
 			break;
 		metric_inc(&m_fib_evicted);
 		version = fib_reader_version(l->fib->reader);
 	}
-	if (n <= max)
-		answer_keep(l, topic, len, version, out, n);
-	n = MIN(n, max);
-	for (i = k = 0; i < n; i++)
-		if (l->peers[out[i]].bus != NULL)
-			out[k++] = out[i];
-	return k;
+	answer_keep(l, topic, len, version, dests, r->ndests, &found_groups);
+	r->groups = found_groups.groups;
+	r->ngroups = found_groups.ngroups;
+	running(l, r);
 }
 
 void
 routes_fini(struct listener *l)
 {
+	size_t i;
+
+	for (i = 0; i < ANSWERS; i++)
+		answer_clear(&fib_answers[i]);
+	free(found_groups.groups);
+	free(found_groups.slots);
 	fib_unlink(&l->fib);
 	fib_unlink(&l->fib_next);
 	free(l->dirty_filters);

@@ -66,6 +66,9 @@ static uint8_t
 subscribe_one(struct listener *l, struct conn *c,
     const struct mqtt_subscription *s, uint32_t sub_id, uint64_t *seq)
 {
+	const struct slice	*group = s->topic.shared ? &s->topic.group : NULL;
+	const char		*filter = (const char *)s->topic.filter.data;
+	size_t			 len = s->topic.filter.len;
 	struct index_sub	 opts;
 	struct index_filter	*f;
 	uint8_t			 qos;
@@ -73,7 +76,7 @@ subscribe_one(struct listener *l, struct conn *c,
 
 	if (s->reason != 0)
 		return (uint8_t)s->reason;
-	if (s->topic.shared)
+	if (s->topic.shared && !l->conf->mqtt_shared_subscription)
 		return MQTT_SHARED_NOT_SUPPORTED;
 	if (!l->conf->mqtt_wildcard_subscription &&
 	    topic_has_wildcard(s->topic.filter.data, s->topic.filter.len))
@@ -85,20 +88,23 @@ subscribe_one(struct listener *l, struct conn *c,
 	opts.no_local = s->no_local;
 	opts.rap = s->retain_as_published;
 	if (c->subs.n >= l->conf->mqtt_max_subscriptions &&
-	    !index_has(l->index, &c->subs, (const char *)s->topic.filter.data,
-	    s->topic.filter.len)) {
+	    !index_has(l->index, &c->subs, group, filter, len)) {
 		metric_inc(&m_dropped_quota);
 		return MQTT_QUOTA_EXCEEDED;
 	}
-	rc = index_subscribe(l->index, &c->subs,
-	    (const char *)s->topic.filter.data, s->topic.filter.len, &opts, &f);
+	rc = group == NULL ?
+	    index_subscribe(l->index, &c->subs, filter, len, &opts, &f) :
+	    index_share(l->index, &c->subs, group, filter, len, &opts, &f);
+	if (rc >= 0 && f->is_group && (rc = groups_learn(l, f)) < 0) {
+		(void)index_unshare(l->index, &c->subs, group, filter, len, &f);
+		routes_changed(l, f);
+	}
 	if (rc < 0) {
 		metric_inc(&m_dropped_quota);
 		return rc == ERR_FULL ? MQTT_QUOTA_EXCEEDED :
 		    MQTT_UNSPECIFIED_ERROR;
 	}
-	if (!f->advertised)
-		routes_touch(l, f);
+	routes_changed(l, f);
 	if (f->route_seq > *seq)
 		*seq = f->route_seq;
 	return qos;
@@ -206,6 +212,17 @@ subscribe_free(struct listener *l)
 	l->nsub_waits = 0;
 }
 
+static int
+unsubscribe_one(struct listener *l, struct conn *c, const struct topic_sub *s,
+    struct index_filter **out)
+{
+	const char *filter = (const char *)s->filter.data;
+
+	return s->shared ? index_unshare(l->index, &c->subs, &s->group, filter,
+	    s->filter.len, out) : index_unsubscribe(l->index, &c->subs, filter,
+	    s->filter.len, out);
+}
+
 void
 on_unsubscribe(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 {
@@ -233,13 +250,10 @@ on_unsubscribe(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 		*code = MQTT_SUCCESS;
 		if (one.reason != 0)
 			*code = (uint8_t)one.reason;
-		else if (one.topic.shared || index_unsubscribe(l->index,
-		    &c->subs, (const char *)one.topic.filter.data,
-		    one.topic.filter.len, &filter) < 0)
+		else if (unsubscribe_one(l, c, &one.topic, &filter) < 0)
 			*code = MQTT_NO_SUBSCRIPTION_EXISTED;
 		else {
-			if (filter->nsubs == 0)
-				routes_touch(l, filter);
+			routes_changed(l, filter);
 			event(l, c, "unsubscribed", &one.name);
 		}
 	}

@@ -84,6 +84,12 @@ COUNTER(m_fib_evicted, "fib_evictions_total",
     "Times the router evicted this reader and matches were done again");
 COUNTER(m_acks_unknown, "acks_unknown_total",
     "Acknowledgements from clients that nothing waited for");
+COUNTER(m_shared_passed_on, "shared_passed_on_total",
+    "Messages for a group without a member here, given to another listener");
+COUNTER(m_shared_redispatched, "shared_redispatched_total",
+    "Messages for a group given to another member: the first one is gone");
+COUNTER(m_shared_nobody, "shared_no_member_total",
+    "Messages for a group dropped: no member was left");
 
 static struct metric *all[] = {
 	&m_clients, &m_subscriptions, &m_filters, &m_connects,
@@ -98,6 +104,7 @@ static struct metric *all[] = {
 	&m_dropped_stream_full, &m_dropped_quota, &m_dropped_memory,
 	&m_queued, &m_suback_timeouts, &m_malformed, &m_protocol_errors,
 	&m_parked, &m_wills, &m_fib_evicted, &m_acks_unknown,
+	&m_shared_passed_on, &m_shared_redispatched, &m_shared_nobody,
 };
 
 void

@@ -67,6 +67,8 @@ struct conf {
 	uint32_t	mqtt_wildcard_shapes;		/* a client and anchor */
 	uint32_t	mqtt_wildcard_shapes_all;	/* a client */
 	bool		mqtt_wildcard_subscription;
+	bool		mqtt_shared_subscription;
+	uint32_t	mqtt_shared_strategy;		/* enum share_strategy */
 	char		mqtt_response_information[CONF_STR_MAX];
 
 	uint32_t	sys_interval_ms;		/* 0: none */

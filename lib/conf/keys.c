@@ -194,6 +194,22 @@ const struct conf_key conf_keys[] = {
 	    CONF_RELOAD,
 	    "Whether filters may contain wildcards; if not, they are answered "
 	    "with reason 0xA2."),
+	BOOL("mqtt.shared_subscription", mqtt_shared_subscription, "on",
+	    CONF_RELOAD,
+	    "Whether clients may subscribe as members of a group "
+	    "($share/group/filter, $queue/filter); if not, they are answered "
+	    "with reason 0x9E."),
+	/* In the order of enum share_strategy. */
+	ENUM("mqtt.shared_subscription_strategy", mqtt_shared_strategy,
+	    "round_robin",
+	    "round_robin|random|sticky|hash_clientid|hash_topic|local",
+	    CONF_RELOAD,
+	    "Which member of a group gets a message: one after the other; any; "
+	    "for each listener that messages come from the same one until it "
+	    "goes; by the publisher's client identifier or by the topic, the "
+	    "same one as long as the members are the same; or one on the "
+	    "publisher's own listener if it has any, else one after the "
+	    "other."),
 	STR("mqtt.response_information", mqtt_response_information, "", 0, 256,
 	    CONF_RELOAD,
 	    "What an MQTT 5 client gets that asks for response information, "

@@ -1,20 +1,44 @@
 #include "session/mqueue.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include "base/err.h"
 
 struct mqueue_entry {
 	struct mqueue_entry	*next, *prev;
 	struct mqueue_entry	*next0;		/* the next of QoS 0 */
 	struct message		*m;
-	struct mqueue_how	 how;		/* its ids are ours */
-	uint32_t		 ids[];
+	struct mqueue_how	 how;		/* what it points to is ours */
+	struct group_id	 group[];	/* 0 or 1; then the ids */
 };
+
+static size_t
+how_size(const struct mqueue_how *how)
+{
+	return (how->group != NULL ? sizeof(*how->group) : 0) +
+	    how->nids * sizeof(*how->ids);
+}
 
 static size_t
 entry_size(const struct mqueue_entry *e)
 {
-	return message_size(e->m) + e->how.nids * sizeof(e->ids[0]);
+	return message_size(e->m) + how_size(&e->how);
+}
+
+static void
+how_copy(struct mqueue_entry *e, const struct mqueue_how *how)
+{
+	size_t	  ngroups = how->group != NULL;
+	uint32_t *ids = (uint32_t *)(void *)(e->group + ngroups);
+
+	e->how = *how;
+	if (ngroups > 0) {
+		e->group[0] = *how->group;
+		e->how.group = e->group;
+	}
+	e->how.ids = ids;
+	if (how->nids > 0)
+		memcpy(ids, how->ids, how->nids * sizeof(*ids));
 }
 
 static void
@@ -47,13 +71,9 @@ mqueue_push(struct mqueue *q, struct message *m, const struct mqueue_how *how,
 	struct mqueue_entry	*e;
 	int			 dropped = 0;
 
-	e = malloc(sizeof(*e) + how->nids * sizeof(e->ids[0]));
-	if (e == NULL)
+	if ((e = malloc(sizeof(*e) + how_size(how))) == NULL)
 		return ERR_NOMEM;
-	e->how = *how;
-	e->how.ids = e->ids;
-	if (how->nids > 0)
-		memcpy(e->ids, how->ids, how->nids * sizeof(e->ids[0]));
+	how_copy(e, how);
 	e->m = message_ref(m);
 	e->next = e->next0 = NULL;
 	e->prev = q->tail;

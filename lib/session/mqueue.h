@@ -11,10 +11,12 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "session/message.h"
+#include "topic/group.h"
 
 /* How this client is to get it. */
 struct mqueue_how {
 	const uint32_t	*ids;		/* subscription identifiers */
+	const struct group_id *group;	/* shared subscription; or NULL */
 	uint16_t	 nids;
 	uint8_t		 qos;
 	bool		 retain;

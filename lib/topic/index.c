@@ -80,18 +80,28 @@ index_set_limits(struct index *ix, const struct index_limits *lim)
 }
 
 static void
+filter_free(struct index_filter *f)
+{
+	struct index_share *s = f->share, *next;
+
+	for (; s != NULL && !f->is_group; s = next) {
+		next = s->next;
+		filter_free(s->group);
+	}
+	if (f->is_group)
+		free(f->share);
+	free(f->subs);
+	free(f);
+}
+
+static void
 free_filters(struct htab *t)
 {
 	size_t i;
 
-	for (i = 0; t->cells != NULL && i <= t->mask; i++) {
-		struct index_filter *f = t->cells[i].item;
-
-		if (f != NULL) {
-			free(f->subs);
-			free(f);
-		}
-	}
+	for (i = 0; t->cells != NULL && i <= t->mask; i++)
+		if (t->cells[i].item != NULL)
+			filter_free(t->cells[i].item);
 	htab_fini(t);
 }
 
@@ -197,13 +207,34 @@ lookup(const struct index *ix, const struct parts *p, const char *text,
 	return NULL;
 }
 
+/* The group `name` of f; how many it has if there is none, for bounds. */
 static struct index_filter *
-find(const struct index *ix, const char *text, size_t len)
+share_find(const struct index_filter *f, const struct slice *name,
+    unsigned *groups)
 {
-	struct parts p;
+	struct index_share *s;
 
-	return parts_of(ix, text, len, &p) < 0 ? NULL :
-	    lookup(ix, &p, text, len);
+	*groups = 0;
+	for (s = f->share; s != NULL; s = s->next, ++*groups)
+		if (s->name_len == name->len &&
+		    memcmp(s->name, name->data, name->len) == 0)
+			return s->group;
+	return NULL;
+}
+
+/* The filter, or that group of it. */
+static struct index_filter *
+find(const struct index *ix, const struct slice *name, const char *text,
+    size_t len)
+{
+	struct index_filter	*f;
+	struct parts		 p;
+	unsigned		 groups;
+
+	if (parts_of(ix, text, len, &p) < 0)
+		return NULL;
+	f = lookup(ix, &p, text, len);
+	return f == NULL || name == NULL ? f : share_find(f, name, &groups);
 }
 
 static bool
@@ -364,11 +395,61 @@ free_filter:
 	return rc;
 }
 
+/* One more group of f. */
+static int
+share_new(struct index_filter *f, const struct slice *name,
+    struct index_filter **out)
+{
+	struct index_filter	*g;
+	struct index_share	*s;
+
+	g = calloc(1, sizeof(*g) + f->len + 1u);
+	s = calloc(1, sizeof(*s) + name->len + 1);
+	if (g == NULL || s == NULL) {
+		free(g);
+		free(s);
+		return ERR_NOMEM;
+	}
+	g->is_group = true;
+	g->anchor = f->anchor;
+	g->len = f->len;
+	memcpy(g->text, f->text, f->len);
+	g->share = s;
+	s->group = g;
+	s->base = f;
+	s->name_len = (uint16_t)name->len;
+	memcpy(s->name, name->data, name->len);
+	s->next = f->share;
+	f->share = s;
+	*out = g;
+	return 0;
+}
+
+static void
+share_drop(struct index *ix, struct index_filter *g)
+{
+	struct index_filter	*f = g->share->base;
+	struct index_share	**at;
+
+	for (at = &f->share; *at != g->share; at = &(*at)->next)
+		;
+	*at = g->share->next;
+	filter_free(g);
+	if (f->nsubs == 0 && !f->dirty)
+		index_filter_drop(ix, f);
+}
+
 void
 index_filter_drop(struct index *ix, struct index_filter *f)
 {
 	struct parts p;
 
+	if (f->is_group) {
+		share_drop(ix, f);
+		return;
+	}
+	if (f->share != NULL)
+		return;
 	if (f->anchor != NULL) {
 		(void)parts_of(ix, f->text, f->len, &p);
 		htab_del(&ix->wild, f->hash, f);
@@ -399,10 +480,10 @@ sub_find(struct index_owner *o, struct index_filter *f)
 }
 
 bool
-index_has(const struct index *ix, struct index_owner *o, const char *text,
-    size_t len)
+index_has(const struct index *ix, struct index_owner *o,
+    const struct slice *name, const char *text, size_t len)
 {
-	struct index_filter *f = find(ix, text, len);
+	struct index_filter *f = find(ix, name, text, len);
 
 	return f != NULL && sub_find(o, f) != NULL;
 }
@@ -439,43 +520,75 @@ link_add(struct index_owner *o, struct index_filter *f,
 	return 0;
 }
 
-int
-index_subscribe(struct index *ix, struct index_owner *o, const char *text,
-    size_t len, const struct index_sub *opts, struct index_filter **out)
+/* Forget what failed before it had a subscriber. */
+static void
+drop_unused(struct index *ix, struct index_filter *f)
 {
-	struct index_filter	*f;
+	if (f->nsubs == 0 && f->told == 0 && !f->dirty)
+		index_filter_drop(ix, f);
+}
+
+static int
+subscribe(struct index *ix, struct index_owner *o, const struct slice *name,
+    const char *text, size_t len, const struct index_sub *opts,
+    struct index_filter **out)
+{
+	struct index_filter	*f, *base;
 	struct index_sub	*sub;
 	struct parts		 p;
 	struct anchor		*a;
-	bool			 has, fresh;
+	unsigned		 groups = 0;
+	bool			 has;
 	int			 rc;
 
 	if ((rc = parts_of(ix, text, len, &p)) < 0)
 		return rc;
-	f = lookup(ix, &p, text, len);
+	f = base = lookup(ix, &p, text, len);
+	if (f != NULL && name != NULL)
+		f = share_find(base, name, &groups);
 	if (f != NULL && (sub = sub_find(o, f)) != NULL) {
 		sub->id = opts->id;
 		sub->qos = opts->qos;
 		sub->no_local = opts->no_local;
 		sub->rap = opts->rap;
-			*out = f;
+		*out = f;
 		return 0;
 	}
-	if (p.wild && (a = anchor_find(ix, &p, text)) != NULL &&
+	if (groups >= INDEX_GROUPS_MAX || (p.wild &&
+	    (a = anchor_find(ix, &p, text)) != NULL &&
 	    owner_shapes(ix, o, a, &p.shape, &has) >= ix->lim.shapes_owner &&
-	    !has)
+	    !has))
 		return ERR_FULL;
-	fresh = f == NULL;
-	if (fresh && (rc = filter_new(ix, &p, text, len, &f)) < 0)
+	if (base == NULL && (rc = filter_new(ix, &p, text, len, &base)) < 0)
 		return rc;
+	if (name == NULL)
+		f = base;
+	else if (f == NULL && (rc = share_new(base, name, &f)) < 0) {
+		drop_unused(ix, base);
+		return rc;
+	}
 	if ((rc = link_add(o, f, opts)) < 0) {
-		if (fresh)	/* else the caller knows of it */
-			index_filter_drop(ix, f);
+		drop_unused(ix, f);
 		return rc;
 	}
 	ix->nsubs++;
 	*out = f;
 	return 1;
+}
+
+int
+index_subscribe(struct index *ix, struct index_owner *o, const char *text,
+    size_t len, const struct index_sub *opts, struct index_filter **out)
+{
+	return subscribe(ix, o, NULL, text, len, opts, out);
+}
+
+int
+index_share(struct index *ix, struct index_owner *o, const struct slice *name,
+    const char *text, size_t len, const struct index_sub *opts,
+    struct index_filter **out)
+{
+	return subscribe(ix, o, name, text, len, opts, out);
 }
 
 /* Both arrays close their gap with their last element. */
@@ -491,6 +604,8 @@ unlink_sub(struct index *ix, struct index_owner *o, uint32_t own)
 		moved = &f->subs[pos];
 		*moved = f->subs[f->nsubs];
 		moved->owner->links[moved->own].pos = pos;
+		if (f->is_group && f->share->cursor == f->nsubs)
+			f->share->cursor = pos;
 	}
 	if (own != --o->n) {
 		last = &o->links[own];
@@ -505,11 +620,11 @@ unlink_sub(struct index *ix, struct index_owner *o, uint32_t own)
 	ix->nsubs--;
 }
 
-int
-index_unsubscribe(struct index *ix, struct index_owner *o, const char *text,
-    size_t len, struct index_filter **out)
+static int
+unsubscribe(struct index *ix, struct index_owner *o, const struct slice *name,
+    const char *text, size_t len, struct index_filter **out)
 {
-	struct index_filter	*f = find(ix, text, len);
+	struct index_filter	*f = find(ix, name, text, len);
 	struct index_sub	*sub;
 
 	if (f == NULL || (sub = sub_find(o, f)) == NULL)
@@ -517,6 +632,21 @@ index_unsubscribe(struct index *ix, struct index_owner *o, const char *text,
 	unlink_sub(ix, o, sub->own);
 	*out = f;
 	return 0;
+}
+
+int
+index_unsubscribe(struct index *ix, struct index_owner *o, const char *text,
+    size_t len, struct index_filter **out)
+{
+	return unsubscribe(ix, o, NULL, text, len, out);
+}
+
+int
+index_unshare(struct index *ix, struct index_owner *o,
+    const struct slice *name, const char *text, size_t len,
+    struct index_filter **out)
+{
+	return unsubscribe(ix, o, name, text, len, out);
 }
 
 int
@@ -676,11 +806,19 @@ index_match(struct index *ix, const char *topic, size_t len,
 static int
 each_in(struct htab *t, int (*each)(void *, struct index_filter *), void *ctx)
 {
-	size_t i;
+	struct index_filter	*f;
+	struct index_share	*s;
+	size_t			 i;
 
-	for (i = 0; t->cells != NULL && i <= t->mask; i++)
-		if (t->cells[i].item != NULL && each(ctx, t->cells[i].item))
+	for (i = 0; t->cells != NULL && i <= t->mask; i++) {
+		if ((f = t->cells[i].item) == NULL)
+			continue;
+		if (each(ctx, f))
 			return 1;
+		for (s = f->share; s != NULL; s = s->next)
+			if (each(ctx, s->group))
+				return 1;
+	}
 	return 0;
 }
 

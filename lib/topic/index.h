@@ -4,7 +4,11 @@
  * probe; one with wildcards is cut at its first wildcard into an *anchor* (the
  * literal levels before it) and a *shape* (how many levels follow, which are
  * `+`, whether it ends in `#`), and a topic is probed once per shape at each
- * anchor that is a prefix of it. Spec: MQTT 5.0 section 4.7.
+ * anchor that is a prefix of it. Spec: MQTT 5.0 sections 4.7 and 4.8.
+ *
+ * A group of shared subscriptions hangs on the filter it shares: it is a filter
+ * of its own, whose subscribers are its members, reached through the other and
+ * not by a topic.
  *
  * Not thread safe; calls no clock.
  */
@@ -14,8 +18,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "base/util.h"
+#include "topic/group.h"
 
-enum { INDEX_LEVELS_MAX = 128 };	/* levels of a filter or topic */
+enum {
+	INDEX_LEVELS_MAX = 128,		/* levels of a filter or topic */
+	INDEX_GROUPS_MAX = 1024		/* groups of one filter */
+};
 
 struct index;
 struct index_owner;
@@ -35,11 +44,27 @@ struct index_filter {
 	struct index_sub *subs;
 	uint32_t	  nsubs, cap;
 	void		 *anchor;	/* NULL: no wildcard */
+	struct index_share *share;	/* its groups; a group's own */
 	uint64_t	  route_seq;	/* the caller's: see listener/routes.c */
-	bool		  advertised;	/* the caller's */
+	uint32_t	  told;		/* the caller's */
+	bool		  is_group;
 	bool		  dirty;	/* the caller's */
 	uint16_t	  len;
 	char		  text[];	/* NUL-terminated for logs */
+};
+
+/* What makes a filter a group. */
+struct index_share {
+	struct index_share  *next;	/* others of the same filter */
+	struct index_filter *group;	/* whose subscribers are the members */
+	struct index_filter *base;	/* the filter it hangs on */
+	struct group_id	  id;		/* the caller's, as the next two */
+	uint64_t	  mark;
+	bool		  named;
+	uint32_t	  cursor;	/* the caller's: a place among the
+					 * members, following who moves */
+	uint16_t	  name_len;
+	char		  name[];	/* NUL-terminated for logs */
 };
 
 struct index_link {
@@ -74,33 +99,50 @@ int index_subscribe(struct index *ix, struct index_owner *owner,
     struct index_filter **out);
 
 /*
+ * The same for the group `name` of that filter; *out is the group. ERR_FULL
+ * also beyond INDEX_GROUPS_MAX groups of one filter.
+ */
+int index_share(struct index *ix, struct index_owner *owner,
+    const struct slice *name, const char *text, size_t len,
+    const struct index_sub *opts, struct index_filter **out);
+
+/*
  * Remove one subscription. Returns 0 with *out set to the filter when it is
  * still there or has just lost its last subscriber (nsubs 0: the caller calls
  * index_filter_drop when done with it), ERR_NOTFOUND if there was none.
  */
 int index_unsubscribe(struct index *ix, struct index_owner *owner,
     const char *text, size_t len, struct index_filter **out);
+int index_unshare(struct index *ix, struct index_owner *owner,
+    const struct slice *name, const char *text, size_t len,
+    struct index_filter **out);
 
 /* Remove owner's last link the same way; ERR_NOTFOUND when it has none left. */
 int index_unsubscribe_one(struct index *ix, struct index_owner *owner,
     struct index_filter **out);
 
-/* Free a filter that has no subscribers. */
+/*
+ * Free a filter or group that has no subscribers; a filter with groups stays as
+ * long as it has any, and goes with the last one if it is not `dirty`, that is,
+ * if the caller will not drop it too.
+ */
 void index_filter_drop(struct index *ix, struct index_filter *f);
 
-/* Has owner subscribed to this very filter? */
+/* Has owner subscribed to this very filter, or (name not NULL) to that group of
+ * it? */
 bool index_has(const struct index *ix, struct index_owner *owner,
-    const char *text, size_t len);
+    const struct slice *name, const char *text, size_t len);
 
 /*
- * Every filter that matches a topic. *out is the index's own scratch memory,
+ * Every filter that matches a topic, some of which may have groups and no
+ * subscriber of their own. *out is the index's own scratch memory,
  * valid until the next call that changes or matches. Returns how many;
  * ERR_NOMEM.
  */
 int index_match(struct index *ix, const char *topic, size_t len,
     struct index_filter ***out);
 
-/* Walk all filters: each() returns nonzero to stop. Filters must not be
+/* Walk all filters and groups: each() returns nonzero to stop. Filters must not be
  * added or dropped meanwhile. */
 void index_each(struct index *ix, int (*each)(void *ctx,
     struct index_filter *f), void *ctx);

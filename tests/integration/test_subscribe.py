@@ -221,47 +221,6 @@ def test_too_many_levels(node, own):
     c.expect_nothing()
 
 
-# --- Shared subscriptions are not there yet ---------------------------------
-
-@pytest.mark.parametrize("f", ["$share/g/t", "$share/g/#", "$share/g/+/x"])
-def test_shared_subscriptions_are_refused(node, own, f):    # 3.2.2.3.13
-    if not own:
-        pytest.skip("shared subscriptions elsewhere")
-    c = node.client()
-    assert c.subscribe(f, expect=False) == [wire.SHARED_NOT_SUPPORTED]
-    c.expect_nothing()
-    assert c.unsubscribe(f) == [wire.NO_SUBSCRIPTION_EXISTED]
-
-
-@pytest.mark.parametrize("version", [V31, V311])
-def test_3x_shared_subscriptions(node, version, own):
-    """3.1.1 knows none; asking is refused as 5.0's is, nothing breaks."""
-    if not own:
-        pytest.skip("shared subscriptions elsewhere")
-    c = node.client(version=version)
-    assert c.subscribe("$share/g/t", expect=False) == [0x80]
-    c.unsubscribe("$share/g/t")
-    c.expect_nothing()
-
-
-@pytest.mark.parametrize("f", ["$share//t", "$share/g", "$share/",
-                               "$share/g/", "$share/+/t", "$share/#/t",
-                               "$share/a+b/t"])
-def test_malformed_shared_subscriptions(node, f):           # MQTT-4.8.2-1, -2
-    refuses_filter(node.client(), f, wire.SHARED_NOT_SUPPORTED, *BAD_FILTER)
-
-
-def test_no_local_on_a_shared_subscription(node):           # MQTT-3.8.3-4
-    c = node.client()
-    c.send_bytes(wire.subscribe_packet(V5, 1, [("$share/g/t", 4)]))
-    p = c.read_packet()
-    if p.kind == wire.SUBACK:
-        assert p.reasons == [wire.SHARED_NOT_SUPPORTED]
-    else:
-        assert p.kind == wire.DISCONNECT
-        assert p.reason in (wire.PROTOCOL_ERROR, wire.SHARED_NOT_SUPPORTED)
-
-
 # --- Matching ---------------------------------------------------------------
 
 MATCHES = [

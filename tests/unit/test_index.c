@@ -16,7 +16,11 @@
 
 static const struct index_limits wide = { 32, 1024 };
 
-enum { OWNERS = 12, FILTERS = 120, STEPS = 6000 };
+enum { OWNERS = 12, FILTERS = 120, STEPS = 12000, KINDS = 3 };
+
+/* Kind 0 is the plain subscription. */
+static const struct slice groups[KINDS] = { { NULL, 0 },
+	{ (const uint8_t *)"g", 1 }, { (const uint8_t *)"gg", 2 } };
 
 static uint64_t
 next_random(uint64_t *s)
@@ -54,38 +58,71 @@ random_text(uint64_t *s, char *out, bool filter)
 
 struct model {
 	char	filters[FILTERS][32];
-	bool	has[OWNERS][FILTERS];
+	bool	has[OWNERS][FILTERS][KINDS];
 };
+
+/* Every subscriber of f is one of the model's, of this kind. */
+static unsigned
+check_subs(const struct model *m, const struct index_owner *owners,
+    const struct index_filter *f, unsigned kind)
+{
+	unsigned	o, k;
+	uint32_t	i;
+
+	for (i = 0; i < f->nsubs; i++) {
+		o = (unsigned)(f->subs[i].owner - owners);
+		assert_true(o < OWNERS);
+		for (k = 0; k < FILTERS; k++)
+			if (m->has[o][k][kind] &&
+			    strcmp(m->filters[k], f->text) == 0)
+				break;
+		assert_true(k < FILTERS);
+	}
+	return f->nsubs;
+}
+
+static unsigned
+kind_of(const struct index_share *s)
+{
+	unsigned k;
+
+	for (k = 1; k < KINDS; k++)
+		if (s->name_len == groups[k].len &&
+		    memcmp(s->name, groups[k].data, s->name_len) == 0)
+			break;
+	assert_true(k < KINDS);
+	return k;
+}
 
 static void
 check_match(struct index *ix, const struct model *m,
     const struct index_owner *owners, const char *topic)
 {
 	struct index_filter	**found;
-	unsigned		  want = 0, got = 0, o, f;
+	const struct index_share *share;
+	unsigned		  want = 0, got = 0, o, f, k;
 	int			  n, i;
-	uint32_t		  k;
 
 	n = index_match(ix, topic, strlen(topic), &found);
 	assert_true(n >= 0);
 	for (i = 0; i < n; i++) {
 		assert_true(topic_matches(found[i]->text, found[i]->len,
 		    topic, strlen(topic)));
-		for (k = 0; k < found[i]->nsubs; k++) {
-			o = (unsigned)(found[i]->subs[k].owner - owners);
-			assert_true(o < OWNERS);
-			for (f = 0; f < FILTERS; f++)
-				if (m->has[o][f] && strcmp(m->filters[f],
-				    found[i]->text) == 0)
-					break;
-			assert_true(f < FILTERS);
-			got++;
+		got += check_subs(m, owners, found[i], 0);
+		for (share = found[i]->share; share != NULL;
+		    share = share->next) {
+			assert_string_equal(share->group->text,
+			    found[i]->text);
+			got += check_subs(m, owners, share->group,
+			    kind_of(share));
 		}
 	}
 	for (o = 0; o < OWNERS; o++)
 		for (f = 0; f < FILTERS; f++)
-			want += m->has[o][f] && topic_matches(m->filters[f],
-			    strlen(m->filters[f]), topic, strlen(topic));
+			for (k = 0; k < KINDS; k++)
+				want += m->has[o][f][k] && topic_matches(
+				    m->filters[f], strlen(m->filters[f]),
+				    topic, strlen(topic));
 	assert_int_equal(got, want);
 }
 
@@ -99,7 +136,9 @@ matches_what_a_plain_list_matches(void **state UNUSED)
 	struct index_filter	*f;
 	uint64_t		 s = 2024;
 	char			 topic[32];
-	unsigned		 i, o, k, dup, j;
+	unsigned		 i, o, k, g, dup, j;
+	size_t			 len;
+	bool			*has;
 
 	for (i = 0; i < FILTERS; i++) {
 		do {
@@ -112,16 +151,27 @@ matches_what_a_plain_list_matches(void **state UNUSED)
 	for (i = 0; i < STEPS; i++) {
 		o = (unsigned)(next_random(&s) % OWNERS);
 		k = (unsigned)(next_random(&s) % FILTERS);
-		if (m.has[o][k]) {
-			assert_int_equal(index_unsubscribe(ix, &owners[o],
-			    m.filters[k], strlen(m.filters[k]), &f), 0);
+		g = (unsigned)(next_random(&s) % KINDS);
+		len = strlen(m.filters[k]);
+		has = &m.has[o][k][g];
+		assert_int_equal(index_has(ix, &owners[o], g == 0 ? NULL :
+		    &groups[g], m.filters[k], len), *has);
+		if (*has) {
+			assert_int_equal(g == 0 ? index_unsubscribe(ix,
+			    &owners[o], m.filters[k], len, &f) :
+			    index_unshare(ix, &owners[o], &groups[g],
+			    m.filters[k], len, &f), 0);
+			assert_int_equal(f->is_group, g != 0);
 			if (f->nsubs == 0)
 				index_filter_drop(ix, f);
 		} else {
-			assert_int_equal(index_subscribe(ix, &owners[o],
-			    m.filters[k], strlen(m.filters[k]), &opts, &f), 1);
+			assert_int_equal(g == 0 ? index_subscribe(ix,
+			    &owners[o], m.filters[k], len, &opts, &f) :
+			    index_share(ix, &owners[o], &groups[g],
+			    m.filters[k], len, &opts, &f), 1);
+			assert_int_equal(f->is_group, g != 0);
 		}
-		m.has[o][k] = !m.has[o][k];
+		*has = !*has;
 		random_text(&s, topic, false);
 		check_match(ix, &m, owners, topic);
 	}
@@ -208,6 +258,75 @@ subscribing_again_replaces_the_options(void **state UNUSED)
 	index_free(&ix);
 }
 
+static void
+a_filter_stays_for_its_groups(void **state UNUSED)
+{
+	struct index_owner	 a = { 0 }, b = { 0 };
+	struct index		*ix = index_new(1, &wide);
+	struct index_sub	 opts = { .qos = 1 };
+	struct index_filter	*f, *g;
+
+	assert_int_equal(subscribe(ix, &a, "t/+"), 1);
+	assert_int_equal(index_share(ix, &b, &groups[1], "t/+", 3, &opts, &g),
+	    1);
+	assert_int_equal(index_unsubscribe(ix, &a, "t/+", 3, &f), 0);
+	f->dirty = true;		/* the caller will look at it again */
+	index_filter_drop(ix, f);
+	assert_int_equal(matches(ix, "t/x"), 1);
+	assert_int_equal(index_unshare(ix, &b, &groups[1], "t/+", 3, &g), 0);
+	assert_int_equal(g->nsubs, 0);
+	index_filter_drop(ix, g);
+	assert_int_equal(index_nfilters(ix), 1);
+	f->dirty = false;
+	index_filter_drop(ix, f);
+	assert_int_equal(index_nfilters(ix), 0);
+	index_free(&ix);
+}
+
+static void
+groups_of_a_filter_are_bounded(void **state UNUSED)
+{
+	struct index_owner	 o = { 0 };
+	struct index		*ix = index_new(1, &wide);
+	struct index_sub	 opts = { .qos = 1 };
+	struct index_filter	*f;
+	char			 name[16];
+	struct slice		 s = { (const uint8_t *)name, 0 };
+	unsigned		 i;
+
+	for (i = 0; i <= INDEX_GROUPS_MAX; i++) {
+		s.len = (size_t)snprintf(name, sizeof(name), "g%u", i);
+		assert_int_equal(index_share(ix, &o, &s, "t", 1, &opts, &f),
+		    i < INDEX_GROUPS_MAX ? 1 : ERR_FULL);
+	}
+	assert_int_equal(index_share(ix, &o, &groups[1], "u", 1, &opts, &f),
+	    1);
+	drop_all(ix, &o);
+	assert_int_equal(index_nfilters(ix), 0);
+	index_free(&ix);
+}
+
+/* Sticky members are remembered by their place. */
+static void
+a_cursor_follows_the_member_that_moves(void **state UNUSED)
+{
+	struct index_owner	 o[4] = { { 0 } };
+	struct index		*ix = index_new(1, &wide);
+	struct index_sub	 opts = { .qos = 1 };
+	struct index_filter	*g;
+	unsigned		 i;
+
+	for (i = 0; i < 4; i++)
+		assert_int_equal(index_share(ix, &o[i], &groups[1], "t", 1,
+		    &opts, &g), 1);
+	g->share->cursor = 3;
+	assert_int_equal(index_unshare(ix, &o[1], &groups[1], "t", 1, &g), 0);
+	assert_ptr_equal(g->subs[g->share->cursor].owner, &o[3]);
+	for (i = 0; i < 4; i++)
+		drop_all(ix, &o[i]);
+	index_free(&ix);
+}
+
 /* One client's many shapes at one anchor cost the others a bounded number of
  * probes. */
 static void
@@ -265,6 +384,9 @@ main(void)
 		cmocka_unit_test(matches_what_a_plain_list_matches),
 		cmocka_unit_test(the_special_cases_of_section_4_7),
 		cmocka_unit_test(subscribing_again_replaces_the_options),
+		cmocka_unit_test(a_filter_stays_for_its_groups),
+		cmocka_unit_test(groups_of_a_filter_are_bounded),
+		cmocka_unit_test(a_cursor_follows_the_member_that_moves),
 		cmocka_unit_test(shapes_are_bounded_by_client_and_anchor),
 		cmocka_unit_test(the_deepest_filter_is_one_of_128_levels),
 	};

@@ -120,8 +120,35 @@ subscription_ids_are_kept(void **state UNUSED)
 	assert_true(got->retain);
 	assert_int_equal(got->nids, 3);
 	assert_int_equal(got->ids[1], 268435455);
+	assert_null(got->group);
 	mqueue_clear(&q);
 	assert_null(mqueue_peek(&q, &got));
+}
+
+static void
+the_group_is_kept(void **state UNUSED)
+{
+	struct message		*m = make("t", MESSAGE_NO_EXPIRY);
+	const uint32_t		 ids[] = { 9, 8 };
+	struct group_id		 id = { 1, 2 };
+	struct mqueue_how	 how = { .qos = 1, .nids = 2, .ids = ids,
+	    .group = &id };
+	const struct mqueue_how	*got;
+	struct mqueue		 q = { 0 };
+
+	assert_int_equal(mqueue_push(&q, m, &how, 2, SIZE_MAX), 0);
+	id.lo = 3;
+	how.nids = 0;
+	assert_int_equal(mqueue_push(&q, m, &how, 2, SIZE_MAX), 0);
+	message_unref(&m);
+	assert_non_null(mqueue_peek(&q, &got));
+	assert_true(group_id_eq(*got->group, (struct group_id){ 1, 2 }));
+	assert_int_equal(got->ids[1], 8);
+	mqueue_pop(&q);
+	assert_non_null(mqueue_peek(&q, &got));
+	assert_true(group_id_eq(*got->group, (struct group_id){ 1, 3 }));
+	mqueue_clear(&q);
+	assert_int_equal(q.bytes, 0);
 }
 
 static void
@@ -193,6 +220,7 @@ main(void)
 		cmocka_unit_test(the_drop_order_is_qos0_then_oldest),
 		cmocka_unit_test(bytes_are_bounded_too),
 		cmocka_unit_test(subscription_ids_are_kept),
+		cmocka_unit_test(the_group_is_kept),
 		cmocka_unit_test(expiry_counts_down_in_the_queue),
 		cmocka_unit_test(a_shared_payload_is_referenced),
 		cmocka_unit_test(inbound_ids_are_a_set),

@@ -1,0 +1,522 @@
+/*
+ * groups.c: shared subscriptions. Where a message comes from, one process that
+ * has members of the group is picked, and named in the record by the group's
+ * id; that one picks the member, or passes the record on when its last member
+ * has just left. What a member was sent with QoS 1 is kept until it answers: if
+ * it goes before, another one gets it. QoS 2 that was sent is never given to
+ * anybody else [MQTT-4.8.2-5].
+ * Spec: MQTT 5.0 section 4.8.2.
+ */
+#include "listener.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+#include "base/err.h"
+#include "log/log.h"
+#include "topic/filter.h"
+
+enum {
+	ASKED_MAX = 64		/* members asked whether they have room */
+};
+
+/* --- Groups that have members here ---------------------------------------- */
+
+static struct index_filter *
+find(const struct listener *l, struct group_id id)
+{
+	struct index_filter	*g;
+	size_t			 i;
+
+	for (i = htab_first(&l->groups, id.lo);
+	    (g = htab_at(&l->groups, id.lo, &i)) != NULL; i++)
+		if (group_id_eq(g->share->id, id))
+			return g;
+	return NULL;
+}
+
+int
+groups_learn(struct listener *l, struct index_filter *g)
+{
+	struct index_share *s = g->share;
+
+	if (s->named)
+		return 0;
+	s->id = group_id_of(s->name, s->name_len, g->text, g->len);
+	if (htab_add(&l->groups, s->id.lo, g) < 0)
+		return ERR_NOMEM;
+	s->named = true;
+	return 0;
+}
+
+void
+groups_forget(struct listener *l, struct index_filter *g)
+{
+	if (g->share->named)
+		htab_del(&l->groups, g->share->id.lo, g);
+	g->share->named = false;
+}
+
+/* --- Picking --------------------------------------------------------------- */
+
+static inline enum share_strategy
+strategy(const struct listener *l)
+{
+	return (enum share_strategy)l->conf->mqtt_shared_strategy;
+}
+
+static uint64_t
+next_random(struct listener *l)
+{
+	l->random ^= l->random << 13;
+	l->random ^= l->random >> 7;
+	l->random ^= l->random << 17;
+	return l->random * UINT64_C(0x2545f4914f6cdd1d);
+}
+
+/* What the strategy goes by: the same in every process. */
+static uint64_t
+hash_of(const struct listener *l, const struct pub *p)
+{
+	if (strategy(l) == SHARE_HASH_CLIENTID)
+		return XXH3_64bits(p->client_id.data, p->client_id.len);
+	if (strategy(l) == SHARE_HASH_TOPIC)
+		return XXH3_64bits(p->v.topic.data, p->v.topic.len);
+	return 0;
+}
+
+static bool
+has_room(const struct listener *l, const struct conn *c)
+{
+	return c->mqueue == NULL ||
+	    (c->mqueue->n < l->conf->mqtt_max_mqueue_len &&
+	    c->mqueue->bytes < l->conf->mqtt_max_mqueue_bytes);
+}
+
+/* The member of g that gets p, or NULL if there is none to get it. */
+static const struct index_sub *
+member_of(struct listener *l, const struct pub *p, struct index_filter *g)
+{
+	enum share_strategy	 how = strategy(l);
+	const struct index_sub	*s, *first = NULL;
+	uint32_t		 at, i, member = 0;
+
+	if (g->nsubs == 0)
+		return NULL;
+	at = share_pick_member(how, g->share->cursor, g->nsubs, hash_of(l, p),
+	    next_random(l));
+	for (i = 0; i < g->nsubs; i++) {
+		s = &g->subs[(at + i) % g->nsubs];
+		if (conn_of(s->owner)->state != CONN_OPEN)
+			continue;
+		if (first == NULL) {
+			first = s;
+			member = (at + i) % g->nsubs;
+		}
+		if (has_room(l, conn_of(s->owner))) {
+			first = s;
+			member = (at + i) % g->nsubs;
+			break;
+		}
+		/* It would drop a message that others have room for. */
+		if (!share_may_pass_on(how) || i >= ASKED_MAX)
+			break;
+	}
+	if (first != NULL)
+		g->share->cursor = share_next_cursor(how, member);
+	return first;
+}
+
+/*
+ * Who gets p for a group that has members in the slots of `far` (NULL: in none
+ * we know of) and, if local is not NULL, here. -1: nobody. What the FIB says of
+ * us is not asked: we know better.
+ */
+static int64_t
+pick(struct listener *l, const struct pub *p, const struct routes_group *far,
+    struct index_filter *local)
+{
+	static struct share_slot slots[PEERS_MAX + 1];
+	enum share_strategy	 how = strategy(l);
+	struct group_id		 id = far != NULL ? far->id : local->share->id;
+	uint32_t		 here = local == NULL ? 0 : local->nsubs;
+	uint64_t		 others = 0, random;
+	bool			 named = false;
+	size_t			 n = 0, i;
+
+	for (i = 0; far != NULL && i < far->nslots && n < PEERS_MAX; i++) {
+		slots[n] = far->slots[i];
+		if (slots[n].instance == l->self) {
+			named = true;
+			slots[n].members = here;
+		} else if (l->peers[slots[n].instance].bus == NULL) {
+			slots[n].members = 0;
+		} else {
+			others += slots[n].members;
+		}
+		n++;
+	}
+	if (others == 0)
+		return here > 0 ? (int64_t)l->self : -1;
+	if (!named)
+		slots[n++] = (struct share_slot){ l->self, here };
+	if (l->draining)		/* ours are leaving */
+		for (i = 0; i < n; i++)
+			if (slots[i].instance == l->self)
+				slots[i].members = 0;
+	random = next_random(l);
+	i = share_pick_slot(how, share_state(&l->shares, id, random), slots, n,
+	    l->self, hash_of(l, p), random);
+	return i < n ? (int64_t)slots[i].instance : -1;
+}
+
+static bool
+pick_add(struct listener *l, struct group_id id, int64_t to,
+    struct index_filter *local)
+{
+	struct pick	*grown;
+	size_t		 cap;
+
+	if (to < 0) {
+		metric_inc(&m_shared_nobody);
+		return true;
+	}
+	if (l->npicks == PICKS_MAX) {
+		metric_inc(&m_dropped_memory);
+		return false;
+	}
+	if (l->npicks == l->cap_picks) {
+		cap = l->cap_picks == 0 ? 16 : l->cap_picks * 2;
+		if ((grown = realloc(l->picks, cap * sizeof(*grown))) == NULL) {
+			metric_inc(&m_dropped_memory);
+			return false;
+		}
+		l->picks = grown;
+		l->cap_picks = cap;
+	}
+	l->picks[l->npicks].id = id;
+	l->picks[l->npicks].to = (uint32_t)to;
+	l->picks[l->npicks].local = to == l->self ? local : NULL;
+	l->npicks++;
+	return true;
+}
+
+/* A name of the FIB may stand for more than the group's filter: it is ours, and
+ * this topic is not its. */
+static bool
+is_false(const struct index_filter *local, const struct pub *p)
+{
+	return local != NULL && !topic_matches(local->text, local->len,
+	    p->v.topic.data, p->v.topic.len);
+}
+
+void
+groups_pick(struct listener *l, const struct pub *p,
+    struct index_filter *const *found, int nfound,
+    const struct routes_found *r)
+{
+	struct index_filter	*local;
+	struct index_share	*s;
+	size_t			 i;
+	int			 f;
+
+	l->npicks = 0;
+	l->pick_no++;
+	for (i = 0; i < r->ngroups; i++) {
+		if ((local = find(l, r->groups[i].id)) != NULL)
+			local->share->mark = l->pick_no;
+		if (is_false(local, p))
+			continue;
+		if (!pick_add(l, r->groups[i].id,
+		    pick(l, p, &r->groups[i], local), local))
+			return;
+	}
+	for (f = 0; f < nfound; f++)
+		for (s = found[f]->share; s != NULL; s = s->next)
+			if (s->mark != l->pick_no && s->group->nsubs > 0 &&
+			    !pick_add(l, s->id, pick(l, p, NULL, s->group),
+			    s->group))
+				return;
+}
+
+/* --- Giving ----------------------------------------------------------------- */
+
+/* To a member of g. False: there is none. */
+static bool
+give_member(struct listener *l, struct pub *p, struct index_filter *g)
+{
+	const struct index_sub	*s;
+	struct mqueue_how	 how;
+	uint32_t		 id;
+
+	if ((s = member_of(l, p, g)) == NULL)
+		return false;
+	id = s->id;
+	how.ids = &id;
+	how.nids = id != 0;
+	how.qos = (uint8_t)MIN((unsigned)p->v.qos, (unsigned)s->qos);
+	how.retain = s->rap && p->v.retain;
+	how.group = &g->share->id;
+	deliver(l, p, conn_of(s->owner), &how);
+	return true;
+}
+
+/*
+ * To one member of the group, wherever it has any. Returns false if there was
+ * nobody, or no room on the way; that is counted here.
+ */
+static bool
+give(struct listener *l, struct pub *p, struct group_id id, unsigned hops)
+{
+	struct index_filter	*local = find(l, id);
+	struct routes_found	 r = { .ngroups = 0 };
+	const struct routes_group *far = NULL;
+	struct pick		 one = { .id = id };
+	int64_t			 to;
+	size_t			 i;
+
+	if (local != NULL && !l->draining && give_member(l, p, local))
+		return true;
+	if (hops < RECORD_HOPS_MAX && l->nremote > 0) {
+		routes_match(l, (const char *)p->v.topic.data, p->v.topic.len,
+		    &r);
+		for (i = 0; i < r.ngroups && far == NULL; i++)
+			if (group_id_eq(r.groups[i].id, id))
+				far = &r.groups[i];
+	}
+	if (far != NULL && (to = pick(l, p, far, NULL)) >= 0 &&
+	    to != l->self) {
+		one.to = (uint32_t)to;
+		if (flow_pass(l, p, &one, hops + 1) == 0) {
+			metric_inc(&m_shared_passed_on);
+			return true;
+		}
+		metric_inc(&m_dropped_stream_full);
+		return false;
+	}
+	if (local != NULL && give_member(l, p, local))
+		return true;
+	metric_inc(&m_shared_nobody);
+	return false;
+}
+
+void
+groups_deliver(struct listener *l, struct pub *p)
+{
+	size_t i;
+
+	for (i = 0; i < l->npicks; i++)
+		if (l->picks[i].local != NULL &&
+		    !give_member(l, p, l->picks[i].local))
+			(void)give(l, p, l->picks[i].id, 0);
+}
+
+void
+groups_record(struct listener *l, struct pub *p, const struct record *r)
+{
+	struct index_filter	*local;
+	struct group_id		 id;
+	struct slice		 v;
+	size_t			 at = 0;
+	uint16_t		 type;
+
+	while (record_ext_next(r, &at, &type, &v) == 1) {
+		if (type != EXT_GROUP || v.len != 16)
+			continue;
+		id = (struct group_id){ get_le64(v.data),
+		    get_le64(v.data + 8) };
+		local = find(l, id);
+		if (is_false(local, p))
+			continue;
+		if (local == NULL || !give_member(l, p, local))
+			(void)give(l, p, id, record_hops(r));
+	}
+}
+
+void
+groups_again(struct listener *l, const struct record *r)
+{
+	struct pub	p;
+	struct group_id	id;
+	struct slice	v;
+	size_t		at = 0;
+	uint16_t	type;
+
+	/* QoS 2 may have been sent; QoS 0 may be lost. */
+	if (!(r->flags & RECORD_GROUPS) || record_qos(r) != 1)
+		return;
+	while (record_ext_next(r, &at, &type, &v) == 1) {
+		if (type != EXT_GROUP || v.len != 16)
+			continue;
+		id = (struct group_id){ get_le64(v.data),
+		    get_le64(v.data + 8) };
+		publish_of_record(&p, r, NULL);
+		p.id = msgid_next(&l->ids);
+		l->enc_len = 0;
+		if (give(l, &p, id, record_hops(r)))
+			metric_inc(&m_shared_redispatched);
+		pub_fini(&p);
+	}
+}
+
+/* --- What members have not answered yet ------------------------------------- */
+
+struct kept_one {
+	struct message	*m;
+	struct group_id	 group;
+	uint16_t	 id;
+};
+
+struct kept {
+	struct htab	 by_id;
+	size_t		 bytes;
+};
+
+static inline uint64_t
+id_hash(uint16_t id)
+{
+	return id * UINT64_C(0x9e3779b97f4a7c15) >> 16;
+}
+
+bool
+groups_may_send(const struct listener *l, const struct conn *c)
+{
+	return c->kept == NULL ||
+	    c->kept->bytes < l->conf->mqtt_max_mqueue_bytes;
+}
+
+void
+groups_keep(struct listener *l, struct conn *c, struct pub *p,
+    const struct group_id *group, uint16_t id)
+{
+	struct kept_one *k;
+
+	if (c->kept == NULL && (c->kept = calloc(1, sizeof(*c->kept))) == NULL)
+		goto nomem;
+	if (deliver_message(l, p) == NULL ||
+	    (k = malloc(sizeof(*k))) == NULL)
+		goto nomem;
+	k->m = message_ref(p->m);
+	k->group = *group;
+	k->id = id;
+	if (htab_add(&c->kept->by_id, id_hash(id), k) < 0) {
+		message_unref(&k->m);
+		free(k);
+		goto nomem;
+	}
+	c->kept->bytes += message_size(k->m);
+	return;
+
+nomem:
+	/* It is on its way; only nobody else will get it. */
+	metric_inc(&m_dropped_memory);
+}
+
+void
+groups_answered(struct conn *c, uint16_t id)
+{
+	struct kept_one	*k;
+	size_t		 i;
+
+	for (i = htab_first(&c->kept->by_id, id_hash(id));
+	    (k = htab_at(&c->kept->by_id, id_hash(id), &i)) != NULL; i++) {
+		if (k->id != id)
+			continue;
+		htab_del(&c->kept->by_id, id_hash(id), k);
+		c->kept->bytes -= message_size(k->m);
+		message_unref(&k->m);
+		free(k);
+		return;
+	}
+}
+
+static void
+give_again(struct listener *l, struct message *m, struct group_id group)
+{
+	struct pub	p;
+
+	memset(&p, 0, sizeof(p));
+	message_view(m, l->now_ms, &p.v);
+	if (p.v.expiry_s == 0) {
+		metric_inc(&m_dropped_expired);
+		return;
+	}
+	p.id = msgid_next(&l->ids);
+	p.m = message_ref(m);
+	if (m->blob != NULL)
+		p.blob = blob_ref(m->blob);
+	l->enc_len = 0;
+	if (give(l, &p, group, 0))
+		metric_inc(&m_shared_redispatched);
+	pub_fini(&p);
+}
+
+/* In the order in which they came. */
+static int
+by_age(const void *a, const void *b)
+{
+	const struct message *x = (*(struct kept_one *const *)a)->m;
+	const struct message *y = (*(struct kept_one *const *)b)->m;
+
+	return msgid_cmp((struct msgid){ x->id_hi, x->id_lo },
+	    (struct msgid){ y->id_hi, y->id_lo });
+}
+
+static void
+give_kept(struct listener *l, struct kept *kept)
+{
+	struct kept_one	**all;
+	size_t		  n = 0, i;
+
+	if ((all = calloc(kept->by_id.n + 1, sizeof(struct kept_one *))) ==
+	    NULL)
+		metric_add(&m_dropped_memory, kept->by_id.n);
+	for (i = 0; kept->by_id.cells != NULL && i <= kept->by_id.mask; i++) {
+		struct kept_one *k = kept->by_id.cells[i].item;
+
+		if (k != NULL && all != NULL) {
+			all[n++] = k;
+		} else if (k != NULL) {
+			message_unref(&k->m);
+			free(k);
+		}
+	}
+	if (n > 1)
+		qsort(all, n, sizeof(struct kept_one *), by_age);
+	for (i = 0; i < n; i++) {
+		give_again(l, all[i]->m, all[i]->group);
+		message_unref(&all[i]->m);
+		free(all[i]);
+	}
+	free(all);
+}
+
+void
+groups_leave(struct listener *l, struct kept *kept, struct mqueue *q)
+{
+	const struct mqueue_how	*how;
+	struct message		*m;
+
+	if (kept != NULL) {
+		give_kept(l, kept);
+		htab_fini(&kept->by_id);
+		free(kept);
+	}
+	if (q == NULL)
+		return;
+	while ((m = mqueue_peek(q, &how)) != NULL) {
+		if (how->group != NULL)
+			give_again(l, m, *how->group);
+		mqueue_pop(q);
+	}
+	free(q);
+}
+
+void
+groups_fini(struct listener *l)
+{
+	htab_fini(&l->groups);
+	share_table_fini(&l->shares);
+	free(l->picks);
+	l->picks = NULL;
+}

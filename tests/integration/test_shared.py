@@ -1,0 +1,452 @@
+"""Shared subscriptions, MQTT 5.0 section 4.8.2: one member of a group gets a
+message, whichever listeners members and publishers are on; who that is, and
+what happens when it goes."""
+
+import collections
+import threading
+import time
+
+import pytest
+
+from support import mqttc, wire
+from support.wire import V31, V311, V5
+
+BAD_FILTER = (wire.TOPIC_FILTER_INVALID, wire.PROTOCOL_ERROR,
+              wire.MALFORMED_PACKET)
+STRATEGY = "mqtt.shared_subscription_strategy"
+
+
+def member(node, topic, on=0, qos=1, group="g", auto=True, **opts):
+    c = node.client(on=on, auto=auto, **opts)
+    c.subscribe("$share/%s/%s" % (group, topic), qos=qos)
+    return c
+
+
+def taken(members, n):
+    """Who got each of n messages: payload -> list of members."""
+    got = collections.defaultdict(list)
+    for i, m in enumerate(members):
+        for p in m.fence():
+            if p.kind == wire.PUBLISH:
+                got[p.payload].append(i)
+                n -= 1
+    return got, n
+
+
+def gather(members, n):
+    """Wait for n messages in all; who got each."""
+    got = collections.defaultdict(list)
+    while n > 0:
+        more, n = taken(members, n)
+        for k, v in more.items():
+            got[k] += v
+    more, _ = taken(members, 0)
+    for k, v in more.items():
+        got[k] += v
+    return got
+
+
+def spread(got, members):
+    count = collections.Counter(i for who in got.values() for i in who)
+    return [count[i] for i in range(len(members))]
+
+
+def once_each(got, n):
+    assert sorted(got, key=int) == [b"%d" % i for i in range(n)]
+    assert all(len(who) == 1 for who in got.values()), got
+
+
+# --- What is asked for ------------------------------------------------------
+
+@pytest.mark.parametrize("version", [V31, V311, V5])
+@pytest.mark.parametrize("f", ["$share/g/%s", "$queue/%s", "$share/g/%s/#",
+                               "$share/a b/+/%s"])
+def test_subscribed_and_unsubscribed(node, version, f, topic):
+    c = node.client(version=version)
+    f = f % topic
+    assert c.subscribe(f, qos=1, expect=False) == [1]
+    if version == V5:
+        assert c.unsubscribe(f) == [0]
+        assert c.unsubscribe(f) == [wire.NO_SUBSCRIPTION_EXISTED]
+    else:
+        c.unsubscribe(f)
+    node.client().publish(topic, b"x")
+    assert c.fence() == []
+
+
+def test_connack_does_not_deny_them(node):                  # 3.2.2.3.13
+    c = node.client()
+    assert c.connack.props.get("shared_subscription_available", 1) == 1
+
+
+def test_switched_off(make_node):                           # 3.2.2.3.13
+    node = make_node(options={"mqtt.shared_subscription": "off"})
+    c = node.client()
+    assert c.connack.props["shared_subscription_available"] == 0
+    assert c.subscribe("$share/g/t", expect=False) == [
+        wire.SHARED_NOT_SUPPORTED]
+    assert node.client(version=V311).subscribe(
+        "$share/g/t", expect=False) == [0x80]
+
+
+@pytest.mark.parametrize("f", ["$share//t", "$share/g", "$share/",
+                               "$share/g/", "$share/+/t", "$share/#/t",
+                               "$share/a+b/t", "$queue/"])
+def test_malformed(node, f):                                # MQTT-4.8.2-1, -2
+    c = node.client()
+    c.send_bytes(wire.subscribe_packet(V5, 1, [(f, 0)]))
+    p = c.read_packet()
+    if p.kind == wire.SUBACK:
+        assert p.reasons[0] in BAD_FILTER
+    else:
+        assert p.kind == wire.DISCONNECT and p.reason in BAD_FILTER
+
+
+def test_no_local_is_an_error(node):                        # MQTT-3.8.3-4
+    c = node.client()
+    c.send_bytes(wire.subscribe_packet(V5, 1, [("$share/g/t", 4)]))
+    c.expect_disconnect(wire.PROTOCOL_ERROR)
+
+
+# --- One of them gets it ----------------------------------------------------
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize("where", [(0, 0, 0), (0, 0, 1), (1, 1, 1),
+                                   (0, 1, 1)])
+def test_even_over_members(node, topic, qos, where):
+    """Not over listeners: two of three members are on one of them."""
+    members = [member(node, topic, on=on, qos=qos) for on in where]
+    pub = node.client(on=0)
+    for i in range(60):
+        pub.publish(topic, b"%d" % i, qos=qos)
+    got = gather(members, 60)
+    once_each(got, 60)
+    assert spread(got, members) == [20, 20, 20]
+
+
+@pytest.mark.parametrize("group", ["g", "$queue"])
+def test_groups_and_others_each_get_it(node, topic, group):
+    """Two groups, one of a wildcard, and plain subscribers beside them."""
+    f = "$queue/%s" if group == "$queue" else "$share/g/%s"
+    one = [node.client(on=i, auto=True) for i in (0, 1)]
+    for c in one:
+        c.subscribe(f % topic, qos=1)
+    two = [member(node, topic + "/#", on=i, group="h") for i in (0, 1, 1)]
+    plain = [node.client(on=i, auto=True) for i in (0, 1)]
+    for c in plain:
+        c.subscribe(topic, qos=1)
+    pub = node.client(on=1)
+    for i in range(30):
+        pub.publish(topic, b"%d" % i, qos=1)
+    for members in (one, two):
+        once_each(gather(members, 30), 30)
+    for c in plain:
+        assert [p.payload for p in c.read_publishes(30)] == [
+            b"%d" % i for i in range(30)]
+
+
+def test_same_client_shared_and_plain(node, topic):         # 4.8.2
+    """The two are answered separately, each with its identifier."""
+    c = node.client(auto=True)
+    c.subscribe(topic, qos=0, props={"subscription_identifier": 1})
+    c.subscribe("$share/g/" + topic, qos=1,
+                props={"subscription_identifier": 2})
+    node.client(on=1).publish(topic, b"x", qos=1)
+    got = sorted((p.props["subscription_identifier"], p.qos)
+                 for p in c.read_publishes(2))
+    assert got in ([(1, 0), (2, 1)], [([1], 0), ([2], 1)]), got
+
+
+def test_same_names_other_filters(node, topic):
+    """A name alone makes no group: `g/t/+` and `g/t/x` are two."""
+    a, b = member(node, topic + "/+"), member(node, topic + "/x", on=1)
+    pub = node.client()
+    for i in range(10):
+        pub.publish(topic + "/x", b"%d" % i, qos=1)
+    for c in (a, b):
+        once_each(gather([c], 10), 10)
+
+
+def test_qos_is_the_members(node, topic):
+    members = [member(node, topic, qos=q) for q in (0, 1, 2)]
+    pub = node.client(on=1)
+    for i in range(9):
+        pub.publish(topic, b"%d" % i, qos=2)
+    seen = []
+    for q, m in enumerate(members):
+        for p in m.read_publishes(3):
+            assert p.qos == q
+            seen.append(p.payload)
+    assert len(set(seen)) == 9
+
+
+def test_order_of_one_member(node, topic):
+    m = member(node, topic, on=1)
+    pub = node.client(on=0)
+    for i in range(200):
+        pub.send_publish(topic, b"%d" % i, qos=0)
+    assert [int(p.payload) for p in m.read_publishes(200)] == list(range(200))
+
+
+@pytest.mark.parametrize("size", [0, 600, 61000, 200000])
+def test_sizes(node, topic, size):
+    members = [member(node, topic, on=i) for i in (0, 1)]
+    pub = node.client(on=0)
+    for _ in range(4):
+        pub.publish(topic, b"x" * size, qos=1)
+    for m in members:
+        assert [len(p.payload) for p in m.read_publishes(2)] == [size] * 2
+
+
+def test_no_member_no_delivery(node, topic):
+    m = member(node, topic, on=1)
+    pub = node.client(on=0)
+    pub.publish(topic, b"0", qos=1)
+    assert m.read_publish().payload == b"0"
+    m.unsubscribe("$share/g/" + topic)
+    pub.publish(topic, b"1", qos=1)
+    assert m.fence() == []
+
+
+def test_will_of_a_client(node, topic):
+    members = [member(node, topic, on=i) for i in (0, 1)]
+    c = node.client(will={"topic": topic, "payload": b"0", "qos": 1})
+    c.reset()
+    once_each(gather(members, 1), 1)
+
+
+# --- Strategies -------------------------------------------------------------
+
+@pytest.fixture
+def group(make_node, topic, request):
+    def make(strategy):
+        node = make_node(options={STRATEGY: strategy})
+        return node, [member(node, topic, on=i % 2) for i in range(4)]
+    return make
+
+
+def send(node, topic, n, pubs):
+    for i in range(n):
+        pubs[i % len(pubs)].publish(topic, b"%d" % i, qos=1)
+
+
+def test_random(group, topic):
+    node, members = group("random")
+    send(node, topic, 400, [node.client(on=0), node.client(on=1)])
+    got = gather(members, 400)
+    once_each(got, 400)
+    assert all(40 < n < 160 for n in spread(got, members))
+
+
+def test_sticky(group, topic):
+    """One member for each listener that publishes, until it goes."""
+    node, members = group("sticky")
+    pub = node.client(on=0)
+    send(node, topic, 20, [pub])
+    got = gather(members, 20)
+    once_each(got, 20)
+    assert sorted(spread(got, members)) == [0, 0, 0, 20]
+    gone = members.pop(spread(got, members).index(20))
+    gone.disconnect()
+    gone.expect_closed()
+    send(node, topic, 20, [pub])
+    got = gather(members, 20)
+    once_each(got, 20)
+    assert sorted(spread(got, members)) == [0, 0, 20]
+
+
+def test_hash_clientid(group, topic):
+    """All of a publisher to one member, from whichever listener it comes."""
+    node, members = group("hash_clientid")
+    seen = collections.Counter()
+    for k in range(24):
+        who = set()
+        for on in (0, 1):
+            pub = node.client("pub%d" % k, on=on)
+            send(node, topic, 3, [pub])
+            got = gather(members, 3)
+            once_each(got, 3)
+            who |= {i for w in got.values() for i in w}
+            pub.disconnect()
+            pub.expect_closed()
+        assert len(who) == 1
+        seen[who.pop()] += 1
+    assert len(seen) > 1
+
+
+def test_hash_topic(make_node, topic):
+    node = make_node(options={STRATEGY: "hash_topic"})
+    members = [member(node, topic + "/+", on=i % 2) for i in range(4)]
+    pubs = [node.client(on=0), node.client(on=1)]
+    seen = set()
+    for k in range(24):
+        send(node, "%s/%d" % (topic, k), 4, pubs)
+        got = gather(members, 4)
+        once_each(got, 4)
+        who = {i for w in got.values() for i in w}
+        assert len(who) == 1
+        seen |= who
+    assert len(seen) > 1
+
+
+def test_local(group, topic):
+    """Members on the publisher's listener, evenly, as long as there are."""
+    node, members = group("local")
+    pub = node.client(on=0)
+    send(node, topic, 20, [pub])
+    got = gather(members, 20)
+    once_each(got, 20)
+    assert spread(got, members) == [10, 0, 10, 0]
+    for m in (members[0], members[2]):
+        m.unsubscribe("$share/g/" + topic)
+    send(node, topic, 20, [pub])
+    got = gather(members, 20)
+    once_each(got, 20)
+    assert spread(got, members) == [0, 10, 0, 10]
+
+
+def test_strategy_is_reloaded(make_node, topic, tmp_path):
+    conf = tmp_path / "mqttc.conf"
+    conf.write_text(STRATEGY + " = sticky\n")
+    node = make_node(args=["-f", str(conf)])
+    members = [member(node, topic, on=0) for _ in range(2)]
+    pub = node.client(on=0)
+    send(node, topic, 10, [pub])
+    assert sorted(spread(gather(members, 10), members)) == [0, 10]
+    conf.write_text(STRATEGY + " = round_robin\n")
+    node.tool("mqttc-ctl", "-f", str(conf), "reload")
+    # Told, but perhaps not read yet: asked once more, it has been.
+    node.wait_log("conf.reloaded")
+    send(node, topic, 10, [pub])
+    assert spread(gather(members, 10), members) == [5, 5]
+
+
+# --- Members that go --------------------------------------------------------
+
+@pytest.mark.parametrize("how", ["disconnect", "reset", "taken over"])
+@pytest.mark.parametrize("other", [0, 1])
+def test_unanswered_qos1_goes_to_another(node, topic, how, other):
+    lazy = member(node, topic, on=0, auto=False, client_id="lazy" + topic[-6:])
+    pub = node.client(on=1)
+    for i in range(20):
+        pub.publish(topic, b"%d" % i, qos=1)
+    mine = lazy.read_publishes(20)
+    for p in mine[:5]:
+        lazy.puback(p.pid)
+    lazy.fence()
+    busy = member(node, topic, on=other)
+    if how == "disconnect":
+        lazy.disconnect()
+    elif how == "reset":
+        lazy.reset()
+    else:
+        node.client("lazy" + topic[-6:], on=1)
+    got = busy.read_publishes(15)
+    assert [int(p.payload) for p in got] == list(range(5, 20))
+    assert not any(p.dup for p in got)
+    assert busy.fence() == []
+
+
+def test_error_puback_is_final(node, topic):                # MQTT-4.8.2-6
+    a = member(node, topic, auto=False)
+    node.client(on=1).publish(topic, b"x", qos=1)
+    p = a.read_publish()
+    b = member(node, topic)
+    a.puback(p.pid, reason=wire.UNSPECIFIED_ERROR)
+    a.fence()
+    a.disconnect()
+    a.expect_closed()
+    assert b.fence() == []
+
+
+def test_qos2_once_sent_goes_to_nobody(node, topic):        # MQTT-4.8.2-4, -5
+    """What was not sent yet does."""
+    lazy = member(node, topic, qos=2, auto=False,
+                  props={"receive_maximum": 3})
+    pub = node.client(on=1)
+    for i in range(10):
+        pub.publish(topic, b"%d" % i, qos=2)
+    assert len(lazy.read_publishes(3)) == 3
+    assert lazy.fence() == []
+    busy = member(node, topic, qos=2)
+    lazy.reset()
+    assert [int(p.payload) for p in busy.read_publishes(7)] == list(
+        range(3, 10))
+    assert busy.fence() == []
+
+
+def test_expired_meanwhile(node, topic):                    # MQTT-3.3.2-5
+    lazy = member(node, topic, auto=False)
+    pub = node.client()
+    pub.publish(topic, b"0", qos=1, props={"message_expiry_interval": 1})
+    pub.publish(topic, b"1", qos=1)
+    first = lazy.read_publishes(2)
+    assert first[0].payload == b"0"
+    before = node.metric("dropped_expired_total") if not mqttc.FOREIGN else 0
+    busy = member(node, topic)
+    time.sleep(1.1)                         # the message's own second
+    lazy.reset()
+    assert busy.read_publish().payload == b"1"
+    assert busy.fence() == []
+    if not mqttc.FOREIGN:
+        assert node.metric("dropped_expired_total") == before + 1
+
+
+def test_full_member_is_passed_over(make_node, topic):
+    """Rather than to drop, to one that has room."""
+    node = make_node(options={"mqtt.max_mqueue_len": "5"})
+    stuck = member(node, topic, auto=False, props={"receive_maximum": 1})
+    other = member(node, topic)
+    pub = node.client()
+    for i in range(40):
+        pub.publish(topic, b"%d" % i, qos=1)
+    stuck.read_publish()
+    got = other.read_publishes(34)
+    assert len({p.payload for p in got}) == 34
+    stuck.reset()
+    assert len(other.read_publishes(6)) == 6
+    assert node.metric("dropped_queue_full_total") == 0
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_exactly_one_under_churn(make_node, topic, qos):
+    """Members come and go all the time, on every listener. Those that leave
+    finish what they were given first, so each message is seen exactly once."""
+    node = make_node(listeners=3)
+    base = member(node, topic, on=2, qos=qos)
+    ends = threading.Event()
+    seen, odd = collections.Counter(), []
+    lock = threading.Lock()
+
+    def churn(on):
+        try:
+            while not ends.is_set():
+                with node.raw(on=on, auto=True) as c:
+                    c.connect()
+                    c.subscribe("$share/g/" + topic, qos=qos)
+                    got = c.fence()
+                    c.unsubscribe("$share/g/" + topic)
+                    got += c.fence()
+                    c.disconnect()
+                with lock:
+                    seen.update(p.payload for p in got
+                                if p.kind == wire.PUBLISH)
+        except Exception as e:              # noqa: BLE001: told below
+            odd.append(repr(e))
+
+    threads = [threading.Thread(target=churn, args=(i,)) for i in range(3)]
+    for t in threads:
+        t.start()
+    pubs = [node.client(on=i) for i in range(3)]
+    try:
+        for i in range(900):
+            pubs[i % 3].publish(topic, b"%d" % i, qos=qos)
+    finally:
+        ends.set()
+        for t in threads:
+            t.join()
+    assert not odd
+    while sum(seen.values()) < 900:
+        seen.update(p.payload for p in base.fence() if p.kind == wire.PUBLISH)
+    seen.update(p.payload for p in base.fence() if p.kind == wire.PUBLISH)
+    assert len(seen) == 900 and set(seen.values()) == {1}
