@@ -16,6 +16,7 @@
 #include "proc/tool.h"
 #include "proto/query.h"
 #include "report/report.h"
+#include "topic/filter.h"
 
 #define TIMEOUT_MS	5000
 
@@ -105,6 +106,7 @@ struct out {
 	struct report	 r;
 	bool		 json;
 	uint64_t	 routes;	/* printed */
+	struct slice	 topic;
 	/* match: where the routes lead, to tell what the index has more. */
 	char		(*dests)[PROC_NAME_MAX];
 	size_t		 ndests;
@@ -140,11 +142,31 @@ is(struct slice s, const char *text)
 	return s.len == strlen(text) && memcmp(s.data, text, s.len) == 0;
 }
 
-/* list: filter, dest, qos, state, widened, as. */
 static const struct report_col list_cols[] = {
-	{ "filter", 32, 0 }, { "dest", 14, 0 }, { "qos", 3, REPORT_RIGHT },
+	{ "filter", 32, 0 }, { "dest", 14, 0 }, { "group", 12, 0 },
+	{ "members", 7, REPORT_RIGHT }, { "qos", 3, REPORT_RIGHT },
 	{ "state", 9, 0 }, { "widened", 0, REPORT_JSON_ONLY }, { "as", 0, 0 },
 };
+
+static bool
+is_group(const struct route_info *i)
+{
+	return i->share.len > 0;
+}
+
+/* The columns group, members and qos: a group has no qos of its own. */
+static void
+put_group(struct out *o, const struct route_info *i)
+{
+	put_or_none(o, i->share);
+	if (is_group(i)) {
+		report_u64(&o->r, i->members);
+		report_none(&o->r);
+	} else {
+		report_none(&o->r);
+		report_u64(&o->r, i->qos);
+	}
+}
 
 static bool
 list_row(void *ctx, struct reply_row *row)
@@ -155,7 +177,7 @@ list_row(void *ctx, struct reply_row *row)
 		return true;
 	put_bytes(o, row->route.filter);
 	put_bytes(o, row->route.dest);
-	report_u64(&o->r, row->route.qos);
+	put_group(o, &row->route);
 	put_bytes(o, row->route.state);
 	report_bool(&o->r, row->route.widened);
 	put_or_none(o, row->route.as);
@@ -166,6 +188,7 @@ list_row(void *ctx, struct reply_row *row)
 /* match: the same, then the index, then the probes. */
 static const struct report_col match_cols[] = {
 	{ "kind", 6, 0 }, { "filter", 32, 0 }, { "dest", 14, 0 },
+	{ "group", 12, 0 }, { "members", 7, REPORT_RIGHT },
 	{ "qos", 3, REPORT_RIGHT | REPORT_JSON_ONLY },
 	{ "state", 12, 0 }, { "widened", 0, REPORT_JSON_ONLY }, { "as", 16, 0 },
 	{ "up", 0, REPORT_JSON_ONLY }, { "matched", 0, REPORT_JSON_ONLY },
@@ -206,11 +229,12 @@ static void
 match_route(struct out *o, const struct route_info *i)
 {
 	o->routes++;
-	dest_add(o, i->dest);
+	if (!is_group(i))
+		dest_add(o, i->dest);
 	report_str(&o->r, "route");
 	put_bytes(o, i->filter);
 	put_bytes(o, i->dest);
-	report_u64(&o->r, i->qos);
+	put_group(o, i);
 	put_bytes(o, i->state);
 	report_bool(&o->r, i->widened);
 	put_or_none(o, i->as);
@@ -222,11 +246,18 @@ match_route(struct out *o, const struct route_info *i)
 static void
 match_index(struct out *o, const struct route_info *i)
 {
-	bool	up = is(i->state, "index"), known = dest_known(o, i->dest);
+	bool	up = is(i->state, "index"), group = is_group(i);
+	bool	known = group ? topic_matches(i->filter.data, i->filter.len,
+	    o->topic.data, o->topic.len) : dest_known(o, i->dest);
 
-	report_str(&o->r, "index");
-	report_none(&o->r);
+	report_str(&o->r, group ? "group" : "index");
+	put_or_none(o, i->filter);
 	put_bytes(o, i->dest);
+	put_or_none(o, i->share);
+	if (group)
+		report_u64(&o->r, i->members);
+	else
+		report_none(&o->r);
 	report_none(&o->r);
 	report_str(&o->r, !up ? "down" : known ? "up" : "no match");
 	report_none(&o->r);
@@ -261,13 +292,14 @@ match_row(void *ctx, struct reply_row *row)
 	uint64_t	 v = 0;
 	int		 i;
 
-	if (row->kind == REPLY_ROUTE && row->route.filter.len > 0) {
-		match_route(o, &row->route);
-	} else if (row->kind == REPLY_ROUTE) {
+	if (row->kind == REPLY_ROUTE && (is(row->route.state, "index") ||
+	    is(row->route.state, "index-down"))) {
 		match_index(o, &row->route);
+	} else if (row->kind == REPLY_ROUTE) {
+		match_route(o, &row->route);
 	} else if (row->kind == REPLY_KV) {
 		put_bytes(o, row->kv.key);
-		for (i = 0; i < 8; i++)
+		for (i = 0; i < 10; i++)
 			report_none(&o->r);
 		(void)number(row->kv.value, &v);
 		report_u64(&o->r, v);
@@ -422,6 +454,7 @@ main(int argc, char **argv)
 	m.what = q->what;
 	m.arg = text(q->what == QUERY_ROUTES ? a.prefix : a.topic);
 	m.owner = text(a.owner);
+	o.topic = text(a.topic);
 	report_init(&o.r, stdout, tool_json(t), q->cols, q->ncols);
 	code = ask(t, q, &m, &o);
 	crowds_print(&o);

@@ -16,7 +16,8 @@
 struct metric m_rows = METRIC_COUNTER("router_rows_total",
     "Route rows taken from owners, added and removed");
 struct metric m_rows_refused = METRIC_COUNTER("router_rows_refused_total",
-    "Route rows that were no filter, or of a kind that is not routed");
+    "Route rows that were no filter or group, or a group too many for one "
+    "filter");
 struct metric m_rows_short = METRIC_COUNTER("router_rows_short_total",
     "Route rows for which there was no memory");
 struct metric m_snapshots = METRIC_COUNTER("router_snapshots_total",
@@ -38,9 +39,13 @@ struct metric m_evictions = METRIC_COUNTER("router_evictions_total",
 struct metric m_queries = METRIC_COUNTER("router_queries_total",
     "Pages answered to tools");
 struct metric m_routes = METRIC_GAUGE("router_routes",
-    "Routes: pairs of a filter and an owner");
+    "Routes: pairs of a filter and an owner, and of a group and an owner");
 struct metric m_filters = METRIC_GAUGE("router_filters",
     "Filters with at least one owner");
+struct metric m_groups = METRIC_GAUGE("router_groups",
+    "Shared groups: pairs of a filter and the name of a group");
+struct metric m_group_rows = METRIC_GAUGE("router_group_rows",
+    "Pairs of a shared group and an owner with members of it");
 struct metric m_owners = METRIC_GAUGE("router_owners",
     "Processes that own routes");
 struct metric m_readers = METRIC_GAUGE("router_readers",
@@ -63,7 +68,8 @@ struct metric m_generation = METRIC_GAUGE("router_generation",
 static struct metric *const metrics[] = {
 	&m_rows, &m_rows_refused, &m_rows_short, &m_snapshots, &m_resyncs,
 	&m_stale, &m_acks, &m_acks_held, &m_owners_gone, &m_switches,
-	&m_evictions, &m_queries, &m_routes, &m_filters, &m_owners, &m_readers,
+	&m_evictions, &m_queries, &m_routes, &m_filters, &m_groups,
+	&m_group_rows, &m_owners, &m_readers,
 	&m_readers_waited, &m_widened_filters, &m_widened_shapes, &m_fib_bytes,
 	&m_fib_held_bytes, &m_rib_bytes, &m_generation,
 };
@@ -318,6 +324,8 @@ gauges_set(struct router *r)
 	fib_writer_stats(r->fib, &fs);
 	metric_set(&m_routes, rs.routes);
 	metric_set(&m_filters, rs.filters);
+	metric_set(&m_groups, rs.groups);
+	metric_set(&m_group_rows, rs.group_rows);
 	metric_set(&m_owners, rs.owners);
 	metric_set(&m_widened_filters, rs.widened_filters);
 	metric_set(&m_widened_shapes, rs.widened_shapes);
@@ -354,11 +362,12 @@ on_summary(void *ctx)
 	rib_stats(r->rib, &rs);
 	fib_writer_stats(r->fib, &fs);
 	log_info("router.summary", "phase=%s generation=%" PRIu64
-	    " filters=%" PRIu64 " routes=%" PRIu64 " owners=%" PRIu64
+	    " filters=%" PRIu64 " routes=%" PRIu64 " groups=%" PRIu64
+	    " owners=%" PRIu64
 	    " widened=%" PRIu64 " fib_bytes=%" PRIu64 " held_bytes=%" PRIu64
 	    " rib_bytes=%" PRIu64 " evictions=%" PRIu64 " waited=%u",
 	    phase_name(r->phase), r->generation, rs.filters, rs.routes,
-	    rs.owners, rs.widened_filters, fs.bytes, fs.held_bytes, rs.bytes,
+	    rs.groups, rs.owners, rs.widened_filters, fs.bytes, fs.held_bytes, rs.bytes,
 	    fs.evictions, r->waited);
 	for (m = r->members; m != NULL; m = m->hh.next)
 		log_info("router.member", "name=%s incarnation=%" PRIu64

@@ -207,6 +207,50 @@ row_short(struct router *r, struct owner *o, int rc)
 	    (unsigned long long)rib_owner_routes(r->rib, o->rib));
 }
 
+/* Is this the name of a group [MQTT-4.8.2-1] [-2]? None is one, too. */
+static bool
+share_ok(const struct slice *s)
+{
+	return s->len == 0 || (topic_filter_check(s->data, s->len, 0) == 0 &&
+	    memchr(s->data, '+', s->len) == NULL &&
+	    memchr(s->data, '#', s->len) == NULL &&
+	    memchr(s->data, '/', s->len) == NULL);
+}
+
+/*
+ * CAVEAT: a group for which there is no place at its filter is left out until
+ * its owner names it again: holding back acknowledgements for it, as for want
+ * of memory, would let one client with many groups hold up all others.
+ */
+static void
+group_full(struct router *r, struct owner *o, const struct route_row *row)
+{
+	metric_inc(&m_rows_refused);
+	if (r->said_full)
+		return;
+	r->said_full = true;
+	log_warn("router.group_refused", "owner=%s group=%s filter=%s max=%u",
+	    o->member->name, log_quote_n(row->share.data, row->share.len),
+	    log_quote_n(row->filter.data, row->filter.len), FIB_GROUPS_MAX);
+}
+
+static void
+group_apply(struct router *r, struct owner *o, const struct route_row *row,
+    uint32_t members)
+{
+	int	rc;
+
+	if (members > 0 && fault_hit("router.row"))
+		rc = ERR_NOMEM;
+	else
+		rc = rib_group(r->rib, o->rib, row->filter.data,
+		    row->filter.len, row->share.data, row->share.len, members);
+	if (rc == ERR_FULL)
+		group_full(r, o, row);
+	else if (rc < 0 && rc != ERR_NOTFOUND)
+		row_short(r, o, rc);
+}
+
 static void
 row_apply(struct router *r, struct owner *o, const struct route_row *row,
     bool add)
@@ -214,16 +258,18 @@ row_apply(struct router *r, struct owner *o, const struct route_row *row,
 	const struct slice	*f = &row->filter;
 	int			 rc;
 
-	/* CAVEAT: groups are not routed yet; listeners say so to clients. */
-	if (row->share.len > 0 || row->qos > 2 ||
+	if (row->qos > 2 || !share_ok(&row->share) ||
 	    topic_filter_check(f->data, f->len, 0) < 0) {
 		metric_inc(&m_rows_refused);
-		log_debug("router.row_refused", "owner=%s filter=%s",
-		    o->member->name, log_quote_n(f->data, f->len));
+		log_debug("router.row_refused", "owner=%s filter=%s group=%s",
+		    o->member->name, log_quote_n(f->data, f->len),
+		    log_quote_n(row->share.data, row->share.len));
 		return;
 	}
 	metric_inc(&m_rows);
-	if (!add)
+	if (row->share.len > 0)
+		group_apply(r, o, row, add ? row->members : 0);
+	else if (!add)
 		(void)rib_del(r->rib, o->rib, f->data, f->len);
 	else if (fault_hit("router.row"))
 		row_short(r, o, ERR_NOMEM);
@@ -369,6 +415,7 @@ owners_tick(struct router *r, uint64_t now)
 {
 	struct owner	*o;
 
+	r->said_full = false;
 	for (o = r->owners; o != NULL; o = o->next) {
 		if (o->state != OWNER_SYNCED)
 			continue;

@@ -109,6 +109,10 @@ put_row(struct page *p, const struct rib_row *row)
 	    phase_has_index(p->r) ? "installed" : "learned");
 	if (row->widened)
 		i.as = wide_form(row, wide);
+	if (row->name != NULL) {
+		i.share = (struct slice){ row->name, row->nlen };
+		i.members = row->members;
+	}
 	return reply_route(&p->w, &i);
 }
 
@@ -180,7 +184,8 @@ answer_routes(struct page *p)
 		return reply_end(&p->w, (struct slice){ NULL, 0 });
 	if (rib_list(p->r->rib, owner, &at, PAGE_FILTERS, list_row, p) == 0)
 		return reply_end(&p->w, (struct slice){ NULL, 0 });
-	cursor_put(cursor, at, p->full ? p->nth : 0);
+	/* The rows of one owner are walked one by one. */
+	cursor_put(cursor, at, p->full && owner < 0 ? p->nth : 0);
 	return reply_end(&p->w, (struct slice){ cursor, sizeof(cursor) });
 }
 
@@ -201,18 +206,42 @@ match_row(void *ctx, const struct rib_row *row)
 	return false;
 }
 
+/* One destination of the index, of a group if there is one. */
 static int
-put_slot(struct page *p, unsigned slot)
+put_slot(struct page *p, unsigned slot, const struct rib_row *group)
 {
 	struct route_info	 i = { .qos = 0 };
 	struct fib_slot		 d;
 	char			 name[64];
 
-	if (fib_slot(p->r->eye, slot, &d) < 0)
+	if (p->nth++ < p->skip || fib_slot(p->r->eye, slot, &d) < 0)
 		return 0;
+	if (p->w.rows >= p->limit)
+		return ERR_FULL;
 	i.dest = text(dest_name(d.kind, d.instance, name, sizeof(name)));
 	i.state = text(d.state == FIB_UP ? "index" : "index-down");
+	if (group != NULL) {
+		i.filter = (struct slice){ group->filter, group->len };
+		i.share = (struct slice){ group->name, group->nlen };
+		i.members = group->members;
+	}
 	return reply_route(&p->w, &i);
+}
+
+static int
+put_group(struct page *p, const struct fib_group *g)
+{
+	struct rib_row	row;
+	size_t		i;
+	int		rc = 0;
+
+	if (rib_group_find(p->r->rib, g->id_hi, g->id_lo, &row) < 0)
+		return 0;
+	for (i = 0; i < g->nslots && rc == 0; i++) {
+		row.members = g->slots[i].members;
+		rc = put_slot(p, g->slots[i].slot, &row);
+	}
+	return rc;
 }
 
 static int
@@ -244,32 +273,45 @@ put_index(struct page *p)
 	} while (!fib_leave(eye));
 	for (slot = 0; slot < FIB_WORD_SLOTS && rc == 0; slot++)
 		if (m.slots >> slot & 1)
-			rc = put_slot(p, slot);
+			rc = put_slot(p, slot, NULL);
 	for (i = 0; i < m.nmore && rc == 0; i++)
-		rc = put_slot(p, m.more[i]);
-	if (rc < 0)
+		rc = put_slot(p, m.more[i], NULL);
+	for (i = 0; i < m.ngroups && rc == 0; i++)
+		rc = put_group(p, &m.groups[i]);
+	if (rc < 0) {
+		p->nth--;
 		return rc;
+	}
 	return put_kv(p, "probes", fib_reader_probes(eye) - before);
 }
+
+/* Page by page: the routes, then what the index says. */
+enum match_part { MATCH_ROUTES, MATCH_INDEX };
 
 static long
 answer_match(struct page *p)
 {
-	uint8_t			 cursor[CURSOR_LEN];
-	struct reply_writer	 mark;
+	uint8_t		cursor[CURSOR_LEN];
+	uint64_t	part = MATCH_ROUTES;
 
 	if (topic_name_check(p->q.arg.data, p->q.arg.len, 0) < 0)
 		return ERR_INVAL;
-	if (p->q.cursor.len == CURSOR_LEN)
+	if (p->q.cursor.len == CURSOR_LEN) {
+		part = get_le64(p->q.cursor.data);
 		p->skip = get_le32(p->q.cursor.data + 8);
-	if (p->skip < MATCH_ROWS_MAX)
-		(void)rib_match(p->r->rib, p->q.arg.data, p->q.arg.len,
-		    p->skip + p->limit + 1, match_row, p);
-	mark = p->w;
-	if (!p->full && put_index(p) == 0)
+	}
+	if (part == MATCH_ROUTES) {
+		if (p->skip < MATCH_ROWS_MAX)
+			(void)rib_match(p->r->rib, p->q.arg.data, p->q.arg.len,
+			    p->skip + p->limit + 1, match_row, p);
+		if (!p->full) {
+			part = MATCH_INDEX;
+			p->skip = p->nth = 0;
+		}
+	}
+	if (part == MATCH_INDEX && put_index(p) == 0)
 		return reply_end(&p->w, (struct slice){ NULL, 0 });
-	p->w = mark;
-	cursor_put(cursor, 0, p->nth);
+	cursor_put(cursor, part, p->nth);
 	return reply_end(&p->w, (struct slice){ cursor, sizeof(cursor) });
 }
 
@@ -321,6 +363,8 @@ put_rib(struct page *p)
 	rib_stats(p->r->rib, &s);
 	(void)put_kv(p, "filters", s.filters);
 	(void)put_kv(p, "routes", s.routes);
+	(void)put_kv(p, "groups", s.groups);
+	(void)put_kv(p, "group_rows", s.group_rows);
 	(void)put_kv(p, "owners", s.owners);
 	(void)put_kv(p, "anchors", s.anchors);
 	(void)put_kv(p, "shapes", s.shapes);
@@ -341,6 +385,7 @@ put_fib(struct page *p)
 	(void)put_kv(p, "fib_anchors", s.anchors);
 	(void)put_kv(p, "fib_sets", s.sets);
 	(void)put_kv(p, "fib_set_uses", s.set_uses);
+	(void)put_kv(p, "fib_groups", s.groups);
 	(void)put_kv(p, "fib_bytes", s.bytes);
 	(void)put_kv(p, "fib_pieces_used", s.pieces_used);
 	(void)put_kv(p, "fib_pieces_free", s.pieces_free);

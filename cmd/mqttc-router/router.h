@@ -121,6 +121,7 @@ struct router {
 		size_t		 at;		/* in its body */
 	} part;
 	bool		 acks_due;
+	bool		 said_full;	/* of a group, since the last tick */
 
 	uint8_t		*reply;		/* scratch of query.c */
 };
@@ -182,7 +183,8 @@ int on_query(void *ctx, struct bus_frame *f);
 
 extern struct metric m_rows, m_rows_refused, m_rows_short, m_snapshots,
     m_resyncs, m_stale, m_acks, m_acks_held, m_owners_gone, m_switches,
-    m_evictions, m_queries, m_routes, m_filters, m_owners, m_readers,
+    m_evictions, m_queries, m_routes, m_filters, m_groups, m_group_rows,
+    m_owners, m_readers,
     m_readers_waited, m_widened_filters, m_widened_shapes, m_fib_bytes,
     m_fib_held_bytes, m_rib_bytes, m_generation;
 

@@ -9,6 +9,9 @@
  * exactly among its own subscribers. So a filter may be installed wider than
  * it is, and two filters of one fingerprint share an entry.
  *
+ * Shared groups ($share/name/filter) stand beside the destinations: whoever
+ * matched picks one member of each, by the counts given.
+ *
  * Pure: works in the memory it is handed, grows it through a function pointer,
  * is told the time.
  */
@@ -29,6 +32,7 @@
 #define FIB_LEN_MIN	(128u * FIB_PIECE)	/* least length of a segment */
 #define FIB_LEN_DEFAULT	((size_t)1 << 35)	/* virtual; valgrind's most */
 #define FIB_BATCH	64u	/* topics of one fib_match_batch, at most */
+#define FIB_GROUPS_MAX	1024u	/* groups under one terminal, at most */
 
 /* --- Destinations ---------------------------------------------------- */
 
@@ -101,14 +105,45 @@ fib_wide(uint64_t anchor)
 	return anchor & ~(uint64_t)1;
 }
 
+/* --- Shared groups --------------------------------------------------- */
+
+struct fib_group_slot {
+	uint16_t	 slot;		/* as for fib_slot */
+	uint16_t	 unused;	/* 0 */
+	uint32_t	 members;	/* there are so many there, > 0 */
+};
+
+struct fib_group {
+	uint64_t	 id_hi, id_lo;		/* fib_group_id */
+	const struct fib_group_slot *slots;	/* ascending by slot */
+	size_t		 nslots;
+};
+
+/*
+ * Who a group is: XXH3-128, seed 0, of its name, `/` and its bare filter. The
+ * same in every process, on every node and for ever, unlike fingerprints.
+ */
+void fib_group_id(const void *name, size_t nlen, const void *filter,
+    size_t flen, uint64_t *hi, uint64_t *lo);
+
 /* --- Reader ---------------------------------------------------------- */
 
 struct fib_reader;		/* one per process or thread that matches */
 
+/*
+ * more and groups are in the reader's memory until the next match or batch.
+ * `more` are slots from FIB_WORD_SLOTS up, each once; `groups` are in no order,
+ * each id once. Slots of a group are not among the others unless something
+ * else leads there.
+ */
 struct fib_match {
 	uint64_t	 slots;	/* bit i: slot i, i < FIB_WORD_SLOTS */
-	const uint16_t	*more;	/* slots from FIB_WORD_SLOTS up, each once; in */
-	size_t		 nmore;	/* the reader's memory until the next match */
+	const uint16_t	*more;
+	size_t		 nmore;
+	const struct fib_group *groups;
+	size_t		 ngroups;
+	bool		 groups_short;	/* there are more than there is memory
+					 * for; a topic by itself may fit */
 };
 
 /*
@@ -214,10 +249,19 @@ struct fib_dests {
 
 /*
  * Install d under terminal fp (fib_cut.fp, fib_wide), in place of what was
- * there; the empty set removes. A reader sees the old or the new set.
- * ERR_NOMEM, ERR_FULL: nothing changed.
+ * there; the empty set removes. A reader sees the old or the new set. Groups
+ * that stand there stay. ERR_NOMEM, ERR_FULL: nothing changed.
  */
 int fib_put(struct fib_writer *w, uint64_t fp, const struct fib_dests *d);
+
+/*
+ * Install a group under terminal fp, in place of the one of this id there;
+ * without slots it is removed. Destinations and other groups stay. Whatever
+ * only changes counts or takes slots away cannot fail. ERR_FULL: there are
+ * FIB_GROUPS_MAX others, or the segment is; ERR_NOMEM. Nothing changed then.
+ */
+int fib_group_put(struct fib_writer *w, uint64_t fp,
+    const struct fib_group *g);
 
 /* What is installed under fp; d->more is valid until the next change.
  * ERR_NOTFOUND. */
@@ -256,6 +300,8 @@ struct fib_stats {
 	uint64_t	anchors;
 	uint64_t	sets;		/* interned sets */
 	uint64_t	set_uses;	/* terminals that point to one */
+	uint64_t	group_sets;	/* terminals that have groups */
+	uint64_t	groups;		/* of all terminals together */
 	uint64_t	bytes;		/* of the segment that have memory */
 	uint64_t	pieces_used, pieces_free;
 	uint64_t	held_bytes;	/* retired, not yet taken back */

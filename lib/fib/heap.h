@@ -11,7 +11,7 @@
 #include "fib/layout.h"
 
 #define HEAP_CLASS_MIN	5u	/* blocks of 32 bytes ... */
-#define HEAP_CLASS_MAX	14u	/* ... to 16 KiB */
+#define HEAP_CLASS_MAX	16u	/* ... to 64 KiB, a whole piece */
 
 enum piece_kind { PIECE_FREE, PIECE_FIXED, PIECE_BUCKET, PIECE_SLAB };
 

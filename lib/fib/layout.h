@@ -11,7 +11,8 @@
  *	directory[fp >> 1 & mask] -> bucket; in it, from line fp >> 32 on,
  *	entries {key, word} until one is empty.
  *	anchor word:	up to three short shapes, or a block of shapes
- *	terminal word:	destination slots 0..62 as bits, or a block: a set
+ *	terminal word:	destination slots 0..62 as bits, or a block: a set of
+ *			slots, and of groups, which are blocks of their own
  *
  * Writing order. All of it is atomic 64-bit (directory: 32-bit) words; stores
  * that make something reachable are releases, loads that lead on are acquires.
@@ -24,6 +25,10 @@
  *	  depth; beyond its pieces it is copied. A reader looks at the depth,
  *	  the entry, and the depth again, and starts over if it changed.
  *	- Terminals come before the shape in their anchor, and go after it.
+ *	- In a group the count of a slot changes in place, one word; 0 is as
+ *	  if the slot were not there. For all else the group comes as a new
+ *	  block, and its word in the set changes; for another group comes a
+ *	  new set.
  *	- What became unreachable (pieces, blocks, destination slots) is kept
  *	  with the number of the epoch and taken back when every announced
  *	  epoch is above it. Pieces return as pieces only, so whoever is late
@@ -107,15 +112,28 @@ struct fib_epoch {
 
 /*
  * Blocks. A shape list: {count, shape...}. A set: {nmore | ngroups << 16, slots
- * 0..62 as bits, the others as 16-bit numbers, four to a word, ascending}.
- * ngroups is 0; groups, (name hash, slot, members) each, will follow the
- * numbers, and a reader that does not know them reads the rest as now.
+ * 0..62 as bits, the others as 16-bit numbers, four to a word, ascending, then
+ * the offsets of the groups, ascending by id}. A group: {id high, id low, count
+ * of slots, slot | members << 32 ascending by slot}.
+ *
+ * A set without groups is shared by all terminals that lead there. One that has
+ * groups is its terminal's own: ids hold the filter, so no two are equal.
  */
 static inline uint64_t
 set_words(uint64_t nmore)
 {
 	return 2 + (nmore + 3) / 4;
 }
+
+#define SET_NMORE(head)		((head) & 0xffff)
+#define SET_NGROUPS(head)	((head) >> 16 & 0xffff)
+#define SET_OWN			((uint64_t)1 << 32)	/* not shared */
+
+#define GROUP_HEAD		3u
+#define GROUP_SLOT(word)	((unsigned)((word) & 0xffff))
+#define GROUP_MEMBERS(word)	((uint32_t)((word) >> 32))
+#define GROUP_WORD(slot, members) \
+	((uint64_t)(slot) | (uint64_t)(members) << 32)
 
 /* Short shapes in an anchor's word: 20 bits, 1 `#`, 4 levels, 15 mask. */
 #define FIB_SHORT_BITS	20

@@ -17,6 +17,9 @@
 #define TOPIC_MAX	65535u
 #define LEVELS_MAX	(TOPIC_MAX + 1)
 #define QUEUE		256u
+/* Slots of groups that one batch may read: room for a full terminal of full
+ * groups, and a bound on what nonsense may cost. */
+#define GROUP_SLOTS	(FIB_GROUPS_MAX * FIB_SLOTS)
 
 struct probe {
 	struct fib_entry *bucket;
@@ -39,6 +42,14 @@ struct seen {			/* slots beyond the word, as bits */
 	uint64_t	bits[FIB_SLOTS / 64];
 };
 
+/* A group as found: of a topic, its slots in the reader's array. */
+struct found {
+	uint64_t	id_hi, id_lo;
+	uint32_t	topic;
+	uint32_t	nslots;
+	size_t		at;
+};
+
 struct fib_reader {
 	const uint8_t	*base;
 	struct fib_header *header;	/* of a mapping that may be read-only */
@@ -58,6 +69,13 @@ struct fib_reader {
 	struct fib_match *out;
 	struct seen	*seen;		/* [FIB_BATCH] */
 	uint16_t	(*more)[FIB_SLOTS];	/* [FIB_BATCH] */
+
+	struct found	*found;		/* of this batch, and their slots */
+	struct fib_group_slot *slots;
+	struct fib_group *groups;	/* the answer made of them */
+	size_t		 found_room, slots_room, groups_room;
+	size_t		 nfound, nslots;
+	uint64_t	 slots_read;
 };
 
 static inline uint64_t
@@ -168,17 +186,110 @@ take_slot(struct fib_reader *r, uint32_t topic, unsigned slot)
 	m->more = r->more[topic];
 }
 
+/* p with room for so many; or NULL, and p is as it was. */
+static void *
+room_for(void *p, size_t *room, size_t want, size_t bytes)
+{
+	if (want <= *room)
+		return p;
+	want = MAX(MAX(want, *room * 2), 64);
+	if ((p = realloc(p, want * bytes)) != NULL)
+		*room = want;
+	return p;
+}
+
+static bool
+slots_room(struct fib_reader *r, size_t more)
+{
+	struct fib_group_slot *p;
+
+	r->slots_read += more;
+	if (r->slots_read > GROUP_SLOTS || (p = room_for(r->slots,
+	    &r->slots_room, r->nslots + more, sizeof(*p))) == NULL)
+		return false;
+	r->slots = p;
+	return true;
+}
+
+static bool
+found_room(struct fib_reader *r)
+{
+	struct found *p = room_for(r->found, &r->found_room, r->nfound + 1,
+	    sizeof(*p));
+
+	if (p == NULL)
+		return false;
+	r->found = p;
+	return true;
+}
+
+/* False: there is no more room in this batch. */
+static bool
+take_group(struct fib_reader *r, uint32_t topic, uint64_t off)
+{
+	_Atomic uint64_t *group;
+	struct fib_group_slot *slots;
+	uint64_t	 n, i, word;
+	uint32_t	 to = 0;
+	unsigned	 slot, next = 0;
+
+	if ((group = block_at(r, off, GROUP_HEAD)) == NULL)
+		return true;		/* not what a writer wrote */
+	n = load(&group[2]);
+	if (n > FIB_SLOTS || block_at(r, off, GROUP_HEAD + n) == NULL)
+		return true;
+	if (!slots_room(r, n + 1) || !found_room(r))
+		return false;
+	slots = r->slots + r->nslots;
+	for (i = 0; i < n; i++) {
+		word = load(&group[GROUP_HEAD + i]);
+		slot = GROUP_SLOT(word);
+		if (GROUP_MEMBERS(word) == 0 || slot < next ||
+		    slot >= FIB_SLOTS)
+			continue;
+		slots[to++] = (struct fib_group_slot){ (uint16_t)slot, 0,
+		    GROUP_MEMBERS(word) };
+		next = slot + 1;
+	}
+	if (to == 0)
+		return true;
+	r->found[r->nfound++] = (struct found){ load(&group[0]),
+	    load(&group[1]), topic, to, r->nslots };
+	r->nslots += to;
+	return true;
+}
+
+static void
+take_groups(struct fib_reader *r, uint32_t topic, uint64_t off,
+    uint64_t nmore, uint64_t n)
+{
+	_Atomic uint64_t *set;
+	uint64_t	 i;
+
+	if (n > FIB_GROUPS_MAX ||
+	    (set = block_at(r, off, set_words(nmore) + n)) == NULL)
+		return;
+	for (i = 0; i < n; i++)
+		if (!take_group(r, topic, load(&set[set_words(nmore) + i]))) {
+			r->out[topic].groups_short = true;
+			return;
+		}
+}
+
 static void
 take_set(struct fib_reader *r, uint32_t topic, uint64_t off)
 {
 	_Atomic uint64_t *set;
-	uint64_t	 nmore, i, word = 0;
+	uint64_t	 head, nmore, i, word = 0;
 
 	if ((set = block_at(r, off, 2)) == NULL)
 		return;
-	nmore = load(&set[0]) & 0xffff;
+	head = load(&set[0]);
+	nmore = SET_NMORE(head);
 	if (nmore > FIB_MORE_MAX || block_at(r, off, set_words(nmore)) == NULL)
 		return;
+	if (SET_NGROUPS(head) > 0)
+		take_groups(r, topic, off, nmore, SET_NGROUPS(head));
 	r->out[topic].slots |= load(&set[1]) & ~FIB_WORD_BLOCK;
 	for (i = 0; i < nmore; i++) {
 		if (i % 4 == 0)
@@ -287,6 +398,96 @@ queue_first(struct fib_reader *r)
 	q->n = 0;
 }
 
+/* --- Groups found ---------------------------------------------------- */
+
+static bool
+found_same(const struct found *a, const struct found *b)
+{
+	return a->topic == b->topic && a->id_hi == b->id_hi &&
+	    a->id_lo == b->id_lo;
+}
+
+static int
+found_cmp(const void *x, const void *y)
+{
+	const struct found *a = x, *b = y;
+
+	if (a->topic != b->topic)
+		return a->topic < b->topic ? -1 : 1;
+	if (a->id_hi != b->id_hi)
+		return a->id_hi < b->id_hi ? -1 : 1;
+	if (a->id_lo != b->id_lo)
+		return a->id_lo < b->id_lo ? -1 : 1;
+	return 0;
+}
+
+/*
+ * A group that stood under two terminals, on its way from one to the other:
+ * slots of either. Behind all others in the array; a is told of them.
+ */
+static bool
+found_merge(struct fib_reader *r, struct found *a, const struct found *b)
+{
+	const struct fib_group_slot *x, *y, *xend, *yend;
+	struct fib_group_slot *to;
+
+	if (!slots_room(r, (size_t)a->nslots + b->nslots))
+		return false;
+	x = r->slots + a->at;
+	y = r->slots + b->at;
+	xend = x + a->nslots;
+	yend = y + b->nslots;
+	a->at = r->nslots;
+	to = r->slots + r->nslots;
+	while (x < xend || y < yend) {
+		if (y == yend || (x < xend && x->slot < y->slot))
+			*to++ = *x++;
+		else if (x == xend || y->slot < x->slot)
+			*to++ = *y++;
+		else {
+			*to = *x++;
+			to->members = MAX(to->members, y->members);
+			to++;
+			y++;
+		}
+	}
+	r->nslots = (size_t)(to - r->slots);
+	a->nslots = (uint32_t)(r->nslots - a->at);
+	return true;
+}
+
+/* Make the answer of what was found. */
+static void
+groups_answer(struct fib_reader *r)
+{
+	struct found	*f = r->found;
+	struct fib_group *groups;
+	struct fib_match *m;
+	size_t		 i, n = 0;
+
+	qsort(f, r->nfound, sizeof(*f), found_cmp);
+	for (i = 0; i < r->nfound; i++) {
+		if (n == 0 || !found_same(&f[n - 1], &f[i]))
+			f[n++] = f[i];
+		else if (!found_merge(r, &f[n - 1], &f[i]))
+			r->out[f[i].topic].groups_short = true;
+	}
+	if ((groups = room_for(r->groups, &r->groups_room, n,
+	    sizeof(*groups))) == NULL) {
+		for (i = 0; i < n; i++)
+			r->out[f[i].topic].groups_short = true;
+		return;
+	}
+	r->groups = groups;
+	for (i = 0; i < n; i++) {
+		r->groups[i] = (struct fib_group){ f[i].id_hi, f[i].id_lo,
+		    r->slots + f[i].at, f[i].nslots };
+		m = &r->out[f[i].topic];
+		if (m->ngroups++ == 0)
+			m->groups = &r->groups[i];
+	}
+}
+
 /* --- Topics ---------------------------------------------------------- */
 
 /* Hash the levels of one topic, then ask for every entry that may lead on. The
@@ -336,12 +537,14 @@ fib_match_batch(struct fib_reader *r, const struct slice *topics, size_t n,
 	uint64_t	anchors, room = 0;
 	uint32_t	i;
 
+	r->nfound = r->nslots = 0;
+	r->slots_read = 0;
 	r->out = out;
 	r->dir = load(&r->header->dir);
 	anchors = load(&r->header->anchor_levels);
 	n = MIN(n, FIB_BATCH);
 	for (i = 0; i < n; i++) {
-		out[i] = (struct fib_match){ 0, NULL, 0 };
+		out[i] = (struct fib_match){ 0 };
 		if (topics[i].len > TOPIC_MAX)
 			continue;
 		if (room + topics[i].len + 1 > LEVELS_MAX) {
@@ -354,6 +557,8 @@ fib_match_batch(struct fib_reader *r, const struct slice *topics, size_t n,
 	}
 	queue_first(r);
 	queue_terminals(r, &r->second);
+	if (UNLIKELY(r->nfound > 0))
+		groups_answer(r);
 }
 
 void
@@ -475,6 +680,9 @@ fib_reader_close(struct fib_reader **rp)
 	free(r->states);
 	free(r->seen);
 	free(r->more);
+	free(r->found);
+	free(r->slots);
+	free(r->groups);
 	free(r);
 	*rp = NULL;
 }

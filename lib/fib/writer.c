@@ -26,6 +26,8 @@ struct fib_writer {
 	uint64_t	 dir;		/* as in the header */
 	uint64_t	 changes;
 	uint64_t	 entries, anchors, splits, rewrites, set_uses;
+	uint64_t	 group_sets, groups;
+	uint64_t	 dead_groups;	/* without slots, and still there */
 	uint64_t	*sets;		/* hash table of set offsets, 0 free */
 	size_t		 sets_room, nsets;
 	uint8_t		 dests[FIB_SLOTS];
@@ -337,7 +339,7 @@ set_is(struct fib_writer *w, uint64_t off, const struct fib_dests *d)
 	size_t		 i;
 
 	if (load(&words[0]) != d->nmore || load(&words[1]) != d->slots)
-		return false;
+		return false;	/* sets with groups are not in the table */
 	for (i = 0; i < d->nmore; i++)
 		if ((uint16_t)(load(&words[2 + i / 4]) >> i % 4 * 16) !=
 		    d->more[i])
@@ -369,13 +371,27 @@ sets_grow(struct fib_writer *w)
 	return 0;
 }
 
+/* All of a set but its groups, into a block no reader knows. */
+static void
+set_write(_Atomic uint64_t *words, uint64_t head, const struct fib_dests *d)
+{
+	uint64_t	v;
+	size_t		i, j;
+
+	store(&words[0], head | d->nmore);
+	store(&words[1], d->slots);
+	for (i = 0; i < d->nmore; i += 4) {
+		for (v = 0, j = i; j < MIN(i + 4, d->nmore); j++)
+			v |= (uint64_t)d->more[j] << j % 4 * 16;
+		store(&words[2 + i / 4], v);
+	}
+}
+
 /* Find or make the set; takes a reference. Its offset, or ERR_*. */
 static int64_t
 set_intern(struct fib_writer *w, const struct fib_dests *d)
 {
-	_Atomic uint64_t *words;
-	uint64_t	 v;
-	size_t		 at, i;
+	size_t		 at;
 	int64_t		 off;
 	int		 rc;
 
@@ -389,16 +405,7 @@ set_intern(struct fib_writer *w, const struct fib_dests *d)
 		}
 	if ((off = heap_block(&w->heap, 8 * set_words(d->nmore))) < 0)
 		return off;
-	words = heap_words(&w->heap, (uint64_t)off);
-	store(&words[0], d->nmore);
-	store(&words[1], d->slots);
-	for (i = 0; i < d->nmore; i += 4) {
-		size_t j;
-
-		for (v = 0, j = i; j < MIN(i + 4, d->nmore); j++)
-			v |= (uint64_t)d->more[j] << j % 4 * 16;
-		store(&words[2 + i / 4], v);
-	}
+	set_write(heap_words(&w->heap, (uint64_t)off), 0, d);
 	w->sets[at] = (uint64_t)off;
 	w->nsets++;
 	return off;
@@ -432,46 +439,208 @@ set_unref(struct fib_writer *w, uint64_t off)
 	    (uint32_t)heap_block_bytes(&w->heap, off));
 }
 
+/* --- Groups ---------------------------------------------------------- */
+
+static void
+block_retire(struct fib_writer *w, uint64_t off)
+{
+	heap_retire(&w->heap, HELD_BLOCK, off,
+	    (uint32_t)heap_block_bytes(&w->heap, off));
+}
+
+static inline bool
+word_is_own_set(struct fib_writer *w, uint64_t word)
+{
+	return (word & FIB_WORD_BLOCK) != 0 &&
+	    (load(&heap_words(&w->heap, word & ~FIB_WORD_BLOCK)[0]) &
+	    SET_OWN) != 0;
+}
+
+/* Where the groups of a set lie; *n of them. */
+static _Atomic uint64_t *
+set_groups(struct fib_writer *w, uint64_t word, size_t *n)
+{
+	_Atomic uint64_t *words;
+
+	*n = 0;
+	if (!word_is_own_set(w, word))
+		return NULL;
+	words = heap_words(&w->heap, word & ~FIB_WORD_BLOCK);
+	*n = SET_NGROUPS(load(&words[0]));
+	return words + set_words(SET_NMORE(load(&words[0])));
+}
+
+/* Where id is among n groups, or where it would be. */
+static size_t
+group_place(struct fib_writer *w, _Atomic uint64_t *groups, size_t n,
+    const struct fib_group *g, bool *there)
+{
+	_Atomic uint64_t *words;
+	size_t		 low = 0, high = n, i;
+	uint64_t	 hi, lo;
+
+	*there = false;
+	while (low < high) {
+		i = (low + high) / 2;
+		words = heap_words(&w->heap, load(&groups[i]));
+		hi = load(&words[0]);
+		lo = load(&words[1]);
+		if (hi == g->id_hi && lo == g->id_lo) {
+			*there = true;
+			return i;
+		}
+		if (hi < g->id_hi || (hi == g->id_hi && lo < g->id_lo))
+			low = i + 1;
+		else
+			high = i;
+	}
+	return low;
+}
+
+static int64_t
+group_new(struct fib_writer *w, const struct fib_group *g)
+{
+	_Atomic uint64_t *words;
+	int64_t		 off;
+	size_t		 i;
+
+	if ((off = heap_block(&w->heap, 8 * (GROUP_HEAD + g->nslots))) < 0)
+		return off;
+	words = heap_words(&w->heap, (uint64_t)off);
+	store(&words[0], g->id_hi);
+	store(&words[1], g->id_lo);
+	store(&words[2], g->nslots);
+	for (i = 0; i < g->nslots; i++)
+		store(&words[GROUP_HEAD + i],
+		    GROUP_WORD(g->slots[i].slot, g->slots[i].members));
+	return off;
+}
+
+/*
+ * Give the slots of a group that stands already the counts of g, 0 to those
+ * that g has not. Not done (if `do_it`), and false, if g has others.
+ */
+static bool
+group_in_place(struct fib_writer *w, uint64_t off, const struct fib_group *g,
+    bool do_it, size_t *gone)
+{
+	_Atomic uint64_t *words = heap_words(&w->heap, off);
+	size_t		 n = load(&words[2]), i, k = 0;
+	uint64_t	 word, now;
+
+	*gone = 0;
+	for (i = 0; i < n; i++) {
+		word = load(&words[GROUP_HEAD + i]);
+		if (k < g->nslots && g->slots[k].slot < GROUP_SLOT(word))
+			return false;
+		if (k < g->nslots && g->slots[k].slot == GROUP_SLOT(word)) {
+			now = GROUP_WORD(GROUP_SLOT(word), g->slots[k].members);
+			k++;
+		} else {
+			now = GROUP_WORD(GROUP_SLOT(word), 0);
+			++*gone;
+		}
+		if (do_it && now != word)
+			store_release(&words[GROUP_HEAD + i], now);
+	}
+	return k == g->nslots;
+}
+
+/*
+ * A set as its terminal's own: destinations d, and the groups of `from` with
+ * the one at `at` left out (skip) or `add` put before it (0: neither).
+ */
+static int64_t
+set_own(struct fib_writer *w, const struct fib_dests *d, uint64_t from,
+    size_t at, bool skip, uint64_t add)
+{
+	_Atomic uint64_t *words, *groups;
+	size_t		 n, i, to = 0;
+	uint64_t	 count;
+	int64_t		 off;
+
+	groups = set_groups(w, from, &n);
+	count = n + (add != 0) - skip;
+	if ((off = heap_block(&w->heap, 8 * (set_words(d->nmore) + count))) < 0)
+		return off;
+	words = heap_words(&w->heap, (uint64_t)off);
+	set_write(words, SET_OWN | count << 16, d);
+	words += set_words(d->nmore);
+	for (i = 0; i < n; i++) {
+		if (i == at && add != 0)
+			store(&words[to++], add);
+		if (i != at || !skip)
+			store(&words[to++], load(&groups[i]));
+	}
+	if (at == n && add != 0)
+		store(&words[to++], add);
+	w->group_sets++;
+	return off;
+}
+
 /* --- Terminals ------------------------------------------------------- */
 
+/* The set alone: its groups are those of another set by now, or none. */
 static void
 terminal_release(struct fib_writer *w, uint64_t word)
 {
-	if (word & FIB_WORD_BLOCK) {
-		set_unref(w, word & ~FIB_WORD_BLOCK);
-		w->set_uses--;
+	if ((word & FIB_WORD_BLOCK) == 0)
+		return;
+	if (word_is_own_set(w, word)) {
+		block_retire(w, word & ~FIB_WORD_BLOCK);
+		w->group_sets--;
+		return;
 	}
+	set_unref(w, word & ~FIB_WORD_BLOCK);
+	w->set_uses--;
 }
 
-int
-fib_put(struct fib_writer *w, uint64_t fp, const struct fib_dests *d)
+/* The word for destinations alone; takes a reference. ERR_*. */
+static int
+dests_word(struct fib_writer *w, const struct fib_dests *d, uint64_t *word)
 {
-	uint64_t	word = d->slots & ~FIB_WORD_BLOCK, old;
+	struct fib_dests set = { d->slots & ~FIB_WORD_BLOCK, d->more,
+	    d->nmore };
 	int64_t		off;
-	size_t		i;
+
+	*word = set.slots;
+	if (d->nmore == 0)
+		return 0;
+	if ((off = set_intern(w, &set)) < 0)
+		return (int)off;
+	*word = FIB_WORD_BLOCK | (uint64_t)off;
+	w->set_uses++;
+	return 0;
+}
+
+static uint64_t
+word_now(struct fib_writer *w, uint64_t fp)
+{
+	struct fib_entry *e, *room;
+
+	return (e = entry_find(w, fp, &room)) == NULL ? 0 : load(&e->word);
+}
+
+/* What stands there beside groups, in the writer's scratch. */
+static void
+word_dests(struct fib_writer *w, uint64_t word, struct fib_dests *d)
+{
+	if (word & FIB_WORD_BLOCK)
+		set_read(w, word & ~FIB_WORD_BLOCK, d);
+	else
+		*d = (struct fib_dests){ word, NULL, 0 };
+}
+
+/* Put the word under fp, 0 takes the entry out, and let go of the old one. */
+static int
+word_put(struct fib_writer *w, uint64_t fp, uint64_t word)
+{
+	uint64_t	old;
 	int		rc;
 
-	if ((fp & 1) != 0 || fp < 4 || d->nmore > FIB_MORE_MAX)
-		return ERR_INVAL;
-	if (word == 0 && d->nmore == 0) {
+	if (word == 0)
 		old = entry_del(w, fp);
-		changed(w);
-		terminal_release(w, old);
-		return 0;
-	}
-	for (i = 0; i < d->nmore; i++)
-		if (d->more[i] < FIB_WORD_SLOTS || d->more[i] >= FIB_SLOTS ||
-		    (i > 0 && d->more[i] <= d->more[i - 1]))
-			return ERR_INVAL;
-	if (d->nmore > 0) {
-		struct fib_dests set = { word, d->more, d->nmore };
-
-		if ((off = set_intern(w, &set)) < 0)
-			return (int)off;
-		word = FIB_WORD_BLOCK | (uint64_t)off;
-		w->set_uses++;
-	}
-	if ((rc = entry_put(w, fp, word, &old)) < 0) {
+	else if ((rc = entry_put(w, fp, word, &old)) < 0) {
 		terminal_release(w, word);
 		return rc;
 	}
@@ -480,19 +649,190 @@ fib_put(struct fib_writer *w, uint64_t fp, const struct fib_dests *d)
 	return 0;
 }
 
+/* A group that is not there yet. */
+static int
+group_add(struct fib_writer *w, uint64_t fp, uint64_t now, size_t at,
+    const struct fib_group *g)
+{
+	struct fib_dests d;
+	int64_t		group, set;
+	int		rc;
+
+	if ((group = group_new(w, g)) < 0)
+		return (int)group;
+	word_dests(w, now, &d);
+	if ((set = set_own(w, &d, now, at, false, (uint64_t)group)) < 0) {
+		heap_block_free(&w->heap, (uint64_t)group);
+		return (int)set;
+	}
+	if ((rc = word_put(w, fp, FIB_WORD_BLOCK | (uint64_t)set)) < 0) {
+		heap_block_free(&w->heap, (uint64_t)group);
+		return rc;
+	}
+	w->groups++;
+	return 0;
+}
+
+/*
+ * Readers do not see it from the first step on. False: there is no memory for a
+ * set without it, so it is left there dead.
+ */
+static bool
+group_del(struct fib_writer *w, uint64_t fp, uint64_t now, size_t at,
+    uint64_t off)
+{
+	const struct fib_group none = { 0 };
+	struct fib_dests d;
+	uint64_t	word;
+	int64_t		set;
+	size_t		n;
+
+	(void)group_in_place(w, off, &none, true, &n);
+	changed(w);
+	(void)set_groups(w, now, &n);
+	word_dests(w, now, &d);
+	if (n > 1) {
+		if ((set = set_own(w, &d, now, at, true, 0)) < 0)
+			return false;
+		word = FIB_WORD_BLOCK | (uint64_t)set;
+	} else if (dests_word(w, &d, &word) < 0)
+		return false;
+	(void)word_put(w, fp, word);	/* the entry is there: cannot fail */
+	block_retire(w, off);
+	w->groups--;
+	return true;
+}
+
+static bool
+group_is_dead(struct fib_writer *w, uint64_t off)
+{
+	_Atomic uint64_t *words = heap_words(&w->heap, off);
+	uint64_t	 n = load(&words[2]), i;
+
+	for (i = 0; i < n; i++)
+		if (GROUP_MEMBERS(load(&words[GROUP_HEAD + i])) != 0)
+			return false;
+	return true;
+}
+
+/* Take out what group_del had to leave under fp. */
+static void
+groups_clean(struct fib_writer *w, uint64_t fp)
+{
+	_Atomic uint64_t *groups;
+	uint64_t	 now = word_now(w, fp), off;
+	size_t		 n, i;
+
+	groups = set_groups(w, now, &n);
+	for (i = n; i-- > 0 && w->dead_groups > 0;) {
+		off = load(&groups[i]);
+		if (!group_is_dead(w, off))
+			continue;
+		if (!group_del(w, fp, now, i, off))
+			return;
+		w->dead_groups--;
+		now = word_now(w, fp);
+		groups = set_groups(w, now, &n);
+	}
+}
+
+/* A group that stands at *place. */
+static int
+group_change(struct fib_writer *w, _Atomic uint64_t *place,
+    const struct fib_group *g)
+{
+	uint64_t	old = load(place);
+	size_t		gone;
+	bool		fits = group_in_place(w, old, g, false, &gone);
+	int64_t		off = 0;
+
+	if (fits && gone == 0)
+		(void)group_in_place(w, old, g, true, &gone);
+	else if ((off = group_new(w, g)) >= 0) {
+		store_release(place, (uint64_t)off);
+		block_retire(w, old);
+	} else if (fits)
+		(void)group_in_place(w, old, g, true, &gone);
+	else
+		return (int)off;
+	changed(w);
+	return 0;
+}
+
+int
+fib_group_put(struct fib_writer *w, uint64_t fp, const struct fib_group *g)
+{
+	_Atomic uint64_t *groups;
+	uint64_t	 now;
+	size_t		 n, at, i;
+	bool		 there, dead;
+	int		 rc;
+
+	if ((fp & 1) != 0 || fp < 4 || g->nslots > FIB_SLOTS)
+		return ERR_INVAL;
+	for (i = 0; i < g->nslots; i++)
+		if (g->slots[i].slot >= FIB_SLOTS || g->slots[i].members == 0 ||
+		    (i > 0 && g->slots[i].slot <= g->slots[i - 1].slot))
+			return ERR_INVAL;
+	if (w->dead_groups > 0)
+		groups_clean(w, fp);
+	now = word_now(w, fp);
+	groups = set_groups(w, now, &n);
+	at = group_place(w, groups, n, g, &there);
+	if (there && g->nslots == 0) {
+		if (!group_is_dead(w, load(&groups[at])) &&
+		    !group_del(w, fp, now, at, load(&groups[at])))
+			w->dead_groups++;
+		return 0;
+	}
+	if (there) {
+		dead = group_is_dead(w, load(&groups[at]));
+		if ((rc = group_change(w, &groups[at], g)) == 0 && dead)
+			w->dead_groups--;
+		return rc;
+	}
+	if (g->nslots == 0)
+		return 0;
+	return n >= FIB_GROUPS_MAX ? ERR_FULL : group_add(w, fp, now, at, g);
+}
+
+int
+fib_put(struct fib_writer *w, uint64_t fp, const struct fib_dests *d)
+{
+	struct fib_dests set = { d->slots & ~FIB_WORD_BLOCK, d->more,
+	    d->nmore };
+	uint64_t	word, now = 0;
+	int64_t		off;
+	size_t		i;
+	int		rc;
+
+	if ((fp & 1) != 0 || fp < 4 || d->nmore > FIB_MORE_MAX)
+		return ERR_INVAL;
+	for (i = 0; i < d->nmore; i++)
+		if (d->more[i] < FIB_WORD_SLOTS || d->more[i] >= FIB_SLOTS ||
+		    (i > 0 && d->more[i] <= d->more[i - 1]))
+			return ERR_INVAL;
+	if (w->dead_groups > 0)
+		groups_clean(w, fp);
+	if (w->groups > 0)
+		now = word_now(w, fp);
+	if (word_is_own_set(w, now)) {
+		if ((off = set_own(w, &set, now, 0, false, 0)) < 0)
+			return (int)off;
+		word = FIB_WORD_BLOCK | (uint64_t)off;
+	} else if ((rc = dests_word(w, d, &word)) < 0)
+		return rc;
+	return word_put(w, fp, word);
+}
+
 int
 fib_get(struct fib_writer *w, uint64_t fp, struct fib_dests *d)
 {
 	struct fib_entry *e, *room;
-	uint64_t	 word;
 
 	if ((e = entry_find(w, fp, &room)) == NULL)
 		return ERR_NOTFOUND;
-	word = load(&e->word);
-	if (word & FIB_WORD_BLOCK)
-		set_read(w, word & ~FIB_WORD_BLOCK, d);
-	else
-		*d = (struct fib_dests){ word, NULL, 0 };
+	word_dests(w, load(&e->word), d);
 	return 0;
 }
 
@@ -779,6 +1119,7 @@ fib_writer_stats(const struct fib_writer *w, struct fib_stats *out)
 	*out = (struct fib_stats){
 		.entries = w->entries, .anchors = w->anchors,
 		.sets = w->nsets, .set_uses = w->set_uses,
+		.group_sets = w->group_sets, .groups = w->groups,
 		.bytes = w->heap.committed * FIB_PIECE,
 		.pieces_used = w->heap.npieces - w->heap.nfree,
 		.pieces_free = w->heap.nfree,

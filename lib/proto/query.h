@@ -30,8 +30,9 @@ enum query_what {
 	QUERY_MATCH	= 4,	/* router: routes that match the topic in arg
 				 * (state "installed"), then on the last page
 				 * what the index answers: a row without filter
-				 * for each destination (state "index"), and
-				 * how many entries it looked at (kv "probes") */
+				 * for each destination (state "index"; with
+				 * filter and share: of that group), and how
+				 * many entries it looked at (kv "probes") */
 	QUERY_STATS	= 5,	/* anybody: key and value rows; page by page */
 	QUERY_KICK	= 6,	/* listener: close the connection of the client
 				 * with the id in arg (0x98, administrative

@@ -6,10 +6,14 @@
  *	group	the filters of one shape at one anchor, counted by owner
  *	anchor	its groups, installed or widened; the owners that stand under
  *		`anchor/#` because of the widened ones, counted
+ *	share	a shared group ($share/name/filter) of a filter, with rows of
+ *		its own (`srow`, one per owner); `shared` are all those of the
+ *		filters of a group, for they are widened and narrowed together
  *
  * The word of a fingerprint is always computed anew from the filters that have
  * it and, for `anchor/#`, the anchor's count of wide owners: nothing is added
- * to or taken from a word, so nothing can be left over in one.
+ * to or taken from a word, so nothing can be left over in one. So are the slots
+ * of a share, from the rows of all that have its id and stand there.
  *
  * Which shape is widened when an anchor has too many. What widening costs is
  * traffic: each owner of the widened filters gets all that is published below
@@ -19,7 +23,10 @@
  * one filter each rank far below the single filter of somebody else, and so do
  * 33 shapes of 100 filters; one well used shape ranks above them all. Among
  * equals the newest. A widened shape is looked at again when its routes reach
- * a power of two, and takes the place of one worth half as much.
+ * a power of two, and takes the place of one worth half as much. Rows of shares
+ * count as routes, but always cost something: each share of a widened shape is
+ * asked for a member whatever is published below the anchor. A shape whose
+ * shares find no place under `anchor/#` is not widened.
  *
  * Moving a filter between its own entry and `anchor/#` must not lose a
  * message for a reader that read the anchor before and looks for the
@@ -27,6 +34,7 @@
  * readers have to pass an epoch (fib_grace), then the old entries go; a `job`
  * per group that moves, done in slices by rib_tidy.
  */
+#include <assert.h>
 #include <stdlib.h>
 
 #include "base/err.h"
@@ -60,6 +68,7 @@ struct filter {
 	uint32_t	 anchor_len;
 	uint32_t	 group;		/* 0: no wildcard */
 	uint32_t	 rows;
+	uint32_t	 shares;
 	uint32_t	 anchor_levels:31;
 	uint32_t	 own:1;		/* counts in the word of fp */
 };
@@ -73,6 +82,32 @@ struct row {
 	uint8_t		 mark;
 };
 
+struct share {
+	uint32_t	 next;		/* of its filter */
+	uint32_t	 filter;	/* 0: a free item */
+	uint32_t	 snext, sprev;	/* of its filter's group */
+	uint32_t	 rows;
+	uint32_t	 nlen;
+	uint64_t	 hi, lo;	/* fib_group_id */
+	uint8_t		*name;
+};
+
+struct srow {
+	uint32_t	 next;		/* of its share */
+	uint32_t	 share;		/* 0: a free item */
+	uint32_t	 onext, oprev;	/* of its owner */
+	uint32_t	 members;
+	uint16_t	 owner;
+	uint8_t		 mark;
+};
+
+struct shared {				/* of a group that has shares */
+	uint32_t	 head;		/* shares */
+	uint32_t	 n;
+	struct counts	 counts;	/* their rows by owner */
+	bool		 wide;		/* they stand under `anchor/#` */
+};
+
 enum group_state { GROUP_INSTALLED, GROUP_WIDE };
 
 struct group {
@@ -81,11 +116,12 @@ struct group {
 	uint32_t	 head;		/* filters */
 	uint64_t	 shape;
 	uint64_t	 age;		/* serial number */
-	struct counts	 counts;	/* routes by owner */
-	uint32_t	 rows;
+	struct counts	 counts;	/* routes by owner, without shares */
+	uint32_t	 rows;		/* with those of shares */
 	uint32_t	 filters;
-	uint32_t	 job;		/* 0: none */
-	uint8_t		 state;
+	uint32_t	 shared;	/* 0: no shares */
+	uint32_t	 job:31;	/* 0: none */
+	uint32_t	 state:1;
 };
 
 struct anchor {
@@ -96,6 +132,7 @@ struct anchor {
 	uint32_t	 ninstalled;	/* or on their way; without `#` */
 	uint32_t	 nwidened;
 	uint32_t	 hash;		/* the group of shape `#`, 0: none */
+	uint32_t	 wide_shares;	/* that stand under `anchor/#` */
 };
 
 enum job_kind {
@@ -114,9 +151,10 @@ struct job {
 
 struct owner {
 	struct fib_slot	 dest;		/* kind FIB_NONE: free */
-	uint32_t	 rows;		/* list */
-	uint32_t	 sweep;		/* rib_owner_sweep: the next row */
-	uint64_t	 nrows;
+	uint32_t	 rows, srows;	/* lists */
+	uint32_t	 sweep, ssweep;	/* rib_owner_sweep: the next row */
+	bool		 sweeping;
+	uint64_t	 nrows;		/* of both lists */
 	uint16_t	 slot[FIBS];
 	uint8_t		 mark;
 };
@@ -134,9 +172,11 @@ struct rib {
 	struct attached	 fibs[FIBS];
 
 	struct pool	 filters, rows, groups, anchors, jobs;
+	struct pool	 shares, srows, shareds;
 	struct index	 by_fp;		/* filters */
 	struct index	 by_shape;	/* groups */
 	struct index	 by_anchor;	/* anchors */
+	struct index	 by_id;		/* shares */
 	struct owner	*owners;	/* [OWNERS] */
 	unsigned	 nowners;
 	uint32_t	 job_first, job_last;
@@ -147,6 +187,8 @@ struct rib {
 
 	uint64_t	 bits[FIB_SLOTS / 64];	/* scratch of gathering */
 	uint16_t	 more[FIB_SLOTS];
+	uint32_t	 members[FIB_SLOTS];
+	struct fib_group_slot gslots[FIB_SLOTS];
 	uint32_t	 crowd[OWNERS];		/* scratch, zero between uses */
 };
 
@@ -178,6 +220,24 @@ static inline struct job *
 job_at(const struct rib *rib, uint32_t i)
 {
 	return pool_at(&rib->jobs, i);
+}
+
+static inline struct share *
+share_at(const struct rib *rib, uint32_t i)
+{
+	return pool_at(&rib->shares, i);
+}
+
+static inline struct srow *
+srow_at(const struct rib *rib, uint32_t i)
+{
+	return pool_at(&rib->srows, i);
+}
+
+static inline struct shared *
+shared_at(const struct rib *rib, uint32_t i)
+{
+	return pool_at(&rib->shareds, i);
 }
 
 /* --- Counts by owner ------------------------------------------------- */
@@ -330,6 +390,48 @@ row_find(const struct rib *rib, const struct filter *f, unsigned owner)
 	return 0;
 }
 
+/* Ids are known to everybody: chosen ones are not to meet in a table. */
+static uint64_t
+id_hash_of(const struct rib *rib, uint64_t hi, uint64_t lo)
+{
+	struct sip s;
+
+	sip_init(&s, rib->key.k0, ~rib->key.k1);
+	sip_word(&s, hi);
+	sip_word(&s, lo);
+	return sip_end(s, 0xff);
+}
+
+static uint32_t
+share_find(const struct rib *rib, uint32_t filter, const void *name,
+    size_t nlen, uint64_t hi, uint64_t lo)
+{
+	uint64_t	 hash = id_hash_of(rib, hi, lo);
+	struct index_walk walk;
+	struct share	*s;
+	uint32_t	 i;
+
+	for (i = index_first(&rib->by_id, hash, &walk); i != 0;
+	    i = index_next(&rib->by_id, &walk)) {
+		s = share_at(rib, i);
+		if (s->hi == hi && s->lo == lo && s->filter == filter &&
+		    s->nlen == nlen && memcmp(s->name, name, nlen) == 0)
+			return i;
+	}
+	return 0;
+}
+
+static uint32_t
+srow_find(const struct rib *rib, const struct share *s, unsigned owner)
+{
+	uint32_t i;
+
+	for (i = s->rows; i != 0; i = srow_at(rib, i)->next)
+		if (srow_at(rib, i)->owner == owner)
+			return i;
+	return 0;
+}
+
 /* --- Publishing ------------------------------------------------------ */
 
 static inline void
@@ -408,6 +510,145 @@ publish(struct rib *rib, uint64_t fp)
 	return bad;
 }
 
+static bool
+share_is_wide(const struct rib *rib, const struct filter *f)
+{
+	const struct group *g;
+
+	if (f->group == 0 || (g = group_at(rib, f->group))->shared == 0)
+		return false;
+	return shared_at(rib, g->shared)->wide;
+}
+
+/* Does a share of this filter stand under fp? */
+static bool
+share_stands(const struct rib *rib, const struct filter *f, uint64_t fp)
+{
+	if (f->own && f->fp == fp)
+		return true;
+	return share_is_wide(rib, f) && fp == fib_wide(anchor_at(rib,
+	    group_at(rib, f->group)->anchor)->fp);
+}
+
+/* The slots of all shares of this id that stand under fp; there is one, unless
+ * somebody has found two of the same hash. */
+static void
+gather_group(struct rib *rib, unsigned fib, uint64_t fp, struct fib_group *g)
+{
+	uint64_t	 hash = id_hash_of(rib, g->id_hi, g->id_lo);
+	struct index_walk walk;
+	struct share	*s;
+	struct srow	*r;
+	uint32_t	 i, k;
+	unsigned	 slot, w;
+
+	memset(rib->bits, 0, sizeof(rib->bits));
+	for (i = index_first(&rib->by_id, hash, &walk); i != 0;
+	    i = index_next(&rib->by_id, &walk)) {
+		s = share_at(rib, i);
+		if (s->hi != g->id_hi || s->lo != g->id_lo ||
+		    !share_stands(rib, filter_at(rib, s->filter), fp))
+			continue;
+		for (k = s->rows; k != 0; k = r->next) {
+			r = srow_at(rib, k);
+			slot = rib->owners[r->owner].slot[fib];
+			rib->members[slot] = rib->bits[slot / 64] >>
+			    slot % 64 & 1 ?
+			    MAX(rib->members[slot], r->members) : r->members;
+			rib->bits[slot / 64] |= (uint64_t)1 << slot % 64;
+		}
+	}
+	g->slots = rib->gslots;
+	g->nslots = 0;
+	for (w = 0; w < NELEM(rib->bits); w++)
+		for (; rib->bits[w] != 0; rib->bits[w] &= rib->bits[w] - 1) {
+			slot = w * 64 +
+			    (unsigned)__builtin_ctzll(rib->bits[w]);
+			rib->gslots[g->nslots++] = (struct fib_group_slot){
+			    (uint16_t)slot, 0, rib->members[slot] };
+		}
+}
+
+static int
+publish_group_to(struct rib *rib, unsigned fib, uint64_t fp, uint64_t hi,
+    uint64_t lo)
+{
+	struct fib_group g = { .id_hi = hi, .id_lo = lo };
+
+	gather_group(rib, fib, fp, &g);
+	return fib_group_put(rib->fibs[fib].w, fp, &g);
+}
+
+/* What stands of a group under a fingerprint, into every fib. */
+static int
+publish_group(struct rib *rib, uint64_t fp, uint64_t hi, uint64_t lo)
+{
+	unsigned	i;
+	int		rc, bad = 0;
+
+	for (i = 0; i < FIBS; i++)
+		if (rib->fibs[i].w != NULL &&
+		    (rc = publish_group_to(rib, i, fp, hi, lo)) < 0)
+			bad = rc;
+	return bad;
+}
+
+/* A share, wherever it stands. */
+static int
+publish_share(struct rib *rib, const struct share *s)
+{
+	const struct filter *f = filter_at(rib, s->filter);
+	int		rc;
+
+	if (f->own && (rc = publish_group(rib, f->fp, s->hi, s->lo)) < 0)
+		return rc;
+	if (!share_is_wide(rib, f))
+		return 0;
+	return publish_group(rib, fib_wide(anchor_at(rib, group_at(rib,
+	    f->group)->anchor)->fp), s->hi, s->lo);
+}
+
+/* A filter under its own fingerprint, its shares with it. */
+static int
+publish_filter(struct rib *rib, const struct filter *f)
+{
+	struct share	*s;
+	uint32_t	 i;
+	int		 rc, bad = publish(rib, f->fp);
+
+	for (i = f->shares; i != 0; i = s->next) {
+		s = share_at(rib, i);
+		if ((rc = publish_group(rib, f->fp, s->hi, s->lo)) < 0)
+			bad = rc;
+	}
+	return bad;
+}
+
+/* All shares of a group, under `anchor/#`. */
+static int
+publish_shared(struct rib *rib, const struct group *g)
+{
+	uint64_t	 fp = fib_wide(anchor_at(rib, g->anchor)->fp);
+	struct share	*s;
+	uint32_t	 i;
+	int		 rc, bad = 0;
+
+	if (g->shared == 0)
+		return 0;
+	for (i = shared_at(rib, g->shared)->head; i != 0; i = s->snext) {
+		s = share_at(rib, i);
+		if ((rc = publish_group(rib, fp, s->hi, s->lo)) < 0)
+			bad = rc;
+	}
+	return bad;
+}
+
+static bool
+anchor_is_wide(const struct anchor *a)
+{
+	return a->wide.n > 0 || a->wide_shares > 0;
+}
+
 static int
 publish_anchor_to(struct rib *rib, unsigned fib, const struct anchor *a)
 {
@@ -415,7 +656,7 @@ publish_anchor_to(struct rib *rib, unsigned fib, const struct anchor *a)
 	size_t		n = 0;
 	uint32_t	i;
 
-	if (a->hash != 0 || a->wide.n > 0)
+	if (a->hash != 0 || anchor_is_wide(a))
 		shapes[n++] = FIB_SHAPE_HASH;
 	for (i = a->installed; i != 0; i = group_at(rib, i)->next)
 		if (i != a->hash)
@@ -601,6 +842,37 @@ wide_sub(struct rib *rib, struct anchor *a, uint32_t owner, uint32_t n)
 		rib->wide_anchors--;
 }
 
+/* The shares of g stand under `anchor/#` from now on, or no longer. */
+static void
+shared_turn(struct rib *rib, const struct group *g, bool wide)
+{
+	struct anchor	*a = anchor_at(rib, g->anchor);
+	struct shared	*s;
+
+	if (g->shared == 0 || (s = shared_at(rib, g->shared))->wide == wide)
+		return;
+	s->wide = wide;
+	if (wide)
+		a->wide_shares += s->n;
+	else
+		a->wide_shares -= s->n;
+}
+
+/* Is there room under `anchor/#` for the shares of g? */
+static bool
+shared_fits(const struct rib *rib, const struct group *g)
+{
+	const struct anchor *a = anchor_at(rib, g->anchor);
+	const struct group *hash;
+	uint64_t	 n = a->wide_shares;
+
+	if (g->shared == 0 || shared_at(rib, g->shared)->wide)
+		return true;
+	if (a->hash != 0 && (hash = group_at(rib, a->hash))->shared != 0)
+		n += shared_at(rib, hash->shared)->n;
+	return n + shared_at(rib, g->shared)->n <= FIB_GROUPS_MAX;
+}
+
 /* The owners of a widened or narrowed group leave `anchor/#`, unless others
  * keep them there. */
 static void
@@ -612,9 +884,11 @@ group_leave_wide(struct rib *rib, struct group *g)
 	for (i = 0; i < g->counts.n; i++)
 		wide_sub(rib, a, counts_all(&g->counts)[i].owner,
 		    counts_all(&g->counts)[i].n);
-	if (a->wide.n == 0)
+	shared_turn(rib, g, false);
+	if (!anchor_is_wide(a))
 		(void)publish_anchor(rib, a);
 	(void)publish(rib, fib_wide(a->fp));
+	(void)publish_shared(rib, g);
 }
 
 static int
@@ -625,16 +899,23 @@ group_enter_wide(struct rib *rib, struct group *g)
 	uint32_t	 i;
 	int		 rc = 0;
 
+	if (!shared_fits(rib, g))
+		return ERR_FULL;
 	for (i = 0; i < g->counts.n; i++)
 		if ((rc = wide_add(rib, a, c[i].owner, c[i].n)) < 0)
 			break;
+	shared_turn(rib, g, true);
 	if (rc == 0)
 		rc = publish(rib, fib_wide(a->fp));
+	if (rc == 0)
+		rc = publish_shared(rib, g);
 	if (rc == 0)
 		return 0;
 	while (i-- > 0)
 		wide_sub(rib, a, c[i].owner, c[i].n);
+	shared_turn(rib, g, false);
 	(void)publish(rib, fib_wide(a->fp));
+	(void)publish_shared(rib, g);
 	return rc;
 }
 
@@ -720,10 +1001,19 @@ rank_before(const struct rank *a, const struct rank *b)
 static void
 crowd_add(struct rib *rib, struct group *g, uint32_t n)
 {
-	uint32_t i;
+	struct shared	*s;
+	uint32_t	 i, owner;
 
 	for (i = 0; i < g->counts.n; i++)
 		rib->crowd[counts_all(&g->counts)[i].owner] += n;
+	if (g->shared == 0)
+		return;
+	s = shared_at(rib, g->shared);
+	for (i = 0; i < s->counts.n; i++) {
+		owner = counts_all(&s->counts)[i].owner;
+		if (counts_find(&g->counts, owner) == NULL)
+			rib->crowd[owner] += n;
+	}
 }
 
 /* `beside` stands under `anchor/#` now, and would not if it had a place. */
@@ -732,6 +1022,7 @@ rank_of(struct rib *rib, struct group *g, struct group *beside)
 {
 	struct anchor	*a = anchor_at(rib, g->anchor);
 	struct rank	 rank = { true, g->rows, UINT32_MAX, g->age };
+	struct counts	*s;
 	struct count	*c;
 	uint32_t	 i, wide;
 
@@ -746,14 +1037,21 @@ rank_of(struct rib *rib, struct group *g, struct group *beside)
 			rank.free = false;
 		rank.crowd = MIN(rank.crowd, rib->crowd[c->owner]);
 	}
-	if (rank.crowd == 0 || g->counts.n == 0)
+	if (g->shared != 0) {
+		s = &shared_at(rib, g->shared)->counts;
+		rank.free = false;
+		for (i = 0; i < s->n; i++)
+			rank.crowd = MIN(rank.crowd,
+			    rib->crowd[counts_all(s)[i].owner]);
+	}
+	if (rank.crowd == 0 || rank.crowd == UINT32_MAX)
 		rank.crowd = 1;
 	return rank;
 }
 
 /*
- * The group to widen: one of the installed or g, which wants a place. wide: g
- * is widened now.
+ * The group to widen: one of the installed or g, which wants a place; 0 if none
+ * can be. wide: g is widened now.
  */
 static uint32_t
 victim(struct rib *rib, uint32_t g, bool wide, struct rank *rank)
@@ -763,6 +1061,8 @@ victim(struct rib *rib, uint32_t g, bool wide, struct rank *rank)
 	struct rank	 one;
 	uint32_t	 i, best = g;
 
+	if (!shared_fits(rib, group_at(rib, g)))
+		best = 0;
 	for (i = a->installed; i != 0; i = group_at(rib, i)->next)
 		if (i != a->hash && i != g)
 			crowd_add(rib, group_at(rib, i), 1);
@@ -771,8 +1071,10 @@ victim(struct rib *rib, uint32_t g, bool wide, struct rank *rank)
 	for (i = a->installed; i != 0; i = group_at(rib, i)->next) {
 		if (i == a->hash || i == g)
 			continue;
+		if (!shared_fits(rib, group_at(rib, i)))
+			continue;
 		one = rank_of(rib, group_at(rib, i), beside);
-		if (rank_before(&one, rank)) {
+		if (best == 0 || rank_before(&one, rank)) {
 			best = i;
 			*rank = one;
 		}
@@ -810,7 +1112,7 @@ group_place(struct rib *rib, uint32_t i)
 			return 0;	/* it is counted already */
 		v = victim(rib, i, false, &rank);
 		victim_end(rib, i);
-		if (v != i && group_widen(rib, v) == 0)
+		if (v != 0 && v != i && group_widen(rib, v) == 0)
 			return 0;
 	}
 	if ((rc = group_enter_wide(rib, g)) < 0)
@@ -834,7 +1136,7 @@ narrowing_helps(struct rib *rib, struct group *g)
 		if (counts_of(&a->wide, c->owner) == c->n)
 			return true;
 	}
-	return false;
+	return g->shared != 0;
 }
 
 /* A widened group has grown: is it worth the place of another by now? */
@@ -919,6 +1221,7 @@ anchor_unmake(struct rib *rib, uint32_t i)
 	index_del(&rib->by_anchor, a->fp, i);
 	if (a->wide.n > 0)
 		rib->wide_anchors--;
+	assert(a->wide_shares == 0);
 	counts_fini(rib, &a->wide);
 	pool_give(&rib->anchors, i);
 }
@@ -1049,6 +1352,7 @@ filter_unmake(struct rib *rib, uint32_t i)
 	bool		 own = f->own;
 	struct group	*g;
 
+	assert(f->shares == 0 && f->rows == 0);
 	if (group != 0) {
 		g = group_at(rib, group);
 		if (g->job != 0 && job_at(rib, g->job)->at == i)
@@ -1110,13 +1414,13 @@ row_remove(struct rib *rib, uint32_t i)
 		if (group_is_wide(rib, g)) {
 			wide_sub(rib, a, owner, 1);
 			if (counts_of(&a->wide, owner) == 0) {
-				if (a->wide.n == 0)
+				if (!anchor_is_wide(a))
 					(void)publish_anchor(rib, a);
 				(void)publish(rib, fib_wide(a->fp));
 			}
 		}
 	}
-	if (f->rows == 0)
+	if (f->rows == 0 && f->shares == 0)
 		filter_unmake(rib, filter);
 	else if (f->own)
 		(void)publish(rib, f->fp);
@@ -1191,7 +1495,8 @@ rib_add(struct rib *rib, unsigned owner, const void *text, size_t len,
 		row_at(rib, i)->mark = o->mark;
 		return 0;
 	}
-	if (rib->routes_max > 0 && rib->rows.used >= rib->routes_max)
+	if (rib->routes_max > 0 && (uint64_t)rib->rows.used +
+	    rib->srows.used >= rib->routes_max)
 		return ERR_FULL;
 	if (filter == 0) {
 		if ((filter = filter_make(rib, &cut, text, len,
@@ -1246,6 +1551,290 @@ rib_del(struct rib *rib, unsigned owner, const void *text, size_t len)
 	return 0;
 }
 
+/* --- Shares ---------------------------------------------------------- */
+
+/* The record of all shares at this filter's shape, made if need be; 0: none,
+ * for want of memory or of a wildcard. */
+static struct shared *
+shared_of(struct rib *rib, const struct filter *f, bool make)
+{
+	struct group	*g;
+	struct shared	*d;
+
+	if (f->group == 0)
+		return NULL;
+	g = group_at(rib, f->group);
+	if (g->shared == 0) {
+		if (!make || (g->shared = pool_take(&rib->shareds)) == 0)
+			return NULL;
+		d = shared_at(rib, g->shared);
+		d->wide = group_is_wide(rib, g);
+	}
+	return shared_at(rib, g->shared);
+}
+
+static void
+shared_drop(struct rib *rib, const struct filter *f)
+{
+	struct group	*g;
+
+	if (f->group == 0 || (g = group_at(rib, f->group))->shared == 0 ||
+	    shared_at(rib, g->shared)->n > 0)
+		return;
+	counts_fini(rib, &shared_at(rib, g->shared)->counts);
+	pool_give(&rib->shareds, g->shared);
+	g->shared = 0;
+}
+
+static uint32_t
+share_make(struct rib *rib, uint32_t filter, const void *name, size_t nlen,
+    uint64_t hi, uint64_t lo)
+{
+	struct filter	*f = filter_at(rib, filter);
+	struct shared	*d = shared_of(rib, f, true);
+	struct share	*s;
+	uint32_t	 i;
+
+	if (f->group != 0 && d == NULL)
+		return 0;
+	if ((i = pool_take(&rib->shares)) == 0)
+		goto drop_shared;
+	s = share_at(rib, i);
+	if ((s->name = malloc(MAX(nlen, 1))) == NULL)
+		goto give_share;
+	if (index_add(&rib->by_id, id_hash_of(rib, hi, lo), i) < 0)
+		goto free_name;
+	memcpy(s->name, name, nlen);
+	s->nlen = (uint32_t)nlen;
+	s->hi = hi;
+	s->lo = lo;
+	s->filter = filter;
+	s->next = f->shares;
+	f->shares = i;
+	if (d != NULL) {
+		s->snext = d->head;
+		if (s->snext != 0)
+			share_at(rib, s->snext)->sprev = i;
+		d->head = i;
+		d->n++;
+		if (d->wide)
+			anchor_at(rib, group_at(rib,
+			    f->group)->anchor)->wide_shares++;
+	}
+	rib->text_bytes += nlen;
+	return i;
+
+free_name:
+	free(s->name);
+give_share:
+	pool_give(&rib->shares, i);
+drop_shared:
+	shared_drop(rib, f);
+	return 0;
+}
+
+/* The last row is out of it. Readers find it no more when this returns. */
+static void
+share_unmake(struct rib *rib, uint32_t i)
+{
+	struct share	*s = share_at(rib, i);
+	struct filter	*f = filter_at(rib, s->filter);
+	struct shared	*d = shared_of(rib, f, false);
+	struct anchor	*a = NULL;
+	uint32_t	*at;
+
+	(void)publish_share(rib, s);
+	for (at = &f->shares; *at != i; at = &share_at(rib, *at)->next)
+		;
+	*at = s->next;
+	if (d != NULL) {
+		if (s->sprev != 0)
+			share_at(rib, s->sprev)->snext = s->snext;
+		else
+			d->head = s->snext;
+		if (s->snext != 0)
+			share_at(rib, s->snext)->sprev = s->sprev;
+		d->n--;
+		if (d->wide)
+			a = anchor_at(rib, group_at(rib, f->group)->anchor);
+	}
+	index_del(&rib->by_id, id_hash_of(rib, s->hi, s->lo), i);
+	rib->text_bytes -= s->nlen;
+	free(s->name);
+	pool_give(&rib->shares, i);
+	shared_drop(rib, f);
+	if (a != NULL && --a->wide_shares == 0 && !anchor_is_wide(a))
+		(void)publish_anchor(rib, a);
+}
+
+static void
+srow_remove(struct rib *rib, uint32_t i)
+{
+	struct srow	*r = srow_at(rib, i);
+	struct share	*s = share_at(rib, r->share);
+	struct filter	*f = filter_at(rib, s->filter);
+	struct owner	*o = &rib->owners[r->owner];
+	struct shared	*d = shared_of(rib, f, false);
+	uint32_t	 share = r->share, filter = s->filter, *at;
+
+	for (at = &s->rows; *at != i; at = &srow_at(rib, *at)->next)
+		;
+	*at = r->next;
+	if (o->ssweep == i)
+		o->ssweep = r->onext;
+	if (r->oprev != 0)
+		srow_at(rib, r->oprev)->onext = r->onext;
+	else
+		o->srows = r->onext;
+	if (r->onext != 0)
+		srow_at(rib, r->onext)->oprev = r->oprev;
+	o->nrows--;
+	if (d != NULL) {
+		counts_sub(rib, &d->counts, r->owner, 1);
+		group_at(rib, f->group)->rows--;
+	}
+	pool_give(&rib->srows, i);
+	if (s->rows != 0)
+		(void)publish_share(rib, s);	/* fewer: it cannot fail */
+	else
+		share_unmake(rib, share);
+	if (f->rows == 0 && f->shares == 0)
+		filter_unmake(rib, filter);
+}
+
+/* A row of a share is new: let readers find it, terminal before anchor. */
+static int
+srow_publish(struct rib *rib, uint32_t share, bool new_anchor)
+{
+	struct share	*s = share_at(rib, share);
+	struct filter	*f = filter_at(rib, s->filter);
+	struct group	*g;
+	int		 rc;
+
+	if (f->group == 0)
+		return publish_share(rib, s);
+	g = group_at(rib, f->group);
+	if (g->rows == 1 && (rc = group_place(rib, f->group)) < 0)
+		return rc;
+	if ((rc = publish_share(rib, s)) < 0)
+		return rc;
+	if (new_anchor &&
+	    (rc = publish_anchor(rib, anchor_at(rib, g->anchor))) < 0)
+		return rc;
+	if (g->state == GROUP_WIDE)
+		group_grown(rib, f->group);
+	return 0;
+}
+
+static int
+srow_add(struct rib *rib, unsigned owner, uint32_t share, uint32_t members,
+    bool new_anchor)
+{
+	struct share	*s = share_at(rib, share);
+	struct filter	*f = filter_at(rib, s->filter);
+	struct owner	*o = &rib->owners[owner];
+	struct shared	*d = shared_of(rib, f, false);
+	struct srow	*r;
+	uint32_t	 i;
+	int		 rc;
+
+	if ((i = pool_take(&rib->srows)) == 0)
+		return ERR_NOMEM;
+	if (d != NULL) {
+		if ((rc = counts_add(rib, &d->counts, owner, 1)) < 0) {
+			pool_give(&rib->srows, i);
+			return rc;
+		}
+		group_at(rib, f->group)->rows++;
+	}
+	r = srow_at(rib, i);
+	*r = (struct srow){ .next = s->rows, .share = share,
+	    .onext = o->srows, .members = members, .owner = (uint16_t)owner,
+	    .mark = o->mark };
+	s->rows = i;
+	if (r->onext != 0)
+		srow_at(rib, r->onext)->oprev = i;
+	o->srows = i;
+	o->nrows++;
+	if ((rc = srow_publish(rib, share, new_anchor)) == 0)
+		return 0;
+	/* The caller lets go of a share and a filter that are empty. */
+	s->rows = r->next;
+	o->srows = r->onext;
+	if (o->srows != 0)
+		srow_at(rib, o->srows)->oprev = 0;
+	o->nrows--;
+	if (d != NULL) {
+		counts_sub(rib, &d->counts, owner, 1);
+		group_at(rib, f->group)->rows--;
+	}
+	pool_give(&rib->srows, i);
+	if (s->rows != 0)
+		(void)publish_share(rib, s);
+	return rc;
+}
+
+static int
+srow_change(struct rib *rib, uint32_t i, uint32_t members)
+{
+	struct srow	*r = srow_at(rib, i);
+	uint32_t	 was = r->members;
+	int		 rc;
+
+	r->mark = rib->owners[r->owner].mark;
+	if (members == was)
+		return 0;
+	r->members = members;
+	if ((rc = publish_share(rib, share_at(rib, r->share))) < 0)
+		r->members = was;
+	return rc;
+}
+
+int
+rib_group(struct rib *rib, unsigned owner, const void *text, size_t len,
+    const void *name, size_t nlen, uint32_t members)
+{
+	struct fib_cut	 cut;
+	uint64_t	 hi, lo;
+	uint32_t	 filter, share = 0, i = 0;
+	bool		 new_anchor = false;
+	int		 rc = ERR_NOMEM;
+
+	if (owner >= OWNERS || rib->owners[owner].dest.kind == FIB_NONE ||
+	    len > TOPIC_MAX || nlen > TOPIC_MAX)
+		return ERR_INVAL;
+	fib_cut(&rib->key, text, len, &cut);
+	fib_group_id(name, nlen, text, len, &hi, &lo);
+	if ((filter = filter_find(rib, cut.fp, text, len)) != 0 &&
+	    (share = share_find(rib, filter, name, nlen, hi, lo)) != 0)
+		i = srow_find(rib, share_at(rib, share), owner);
+	if (i == 0 && members == 0)
+		return ERR_NOTFOUND;
+	if (members == 0) {
+		srow_remove(rib, i);
+		return 0;
+	}
+	if (i != 0)
+		return srow_change(rib, i, members);
+	if (rib->routes_max > 0 && (uint64_t)rib->rows.used +
+	    rib->srows.used >= rib->routes_max)
+		return ERR_FULL;
+	if (filter == 0 && (filter = filter_make(rib, &cut, text, len,
+	    &new_anchor)) == 0)
+		return ERR_NOMEM;
+	if (share == 0)
+		share = share_make(rib, filter, name, nlen, hi, lo);
+	if (share != 0 && (rc = srow_add(rib, owner, share, members,
+	    new_anchor)) == 0)
+		return 0;
+	if (share != 0 && share_at(rib, share)->rows == 0)
+		share_unmake(rib, share);
+	if (filter_at(rib, filter)->rows == 0 &&
+	    filter_at(rib, filter)->shares == 0)
+		filter_unmake(rib, filter);
+	return rc;
+}
+
 /* --- Jobs, a slice at a time ----------------------------------------- */
 
 /* True if the job has ended or goes on as another. */
@@ -1267,8 +1856,9 @@ job_step(struct rib *rib, uint32_t i, size_t *budget)
 		f = filter_at(rib, j->at);
 		if (f->own != own) {
 			f->own = own;
-			if (publish(rib, f->fp) < 0 && own) {
+			if (publish_filter(rib, f) < 0 && own) {
 				f->own = false;
+				(void)publish_filter(rib, f);
 				return false;	/* another turn */
 			}
 		}
@@ -1354,18 +1944,33 @@ fill_one(struct rib *rib, unsigned fib, uint32_t i)
 	struct filter	*f = filter_at(rib, i);
 	struct group	*g;
 	struct anchor	*a;
+	struct share	*s;
+	uint32_t	 k;
 	int		 rc;
 
 	if (f->text == NULL)
 		return 0;
 	if (f->own && (rc = publish_to(rib, fib, f->fp)) < 0)
 		return rc;
+	for (k = f->own ? f->shares : 0; k != 0; k = s->next) {
+		s = share_at(rib, k);
+		if ((rc = publish_group_to(rib, fib, f->fp, s->hi, s->lo)) < 0)
+			return rc;
+	}
 	if (f->group == 0 || (g = group_at(rib, f->group))->head != i)
 		return 0;
 	a = anchor_at(rib, g->anchor);
 	if (a->wide.n > 0 &&
 	    (rc = publish_to(rib, fib, fib_wide(a->fp))) < 0)
 		return rc;
+	if (share_is_wide(rib, f))
+		for (k = shared_at(rib, g->shared)->head; k != 0;
+		    k = s->snext) {
+			s = share_at(rib, k);
+			if ((rc = publish_group_to(rib, fib, fib_wide(a->fp),
+			    s->hi, s->lo)) < 0)
+				return rc;
+		}
 	return publish_anchor_to(rib, fib, a);
 }
 
@@ -1468,7 +2073,9 @@ rib_owner_clear(struct rib *rib, unsigned owner, size_t budget)
 		return 0;
 	for (; o->rows != 0 && budget > 0; budget--)
 		row_remove(rib, o->rows);
-	return o->rows != 0;
+	for (; o->srows != 0 && budget > 0; budget--)
+		srow_remove(rib, o->srows);
+	return o->rows != 0 || o->srows != 0;
 }
 
 void
@@ -1494,7 +2101,8 @@ rib_owner_mark(struct rib *rib, unsigned owner)
 
 	if (o != NULL) {
 		o->mark++;	/* the last one may never have been swept */
-		o->sweep = 0;
+		o->sweep = o->ssweep = 0;
+		o->sweeping = false;
 	}
 }
 
@@ -1508,14 +2116,23 @@ rib_owner_sweep(struct rib *rib, unsigned owner, size_t budget)
 
 	if (o == NULL)
 		return 0;
-	if (o->sweep == 0)
+	if (!o->sweeping) {
 		o->sweep = o->rows;
+		o->ssweep = o->srows;
+		o->sweeping = true;
+	}
 	for (; (i = o->sweep) != 0 && budget > 0; budget--) {
 		o->sweep = row_at(rib, i)->onext;
 		if (row_at(rib, i)->mark != o->mark)
 			row_remove(rib, i);
 	}
-	return o->sweep != 0;
+	for (; (i = o->ssweep) != 0 && budget > 0; budget--) {
+		o->ssweep = srow_at(rib, i)->onext;
+		if (srow_at(rib, i)->mark != o->mark)
+			srow_remove(rib, i);
+	}
+	o->sweeping = o->sweep != 0 || o->ssweep != 0;
+	return o->sweeping;
 }
 
 int
@@ -1562,32 +2179,108 @@ row_tell(struct rib *rib, const struct filter *f, const struct row *r,
 	return fn(ctx, &row);
 }
 
+static bool
+srow_tell(struct rib *rib, const struct srow *r, row_fn *fn, void *ctx)
+{
+	const struct share *s = share_at(rib, r->share);
+	const struct filter *f = filter_at(rib, s->filter);
+	struct rib_row	row = {
+		.filter = f->text, .len = f->len, .owner = r->owner,
+		.anchor_len = f->anchor_len, .wild = f->group != 0,
+		.widened = f->group != 0 &&
+		    group_at(rib, f->group)->state == GROUP_WIDE,
+		.name = s->name, .nlen = s->nlen, .members = r->members,
+	};
+
+	return fn(ctx, &row);
+}
+
+/* Every row of a filter; false: fn has had enough. */
+static bool
+filter_tell(struct rib *rib, const struct filter *f, row_fn *fn, void *ctx)
+{
+	uint32_t i, k;
+
+	for (i = f->rows; i != 0; i = row_at(rib, i)->next)
+		if (!row_tell(rib, f, row_at(rib, i), fn, ctx))
+			return false;
+	for (i = f->shares; i != 0; i = share_at(rib, i)->next)
+		for (k = share_at(rib, i)->rows; k != 0;
+		    k = srow_at(rib, k)->next)
+			if (!srow_tell(rib, srow_at(rib, k), fn, ctx))
+				return false;
+	return true;
+}
+
+/* The rows of one owner by their numbers; those of shares, whose cursors have
+ * this bit, after the others. */
+#define CURSOR_SHARES	((uint64_t)1 << 63)
+
+static int
+list_owner(struct rib *rib, unsigned owner, uint64_t *cursor, size_t budget,
+    row_fn *fn, void *ctx)
+{
+	struct row	*r;
+	struct srow	*s;
+
+	for (; *cursor < rib->rows.n && budget > 0; ++*cursor, budget--) {
+		r = row_at(rib, (uint32_t)*cursor + 1);
+		if (r->filter != 0 && r->owner == owner &&
+		    !row_tell(rib, filter_at(rib, r->filter), r, fn, ctx))
+			return 1;
+	}
+	if (*cursor < rib->rows.n)
+		return 1;
+	if ((*cursor & CURSOR_SHARES) == 0)
+		*cursor = CURSOR_SHARES;
+	for (; (*cursor & ~CURSOR_SHARES) < rib->srows.n && budget > 0;
+	    ++*cursor, budget--) {
+		s = srow_at(rib, (uint32_t)*cursor + 1);
+		if (s->share != 0 && s->owner == owner &&
+		    !srow_tell(rib, s, fn, ctx))
+			return 1;
+	}
+	return (*cursor & ~CURSOR_SHARES) < rib->srows.n;
+}
+
 int
 rib_list(struct rib *rib, int owner, uint64_t *cursor, size_t budget,
     row_fn *fn, void *ctx)
 {
-	uint64_t	 n = owner < 0 ? rib->filters.n : rib->rows.n;
 	struct filter	*f;
-	struct row	*r;
-	uint32_t	 at;
 
-	for (; *cursor < n && budget > 0; ++*cursor, budget--) {
-		if (owner >= 0) {
-			r = row_at(rib, (uint32_t)*cursor + 1);
-			if (r->filter != 0 && r->owner == owner &&
-			    !row_tell(rib, filter_at(rib, r->filter), r, fn,
-			    ctx))
-				return 1;
-			continue;
-		}
+	if (owner >= 0)
+		return list_owner(rib, (unsigned)owner, cursor, budget, fn,
+		    ctx);
+	for (; *cursor < rib->filters.n && budget > 0; ++*cursor, budget--) {
 		f = filter_at(rib, (uint32_t)*cursor + 1);
-		if (f->text == NULL)
-			continue;
-		for (at = f->rows; at != 0; at = row_at(rib, at)->next)
-			if (!row_tell(rib, f, row_at(rib, at), fn, ctx))
-				return 1;
+		if (f->text != NULL && !filter_tell(rib, f, fn, ctx))
+			return 1;
 	}
-	return *cursor < n;
+	return *cursor < rib->filters.n;
+}
+
+int
+rib_group_find(const struct rib *rib, uint64_t id_hi, uint64_t id_lo,
+    struct rib_row *out)
+{
+	uint64_t	 hash = id_hash_of(rib, id_hi, id_lo);
+	struct index_walk walk;
+	const struct filter *f;
+	struct share	*s;
+	uint32_t	 i;
+
+	for (i = index_first(&rib->by_id, hash, &walk); i != 0;
+	    i = index_next(&rib->by_id, &walk)) {
+		s = share_at(rib, i);
+		if (s->hi != id_hi || s->lo != id_lo)
+			continue;
+		f = filter_at(rib, s->filter);
+		*out = (struct rib_row){ .filter = f->text, .len = f->len,
+		    .name = s->name, .nlen = s->nlen };
+		return 0;
+	}
+	return ERR_NOTFOUND;
 }
 
 struct matching {
@@ -1599,19 +2292,20 @@ struct matching {
 	bool		 stop;
 };
 
+static bool
+match_row(void *ctx, const struct rib_row *row)
+{
+	struct matching	*m = ctx;
+
+	if (m->given++ == m->limit || !m->fn(m->ctx, row))
+		m->stop = true;
+	return !m->stop;
+}
+
 static void
 match_filter(struct matching *m, const struct filter *f)
 {
-	uint32_t i;
-
-	for (i = f->rows; i != 0 && !m->stop; i = row_at(m->rib, i)->next) {
-		if (m->given++ == m->limit) {
-			m->stop = true;
-			return;
-		}
-		if (!row_tell(m->rib, f, row_at(m->rib, i), m->fn, m->ctx))
-			m->stop = true;
-	}
+	(void)filter_tell(m->rib, f, match_row, m);
 }
 
 /* All filters of this fingerprint, group (0: none) and anchor that do match. */
@@ -1758,7 +2452,9 @@ void
 rib_stats(const struct rib *rib, struct rib_stats *out)
 {
 	*out = (struct rib_stats){
-		.filters = rib->filters.used, .routes = rib->rows.used,
+		.filters = rib->filters.used,
+		.routes = (uint64_t)rib->rows.used + rib->srows.used,
+		.groups = rib->shares.used, .group_rows = rib->srows.used,
 		.owners = rib->nowners, .anchors = rib->anchors.used,
 		.shapes = rib->groups.used,
 		.widened_shapes = rib->widened_shapes,
@@ -1766,12 +2462,15 @@ rib_stats(const struct rib *rib, struct rib_stats *out)
 		.widenings = rib->widenings, .narrowings = rib->narrowings,
 		.bytes = rib->text_bytes + rib->count_bytes +
 		    rib->by_fp.bytes + rib->by_shape.bytes +
-		    rib->by_anchor.bytes + POOL_CHUNK *
+		    rib->by_anchor.bytes + rib->by_id.bytes + POOL_CHUNK *
 		    (rib->filters.nchunks * rib->filters.item +
 		    rib->rows.nchunks * rib->rows.item +
 		    rib->groups.nchunks * rib->groups.item +
 		    rib->anchors.nchunks * rib->anchors.item +
-		    rib->jobs.nchunks * rib->jobs.item),
+		    rib->jobs.nchunks * rib->jobs.item +
+		    rib->shares.nchunks * rib->shares.item +
+		    rib->srows.nchunks * rib->srows.item +
+		    rib->shareds.nchunks * rib->shareds.item),
 	};
 }
 
@@ -1796,6 +2495,9 @@ rib_new(struct rib **out, const struct rib_opts *o)
 	pool_init(&rib->groups, sizeof(struct group));
 	pool_init(&rib->anchors, sizeof(struct anchor));
 	pool_init(&rib->jobs, sizeof(struct job));
+	pool_init(&rib->shares, sizeof(struct share));
+	pool_init(&rib->srows, sizeof(struct srow));
+	pool_init(&rib->shareds, sizeof(struct shared));
 	*out = rib;
 	return 0;
 }
@@ -1814,6 +2516,13 @@ rib_free(struct rib **ribp)
 		counts_fini(rib, &group_at(rib, i)->counts);
 	for (i = 1; i <= rib->anchors.n; i++)
 		counts_fini(rib, &anchor_at(rib, i)->wide);
+	for (i = 1; i <= rib->shares.n; i++)
+		free(share_at(rib, i)->name);
+	for (i = 1; i <= rib->shareds.n; i++)
+		counts_fini(rib, &shared_at(rib, i)->counts);
+	pool_fini(&rib->shares);
+	pool_fini(&rib->srows);
+	pool_fini(&rib->shareds);
 	pool_fini(&rib->filters);
 	pool_fini(&rib->rows);
 	pool_fini(&rib->groups);
@@ -1822,6 +2531,7 @@ rib_free(struct rib **ribp)
 	index_fini(&rib->by_fp);
 	index_fini(&rib->by_shape);
 	index_fini(&rib->by_anchor);
+	index_fini(&rib->by_id);
 	free(rib->owners);
 	free(rib);
 	*ribp = NULL;

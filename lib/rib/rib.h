@@ -2,7 +2,8 @@
  * rib.h: the routes with their text: filter -> owners. Private to the router,
  * which alone decides from it what stands in the forwarding index (lib/fib):
  * the first owner of a filter installs it, the last removes it, and each
- * change of owners changes its destinations there.
+ * change of owners changes its destinations there. Beside the owners of a
+ * filter stand its shared groups, each with its owners and their members.
  *
  * An anchor (the literal levels before a filter's first wildcard) is probed
  * once per shape, so it may have at most `anchor_shapes` of them beside
@@ -103,6 +104,17 @@ int rib_add(struct rib *rib, unsigned owner, const void *filter, size_t len,
 /* The owner wants it no longer. ERR_NOTFOUND if it did not. */
 int rib_del(struct rib *rib, unsigned owner, const void *filter, size_t len);
 
+/*
+ * The owner has so many members of the shared group `name` at filter now; 0:
+ * none any more. Name and filter have been checked by the caller, though
+ * nothing breaks otherwise. When this returns 0 every reader that enters later
+ * finds it so. ERR_NOTFOUND: 0 members of what is not there. ERR_NOMEM; or
+ * ERR_FULL: there is no place for another group at this filter, or, where it
+ * can only be installed as `anchor/#`, there. Nothing changed then.
+ */
+int rib_group(struct rib *rib, unsigned owner, const void *filter, size_t len,
+    const void *name, size_t nlen, uint32_t members);
+
 /* --- Questions ------------------------------------------------------- */
 
 struct rib_row {
@@ -113,6 +125,9 @@ struct rib_row {
 	bool		 widened;	/* installed as anchor/# */
 	uint32_t	 anchor_len;	/* bytes of it that are its anchor */
 	bool		 wild;		/* has a wildcard, hence an anchor */
+	const uint8_t	*name;		/* of a shared group, else NULL; its */
+	size_t		 nlen;		/* rows follow those of the filter */
+	uint32_t	 members;
 };
 
 /*
@@ -131,6 +146,13 @@ int rib_list(struct rib *rib, int owner, uint64_t *cursor, size_t budget,
  */
 size_t rib_match(struct rib *rib, const void *topic, size_t len, size_t limit,
     bool (*row)(void *ctx, const struct rib_row *row), void *ctx);
+
+/*
+ * What group an id of the index is: filter and name of *out are set. Borrowed
+ * until the next change. ERR_NOTFOUND.
+ */
+int rib_group_find(const struct rib *rib, uint64_t id_hi, uint64_t id_lo,
+    struct rib_row *out);
 
 struct rib_anchor {
 	const uint8_t	*text;		/* borrowed for the call; len bytes are */
@@ -151,7 +173,9 @@ int rib_anchors(struct rib *rib, uint64_t *cursor, size_t budget,
 
 struct rib_stats {
 	uint64_t	filters;
-	uint64_t	routes;		/* (filter, owner) */
+	uint64_t	routes;		/* (filter, owner) and group_rows */
+	uint64_t	groups;		/* (filter, group) */
+	uint64_t	group_rows;	/* (filter, group, owner) */
 	uint64_t	owners;
 	uint64_t	anchors;
 	uint64_t	shapes;		/* (anchor, shape) */

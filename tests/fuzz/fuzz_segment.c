@@ -49,16 +49,25 @@ add_all(struct fib_writer *w)
 	uint16_t	more[200];
 	uint64_t	shapes[4] = { FIB_SHAPE_HASH, 1 << 1 | 1 << 7,
 	    1 | 2 << 1 | 3 << 7, 3 << 1 | 5 << 7 };
+	struct fib_group_slot slots[300];
 	struct fib_dests d;
 	struct fib_cut	c;
-	unsigned	i;
+	unsigned	i, k;
 
+	for (i = 0; i < 300; i++)
+		slots[i] = (struct fib_group_slot){ (uint16_t)(i * 13), 0,
+		    i + 1 };
 	for (i = 0; i < 200; i++)
 		more[i] = (uint16_t)(FIB_WORD_SLOTS + 3 * i);
 	for (i = 0; i < NELEM(filters); i++) {
 		fib_cut(fib_writer_key(w), filters[i], strlen(filters[i]), &c);
 		d = (struct fib_dests){ 1u << i, more, i % 3 ? 0 : 200 - i };
 		(void)fib_put(w, c.fp, &d);
+		for (k = 0; i % 2 && k < 20 * i; k++) {
+			struct fib_group g = { k, i, slots, 1 + 7 * k % 300 };
+
+			(void)fib_group_put(w, c.fp, &g);
+		}
 		if (c.shape == FIB_SHAPE_NONE)
 			continue;
 		if (i >= 1 && i <= 5 && c.anchor_levels == 1)
@@ -95,6 +104,27 @@ build(void)
 			hot[nhot++] = (uint32_t)i;
 }
 
+/* What a caller relies on, whatever the segment says. */
+static void
+check_groups(const struct fib_match *m)
+{
+	const struct fib_group *g;
+	size_t		i, k;
+
+	for (i = 0; i < m->ngroups; i++) {
+		g = &m->groups[i];
+		if (g->nslots == 0 || g->nslots > FIB_SLOTS ||
+		    (i > 0 && g[-1].id_hi == g->id_hi &&
+		    g[-1].id_lo == g->id_lo))
+			abort();
+		for (k = 0; k < g->nslots; k++)
+			if (g->slots[k].slot >= FIB_SLOTS ||
+			    g->slots[k].members == 0 || (k > 0 &&
+			    g->slots[k].slot <= g->slots[k - 1].slot))
+				abort();
+	}
+}
+
 static void
 read_all(void)
 {
@@ -112,13 +142,17 @@ read_all(void)
 		    strlen(topics[i]) };
 	fib_enter(r);
 	fib_match_batch(r, t, NELEM(topics), m);
-	for (i = 0; i < NELEM(topics); i++)
+	for (i = 0; i < NELEM(topics); i++) {
+		check_groups(&m[i]);
 		for (k = 0; k < m[i].nmore; k++)
 			if (m[i].more[k] < FIB_WORD_SLOTS ||
 			    m[i].more[k] >= FIB_SLOTS)
 				abort();
-	for (i = 0; i < NELEM(topics); i++)
+	}
+	for (i = 0; i < NELEM(topics); i++) {
 		fib_match(r, t[i].data, t[i].len, &m[0]);
+		check_groups(&m[0]);
+	}
 	for (i = 0; i < 70; i++)
 		(void)fib_slot(r, i, &slot);
 	(void)fib_leave(r);

@@ -681,6 +681,176 @@ def test_anything_in_any_order(seed):
         w.check()
 
 
+# --- Shared groups ------------------------------------------------------------------------------
+
+def test_groups_are_in_the_index_with_their_members(rig):
+    rig.start()
+    a = rig.process("listener.0", 10)
+    b = rig.process("listener.1", 11)
+    a.read()
+    b.read()
+    g = rig.group("g", "t/+")
+    h = rig.group("h", "t/+")
+    a.snapshot("g@3@t/+", "t/+")
+    b.snapshot("g@1@t/+", "h@7@t/+")
+    a.wait_ack()
+    b.wait_ack()
+    assert a.groups("t/x") == {g: {"listener.0": 3, "listener.1": 1},
+                               h: {"listener.1": 7}}
+    assert a.match("t/x") == ["listener.0"]     # by the plain filter alone
+    assert a.groups("u") == {}
+    b.routes("+g@5@t/+", "-h@0@t/+")            # counts change, the last goes
+    b.wait_ack()
+    assert a.groups("t/x") == {g: {"listener.0": 3, "listener.1": 5}}
+    a.routes("+g@0@t/+")                        # 0 members is the same
+    a.wait_ack()
+    assert a.groups("t/x") == {g: {"listener.1": 5}}
+    assert a.match("t/x") == ["listener.0"]
+    a.delete("t/+")
+    a.wait_ack()
+    assert b.groups("t/x") == {g: {"listener.1": 5}}
+    assert b.match("t/x") == []
+    s = rig.stats()
+    assert (s["groups"], s["group_rows"], s["fib_groups"]) == (1, 1, 1)
+    assert s["listener.1.routes"] == 1
+
+
+def test_groups_of_the_dead_are_marked_down_and_go(rig):
+    rig.start()
+    a = rig.process("listener.0", 10)
+    b = rig.process("listener.1", 11)
+    a.read()
+    b.read()
+    g = rig.group("g", "x")
+    a.snapshot("g@1@x")
+    b.snapshot("g@2@x")
+    a.wait_ack()
+    b.bulk("h@4@x/%", 50000)
+    b.wait_ack(deadline_s=60)
+    assert a.groups("x") == {g: {"listener.0": 1, "listener.1": 2}}
+    b.die()
+    rig.wait_stats(lambda s: s.get("listener.1.owner") == "none")
+    assert a.groups("x") in ({g: {"listener.0": 1}},
+                             {g: {"listener.0": 1, "listener.1!": 2}})
+    s = rig.wait_stats(lambda s: s["routes"] == 1, 60)
+    assert a.groups("x") == {g: {"listener.0": 1}}
+    assert (s["groups"], s["group_rows"]) == (1, 1)
+
+
+def test_a_new_router_and_a_new_snapshot_know_the_groups(rig):
+    rig.start()
+    a = rig.process("listener.0", 10)
+    a.read()
+    g, h, i = (rig.group(n, "a/#") for n in "ghi")
+    a.snapshot("g@3@a/#", "h@1@a/#")
+    a.wait_ack()
+    rig.kill()
+    assert a.groups("a") == {g: {"listener.0": 3}, h: {"listener.0": 1}}
+    rig.events.clear()
+    rig.run()
+    a.connect()
+    a.snapshot("g@3@a/#", "h@2@a/#")
+    rig.wait("ready")
+    rig.wait("segment")
+    assert a.groups("a") == {g: {"listener.0": 3}, h: {"listener.0": 1}}
+    a.read()
+    a.wait_ack()
+    assert a.groups("a") == {g: {"listener.0": 3}, h: {"listener.0": 2}}
+    a.routes("+g@4@a/#", "+i@1@a/#", flags="b")     # h is not named
+    taken(rig, "listener.0", 2)
+    assert a.groups("a")[h] == {"listener.0": 2}    # before the end
+    a.routes(flags="e")
+    a.wait_ack()
+    rig.wait_stats(lambda s: s["routes"] == 2)
+    assert a.groups("a") == {g: {"listener.0": 4}, i: {"listener.0": 1}}
+
+
+def test_groups_are_widened_with_their_filters(rig):
+    rig.start()
+    a = rig.process("listener.0", 10)
+    a.read()
+    groups = {f: rig.group("g", f) for f in shapes(32)}
+    h = rig.group("h", "+/temperature")
+    a.snapshot("h@1@+/temperature", *("g@2@" + f for f in groups))
+    a.wait_ack()
+    wide = rig.wait_stats(lambda s: s["widened_filters"] > 0) and [
+        r["filter"] for r in rig.route("list") if r["widened"]]
+    assert wide
+    found = a.groups("x/temperature")
+    assert found[h] == {"listener.0": 1}
+    for f in wide:
+        if f in groups:                         # a false positive
+            assert found[groups[f]] == {"listener.0": 2}
+    for f in groups:
+        found = a.groups(f.replace("+", "q"))
+        assert found[groups[f]] == {"listener.0": 2}
+    assert a.last["dests"] == []
+    a.routes(*("-g@0@" + f for f in groups))
+    a.wait_ack()
+    rig.wait_stats(lambda s: s["widened_filters"] == 0)
+    assert a.groups("x/temperature") == {h: {"listener.0": 1}}
+    assert a.groups("x/y") == {}
+
+
+def test_a_group_too_many_is_refused_and_hurts_nobody(rig):
+    rig.start()
+    a = rig.process("listener.0", 10)
+    a.read()
+    a.snapshot(*("n%d@1@t" % i for i in range(1025)))
+    a.routes("+u", "+n7@9@t")
+    a.wait_ack()                                # nothing is held back
+    a.match("t")
+    assert len(a.last["groups"]) == 1024
+    rig.logged("router.group_refused")
+    assert a.match("u") == ["listener.0"]
+    rows = rig.route("match", "t")
+    assert len([r for r in rows if r["kind"] == "route"]) == 1024
+    index = [r for r in rows if r["kind"] == "group"]
+    assert sorted((r["group"], r["members"]) for r in index) == sorted(
+        ("n%d" % i, 9 if i == 7 else 1) for i in range(1024))
+    assert all(r["filter"] == "t" and r["dest"] == "listener.0" and r["up"]
+               and r["matched"] for r in index)
+
+
+def test_rows_that_are_no_groups_are_left_out(rig):
+    rig.start()
+    a = rig.process("listener.0", 10)
+    a.read()
+    a.snapshot("g+@1@t", "#@1@t", "a/b@1@t", "\xff\xfe@1@\x01#", "$queue@1@t",
+               "ok@1@a#")
+    a.wait_ack()
+    assert [(r["group"], r["filter"]) for r in rig.route("list")] == [
+        ("$queue", "t")]
+
+
+def test_route_list_shows_groups(rig):
+    rig.start()
+    a = rig.process("listener.0", 10)
+    b = rig.process("listener.1", 11)
+    for p in (a, b):
+        p.read()
+    for p in (a, b):
+        p.snapshot("g@3@t/+", "h@1@t/+", "t/+", "u")
+        p.wait_ack()
+    rows = rig.route("list")
+    want = [("t/+", "g", 3, None), ("t/+", "h", 1, None), ("t/+", None, None, 1),
+            ("u", None, None, 1)]
+    for name in ("listener.0", "listener.1"):
+        for some in (rows, rig.route("list", "--owner", name)):
+            assert sorted(((r["filter"], r["group"], r["members"], r["qos"])
+                           for r in some if r["dest"] == name), key=str) == \
+                sorted(want, key=str)
+    a.bulk("k@2@one/%", 3000)
+    a.wait_ack()
+    assert len(rig.route("list", "--owner", "listener.0")) == 3004
+    assert len(rig.route("list")) == 3008
+    rows = rig.route("match", "t/x")
+    assert sorted((r["group"], r["dest"], r["members"], r["matched"], r["up"])
+                  for r in rows if r["kind"] == "group") == [
+        (g, "listener.%d" % i, n, True, True)
+        for g, n in (("g", 3), ("h", 1)) for i in range(2)]
+
+
 # --- mqttc-route ----------------------------------------------------------------------------
 
 def test_route_list(rig):
@@ -706,7 +876,8 @@ def test_route_list(rig):
                                            "listener.1")] == ["plant/1"]
     assert rig.route("list", "--owner", "listener.7") == []
     out = rig.tool("mqttc-route", "list").stdout.splitlines()
-    assert out[0].split() == ["FILTER", "DEST", "QOS", "STATE", "AS"]
+    assert out[0].split() == ["FILTER", "DEST", "GROUP", "MEMBERS",
+                              "QOS", "STATE", "AS"]
     assert len(out) == 5
 
 

@@ -68,6 +68,7 @@ class Rig:
         self.events = []
         self.pid = None
         self.processes = {}
+        self.ids = {}
 
     def __enter__(self):
         return self
@@ -131,6 +132,11 @@ class Rig:
                 raise mqttc.Failed("no event %s %s in %g s; others: %s\n%s" % (
                     event, like, deadline_s, self.events[-20:],
                     self.log()[-8000:]))
+
+    def group(self, name, filter):
+        self.do("id", name, filter)
+        self.ids[self.wait("id")["id"]] = (name, filter)
+        return name, filter
 
     def wait_any(self, *events):
         """The first of these that comes."""
@@ -238,7 +244,8 @@ class Process:
         self.seq = self.acked = 0
 
     def routes(self, *rows, flags="-", seq=None):
-        """Rows are "+filter" or "-filter"."""
+        """Rows are "+filter" or "-filter"; a filter in a group is
+        "name@members@filter"."""
         self.seq = self.seq + 1 if seq is None else seq
         self.rig.do("routes", self.name, self.seq, flags, *rows)
 
@@ -283,6 +290,14 @@ class Process:
         self.rig.do("match", self.name, topic)
         self.last = self.rig.wait("match")
         return sorted(self.last["dests"])
+
+    def groups(self, topic):
+        """{(name, filter): {destination: members}}, of what match() found;
+        names are those that rig.group() was told."""
+        self.match(topic)
+        assert not self.last["short"]
+        return {self.rig.ids[i]: dests
+                for i, dests in self.last["groups"].items()}
 
     def connect(self):
         """To the router that runs now."""

@@ -13,13 +13,15 @@
  *	open NAME INC			play that process: bind, say hello
  *	close NAME			it dies
  *	routes NAME SEQ FLAGS [+F|-F]...	one ROUTES: b begins a snapshot, e ends
- *				it, s is written for another router
+ *				it, s is written for another router. F is
+ *				a filter or NAME@MEMBERS@filter, of a group
  *	bulk NAME SEQ FLAGS OP FROM N PATTERN	many, filters made of numbers
  *	raw NAME KIND [HEX]		any message
  *	read NAME			map the newest index and confirm it
  *	map NAME			map it and do not confirm
  *	enter NAME, leave NAME		hold an epoch, and no more
- *	match NAME TOPIC		where the index leads
+ *	match NAME TOPIC		where the index leads, and its groups
+ *	id NAME FILTER			of that group
  *	ping N				N pings to the router: it answers still?
  */
 #include <errno.h>
@@ -427,6 +429,22 @@ routes_start(struct routes_writer *w, const char *flags, uint64_t seq,
 	    (strchr(flags, 's') != NULL), seq, begin);
 }
 
+/* NAME@MEMBERS@filter is a row of a group. */
+static void
+row_parse(struct route_row *row, const char *s)
+{
+	char		*end;
+	const char	*at = strchr(s, '@');
+	unsigned long	 n = at == NULL ? 0 : strtoul(at + 1, &end, 10);
+
+	*row = (struct route_row){ .filter = text(s), .qos = 1 };
+	if (at == NULL || end == at + 1 || *end != '@')
+		return;
+	row->share = (struct slice){ (const uint8_t *)s, (size_t)(at - s) };
+	row->members = (uint32_t)n;
+	row->filter = text(end + 1);
+}
+
 static void
 do_routes(struct fake *k, char **word, size_t n)
 {
@@ -438,7 +456,7 @@ do_routes(struct fake *k, char **word, size_t n)
 	routes_start(&w, word[1], strtoull(word[0], NULL, 10),
 	    strchr(word[1], 'b') != NULL);
 	for (i = 2; i < n; i++) {
-		row.filter = text(word[i] + 1);
+		row_parse(&row, word[i] + 1);
 		must((word[i][0] == '+' ? routes_add(&w, &row) :
 		    routes_del(&w, &row)) == 0, "row");
 	}
@@ -464,7 +482,7 @@ do_bulk(struct fake *k, char **word, size_t n)
 	for (i = from; i < from + count; i++) {
 		snprintf(filter, sizeof(filter), "%s%" PRIu64 "%s", word[5], i,
 		    hole + 1);
-		row.filter = text(filter);
+		row_parse(&row, filter);
 		must((word[2][0] == '+' ? routes_add(&w, &row) :
 		    routes_del(&w, &row)) == 0, "row");
 		if (++rows % 4000 == 0) {
@@ -541,6 +559,27 @@ say_dest(const struct fake *k, unsigned slot, bool *first)
 }
 
 static void
+say_group(const struct fake *k, const struct fib_group *g, bool first)
+{
+	struct fib_slot	d;
+	bool		comma = false;
+	size_t		i;
+
+	printf("%s\"%016" PRIx64 "%016" PRIx64 "\":{", first ? "" : ",",
+	    g->id_hi, g->id_lo);
+	for (i = 0; i < g->nslots; i++) {
+		if (fib_slot(k->reader, g->slots[i].slot, &d) < 0)
+			continue;
+		printf("%s\"%s.%" PRIu32 "%s\":%" PRIu32, comma ? "," : "",
+		    d.kind == FIB_LISTENER ? "listener" : "session_store",
+		    d.instance, d.state == FIB_UP ? "" : "!",
+		    g->slots[i].members);
+		comma = true;
+	}
+	printf("}");
+}
+
+static void
 do_match(struct fake *k, const char *topic)
 {
 	struct fib_match	m;
@@ -565,7 +604,20 @@ do_match(struct fake *k, const char *topic)
 			say_dest(k, slot, &first);
 	for (i = 0; i < m.nmore; i++)
 		say_dest(k, m.more[i], &first);
-	printf("]}\n");
+	printf("],\"groups\":{");
+	for (i = 0; i < m.ngroups; i++)
+		say_group(k, &m.groups[i], i == 0);
+	printf("},\"short\":%s}\n", m.groups_short ? "true" : "false");
+}
+
+static void
+say_id(const char *name, const char *filter)
+{
+	uint64_t	hi, lo;
+
+	fib_group_id(name, strlen(name), filter, strlen(filter), &hi, &lo);
+	printf("{\"event\":\"id\",\"id\":\"%016" PRIx64 "%016" PRIx64
+	    "\"}\n", hi, lo);
 }
 
 static void
@@ -632,6 +684,8 @@ command(char **word, size_t n)
 		peers_tell();
 	else if (strcmp(what, "open") == 0 && n == 3)
 		fake_open(word[1], strtoull(word[2], NULL, 10));
+	else if (strcmp(what, "id") == 0 && n == 3)
+		say_id(word[1], word[2]);
 	else if (strcmp(what, "ping") == 0 && n == 2)
 		do_ping(strtoull(word[1], NULL, 10));
 	else

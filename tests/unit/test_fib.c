@@ -209,6 +209,423 @@ sets_beyond_the_word_are_shared_and_go(void **state UNUSED)
 	fibmem_fini(&mem);
 }
 
+/* --- Groups ---------------------------------------------------------- */
+
+static void
+put_group(struct fib_writer *w, uint64_t fp, uint64_t id,
+    const struct fib_group_slot *slots, size_t n, int expect)
+{
+	struct fib_group g = { id, ~id, slots, n };
+
+	assert_int_equal(fib_group_put(w, fp, &g), expect);
+}
+
+static const struct fib_group *
+group_of(const struct fib_match *m, uint64_t id)
+{
+	const struct fib_group *found = NULL;
+	size_t		i, k;
+
+	for (i = 0; i < m->ngroups; i++) {
+		if (m->groups[i].id_hi != id)
+			continue;
+		assert_int_equal(m->groups[i].id_lo, ~id);
+		assert_null(found);		/* each id once */
+		found = &m->groups[i];
+		for (k = 0; k < found->nslots; k++) {
+			assert_true(found->slots[k].members > 0);
+			assert_true(k == 0 || found->slots[k].slot >
+			    found->slots[k - 1].slot);
+		}
+	}
+	return found;
+}
+
+/* What is answered is the caller's until the next match. */
+static struct fib_match
+match(struct fib_reader *r, const char *topic)
+{
+	struct fib_match m;
+
+	fib_enter(r);
+	fib_match(r, topic, strlen(topic), &m);
+	assert_true(fib_leave(r));
+	assert_false(m.groups_short);
+	return m;
+}
+
+static void
+an_id_is_the_hash_of_name_and_filter(void **state UNUSED)
+{
+	static const struct {
+		const char	*name, *filter;
+		uint64_t	 hi, lo;
+	} rows[] = {	/* of the text in one piece */
+		{ "g", "f", 0x5166af1204cfc58cu, 0xbb90b333502aa7c8u },
+		{ "consumers", "plant/+/temperature/#", 0xd9d7e96d9b005412u,
+		    0xce7201a127d2e05du },
+	};
+	char		long_name[700];
+	uint64_t	hi, lo, hi2, lo2;
+	size_t		i;
+
+	for (i = 0; i < NELEM(rows); i++) {
+		fib_group_id(rows[i].name, strlen(rows[i].name),
+		    rows[i].filter, strlen(rows[i].filter), &hi, &lo);
+		assert_true(hi == rows[i].hi);
+		assert_true(lo == rows[i].lo);
+	}
+	/* Only the text joined with a slash counts. */
+	memset(long_name, 'n', sizeof(long_name));
+	long_name[300] = '/';
+	fib_group_id(long_name, 300, long_name + 301, 399, &hi, &lo);
+	fib_group_id(long_name, 100, long_name + 101, 599, &hi2, &lo2);
+	assert_true(hi != hi2 && lo != lo2);
+	long_name[100] = '/';
+	fib_group_id(long_name, 100, long_name + 101, 599, &hi, &lo);
+	fib_group_id(long_name, 300, long_name + 301, 399, &hi2, &lo2);
+	assert_true(hi == hi2 && lo == lo2);
+}
+
+static void
+groups_stand_beside_destinations(void **state UNUSED)
+{
+	static const struct fib_group_slot a[] = { { 3, 0, 7 }, { 70, 0, 1 },
+	    { 4095, 0, 9 } }, b[] = { { 0, 0, UINT32_MAX } };
+	static const uint16_t more[] = { 63, 100 };
+	struct fibmem	mem;
+	struct fib_writer *w;
+	struct fib_reader *r;
+	struct fib_stats st;
+	struct fib_match m;
+	struct fib_dests d, none = { 0 };
+	uint64_t	fp;
+
+	fibmem_init(&mem, 64u << 20);
+	w = fibmem_writer(&mem, 0);
+	r = fibmem_reader(&mem);
+	fp = cut_of(w, "t").fp;
+	put_group(w, fp, 5, a, 3, 0);
+	m = match(r, "t");
+	assert_true(m.slots == 0 && m.nmore == 0 && m.ngroups == 1);
+	assert_int_equal(group_of(&m, 5)->nslots, 3);
+	assert_memory_equal(group_of(&m, 5)->slots, a, sizeof(a));
+	put(w, "t", 6);			/* destinations join them */
+	put_group(w, fp, 4, b, 1, 0);
+	m = match(r, "t");
+	assert_true(m.slots == 6 && m.nmore == 0 && m.ngroups == 2);
+	assert_memory_equal(group_of(&m, 5)->slots, a, sizeof(a));
+	assert_memory_equal(group_of(&m, 4)->slots, b, sizeof(b));
+	d = (struct fib_dests){ 8, more, 2 };
+	assert_int_equal(fib_put(w, fp, &d), 0);
+	m = match(r, "t");
+	assert_true(m.slots == 8 && m.nmore == 2 && m.more[1] == 100);
+	assert_int_equal(m.ngroups, 2);
+	assert_int_equal(fib_put(w, fp, &none), 0);	/* and leave them */
+	m = match(r, "t");
+	assert_true(m.slots == 0 && m.nmore == 0 && m.ngroups == 2);
+	assert_int_equal(fib_get(w, fp, &d), 0);
+	assert_true(d.slots == 0 && d.nmore == 0);
+	assert_int_equal(match(r, "u").ngroups, 0);
+	fib_writer_stats(w, &st);
+	assert_int_equal(st.groups, 2);
+	assert_int_equal(st.group_sets, 1);
+	assert_int_equal(st.sets, 0);
+	/* The groups go one by one, the destinations stay. */
+	d = (struct fib_dests){ 8, more, 2 };
+	assert_int_equal(fib_put(w, fp, &d), 0);
+	put_group(w, fp, 5, NULL, 0, 0);
+	put_group(w, fp, 5, NULL, 0, 0);	/* not there: no matter */
+	m = match(r, "t");
+	assert_true(m.slots == 8 && m.nmore == 2 && m.ngroups == 1);
+	put_group(w, fp, 4, NULL, 0, 0);
+	m = match(r, "t");
+	assert_true(m.slots == 8 && m.nmore == 2 && m.ngroups == 0);
+	fib_writer_stats(w, &st);
+	assert_int_equal(st.groups, 0);
+	assert_int_equal(st.group_sets, 0);
+	assert_int_equal(st.sets, 1);
+	assert_int_equal(fib_put(w, fp, &none), 0);
+	fib_reclaim(w, 1);
+	fib_writer_stats(w, &st);
+	assert_int_equal(st.entries, 0);
+	assert_int_equal(st.held_bytes, 0);
+	fib_reader_close(&r);
+	fib_writer_close(&w);
+	fibmem_fini(&mem);
+}
+
+static void
+a_group_that_is_none_is_refused(void **state UNUSED)
+{
+	static const struct fib_group_slot twice[] = { { 3, 0, 7 },
+	    { 3, 0, 1 } }, down[] = { { 4, 0, 7 }, { 3, 0, 1 } },
+	    empty[] = { { 4, 0, 0 } }, far[] = { { FIB_SLOTS, 0, 1 } },
+	    good[] = { { 1, 0, 1 } };
+	struct fibmem	mem;
+	struct fib_writer *w;
+	struct fib_reader *r;
+	uint64_t	fp;
+
+	fibmem_init(&mem, 64u << 20);
+	w = fibmem_writer(&mem, 0);
+	r = fibmem_reader(&mem);
+	fp = cut_of(w, "t").fp;
+	put_group(w, fp, 5, twice, 2, ERR_INVAL);
+	put_group(w, fp, 5, down, 2, ERR_INVAL);
+	put_group(w, fp, 5, empty, 1, ERR_INVAL);
+	put_group(w, fp, 5, far, 1, ERR_INVAL);
+	put_group(w, 1, 5, good, 1, ERR_INVAL);
+	put_group(w, 0, 5, good, 1, ERR_INVAL);
+	assert_int_equal(match(r, "t").ngroups, 0);
+	fib_reader_close(&r);
+	fib_writer_close(&w);
+	fibmem_fini(&mem);
+}
+
+/* Many groups at one filter, to the bound, in any order of ids. */
+static void
+a_terminal_holds_as_many_groups_as_it_may(void **state UNUSED)
+{
+	struct fib_group_slot slot = { 1, 0, 1 };
+	struct fibmem	mem;
+	struct fib_writer *w;
+	struct fib_reader *r;
+	struct fib_match m;
+	struct fib_stats st;
+	uint64_t	fp;
+	unsigned	i, id;
+
+	fibmem_init(&mem, 64u << 20);
+	w = fibmem_writer(&mem, 0);
+	r = fibmem_reader(&mem);
+	fp = cut_of(w, "t").fp;
+	for (i = 0; i < FIB_GROUPS_MAX; i++) {
+		id = i * 389 % FIB_GROUPS_MAX;
+		slot = (struct fib_group_slot){ (uint16_t)id, 0, id + 1 };
+		put_group(w, fp, id, &slot, 1, 0);
+	}
+	put_group(w, fp, FIB_GROUPS_MAX, &slot, 1, ERR_FULL);
+	put_group(w, fp, 7, &slot, 1, 0);	/* those there may change */
+	slot = (struct fib_group_slot){ 7, 0, 8 };
+	put_group(w, fp, 7, &slot, 1, 0);
+	put(w, "t", 1);
+	m = match(r, "t");
+	assert_int_equal(m.slots, 1);
+	assert_int_equal(m.ngroups, FIB_GROUPS_MAX);
+	for (i = 0; i < FIB_GROUPS_MAX; i++) {
+		assert_int_equal(group_of(&m, i)->nslots, 1);
+		assert_int_equal(group_of(&m, i)->slots[0].slot, i);
+		assert_int_equal(group_of(&m, i)->slots[0].members, i + 1);
+	}
+	for (i = 0; i < FIB_GROUPS_MAX; i++) {
+		put_group(w, fp, i * 7 % FIB_GROUPS_MAX, NULL, 0, 0);
+		if (i % 100 == 0)
+			assert_int_equal(match(r, "t").ngroups,
+			    FIB_GROUPS_MAX - 1 - i);
+	}
+	put(w, "t", 0);
+	fib_reclaim(w, 1);
+	fib_writer_stats(w, &st);
+	assert_int_equal(st.groups, 0);
+	assert_int_equal(st.entries, 0);
+	assert_int_equal(st.held_bytes, 0);
+	fib_reader_close(&r);
+	fib_writer_close(&w);
+	fibmem_fini(&mem);
+}
+
+/* Every slot there is in one group; its counts change where they lie, without
+ * memory. */
+static void
+a_large_group_changes_its_counts_in_place(void **state UNUSED)
+{
+	static struct fib_group_slot slots[FIB_SLOTS];
+	struct fibmem	mem;
+	struct fib_writer *w;
+	struct fib_reader *r;
+	struct fib_stats st, was;
+	struct fib_match m;
+	uint64_t	fp;
+	unsigned	i;
+
+	fibmem_init(&mem, 64u << 20);
+	w = fibmem_writer(&mem, 0);
+	r = fibmem_reader(&mem);
+	fp = cut_of(w, "t").fp;
+	for (i = 0; i < FIB_SLOTS; i++) {
+		slots[i] = (struct fib_group_slot){ (uint16_t)i, 0, 1 };
+		put_group(w, fp, 5, slots, i + 1, 0);
+	}
+	fib_reclaim(w, 1);
+	fib_writer_stats(w, &was);
+	assert_int_equal(was.held_bytes, 0);
+	for (i = 0; i < 1000; i++) {
+		slots[i].members = 1000000 + i;
+		put_group(w, fp, 5, slots, FIB_SLOTS, 0);
+	}
+	fib_writer_stats(w, &st);
+	assert_int_equal(st.held_bytes, 0);
+	assert_int_equal(st.pieces_used, was.pieces_used);
+	m = match(r, "t");
+	assert_int_equal(group_of(&m, 5)->nslots, FIB_SLOTS);
+	assert_memory_equal(group_of(&m, 5)->slots, slots, sizeof(slots));
+	put_group(w, fp, 5, NULL, 0, 0);
+	fib_reclaim(w, 2);
+	fib_writer_stats(w, &st);
+	assert_int_equal(st.entries, 0);
+	assert_int_equal(st.held_bytes, 0);
+	fib_reader_close(&r);
+	fib_writer_close(&w);
+	fibmem_fini(&mem);
+}
+
+/* A group under two terminals that one topic matches, as while its filter
+ * moves: once, with the slots of both. */
+static void
+a_group_found_twice_is_answered_once(void **state UNUSED)
+{
+	static const struct fib_group_slot one[] = { { 1, 0, 4 }, { 3, 0, 2 },
+	    { 9, 0, 1 } }, two[] = { { 1, 0, 3 }, { 2, 0, 1 }, { 3, 0, 5 },
+	    { 70, 0, 6 } }, both[] = { { 1, 0, 4 }, { 2, 0, 1 }, { 3, 0, 5 },
+	    { 9, 0, 1 }, { 70, 0, 6 } };
+	struct fibmem	mem;
+	struct fib_writer *w;
+	struct fib_reader *r;
+	struct fib_match m[3];
+	struct slice	t[3] = { { (const uint8_t *)"a/b", 3 },
+	    { (const uint8_t *)"a", 1 }, { (const uint8_t *)"a/b", 3 } };
+	unsigned	i;
+
+	fibmem_init(&mem, 64u << 20);
+	w = fibmem_writer(&mem, 0);
+	r = fibmem_reader(&mem);
+	put(w, "a/#", 1);
+	put_group(w, cut_of(w, "a/#").fp, 5, one, 3, 0);
+	put_group(w, cut_of(w, "a/#").fp, 6, one, 1, 0);
+	put_group(w, cut_of(w, "a/b").fp, 5, two, 4, 0);
+	fib_enter(r);
+	fib_match_batch(r, t, 3, m);
+	assert_true(fib_leave(r));
+	for (i = 0; i < 3; i++) {
+		assert_int_equal(m[i].slots, 1);
+		assert_int_equal(m[i].ngroups, 2);
+		assert_int_equal(group_of(&m[i], 6)->nslots, 1);
+		assert_int_equal(group_of(&m[i], 5)->nslots, i == 1 ? 3 : 5);
+		assert_memory_equal(group_of(&m[i], 5)->slots,
+		    i == 1 ? one : both, i == 1 ? sizeof(one) : sizeof(both));
+	}
+	fib_reader_close(&r);
+	fib_writer_close(&w);
+	fibmem_fini(&mem);
+}
+
+/*
+ * Without memory nothing can come, but what is to go goes: no reader may pick a
+ * member that is not there.
+ */
+static void
+a_group_goes_without_memory(void **state UNUSED)
+{
+	static const struct fib_group_slot two[] = { { 1, 0, 4 }, { 3, 0, 2 } },
+	    one[] = { { 3, 0, 9 } }, three[] = { { 1, 0, 4 }, { 3, 0, 2 },
+	    { 5, 0, 6 } };
+	struct fibmem	mem;
+	struct fib_writer *w;
+	struct fib_reader *r;
+	struct fib_stats st;
+	struct fib_match m;
+	uint64_t	fp;
+	char		t[64];
+	unsigned	i, round, n;
+
+	fibmem_init(&mem, 64u << 20);
+	w = fibmem_writer(&mem, 0);
+	r = fibmem_reader(&mem);
+	/* Fill the memory there is with groups of two sizes; the reader holds
+	 * it back, so nothing returns. */
+	fib_enter(r);
+	mem.bound = 1u << 20;
+	for (round = 0; round < 2; round++)
+		for (i = 0;; i++) {
+			struct fib_group g = { i, ~(uint64_t)i, two, 2 };
+
+			snprintf(t, sizeof(t), "t/%u/%u", round, i);
+			if (fib_group_put(w, cut_of(w, t).fp, &g) < 0)
+				break;
+			g.id_hi = i + 1000000;
+			g.id_lo = ~g.id_hi;
+			if (round == 0 &&
+			    fib_group_put(w, cut_of(w, t).fp, &g) < 0)
+				break;
+		}
+	/* And use up what is left of blocks of their sizes. */
+	fp = cut_of(w, "t/0/200").fp;
+	for (n = i = 0; n < 100; i++) {
+		struct fib_group g = { 200, ~(uint64_t)200,
+		    i & 1 ? three : one, i & 1 ? 3 : 1 };
+		struct fib_dests d = { i & 1, NULL, 0 };
+
+		n += fib_group_put(w, fp, &g) < 0;
+		n += fib_put(w, fp, &d) < 0;
+	}
+	n = 0;
+	for (i = 0; i < 100; i++) {
+		snprintf(t, sizeof(t), "t/0/%u", i);
+		fp = cut_of(w, t).fp;
+		put_group(w, fp, i, one, 1, 0);
+		{
+			struct fib_group g = { i, ~(uint64_t)i, three, 3 };
+
+			n += fib_group_put(w, fp, &g) < 0;
+		}
+		m = (struct fib_match){ 0 };
+		fib_match(r, t, strlen(t), &m);
+		assert_int_equal(m.ngroups, 2);
+		assert_int_equal(group_of(&m, i + 1000000)->nslots, 2);
+		if (group_of(&m, i)->nslots == 1)
+			assert_memory_equal(group_of(&m, i)->slots, one,
+			    sizeof(one));
+		else
+			assert_memory_equal(group_of(&m, i)->slots, three,
+			    sizeof(three));
+		put_group(w, fp, i, NULL, 0, 0);
+		put_group(w, fp, i, NULL, 0, 0);
+		fib_match(r, t, strlen(t), &m);
+		assert_int_equal(m.ngroups, 1);
+		put_group(w, fp, i + 1000000, NULL, 0, 0);
+		fib_match(r, t, strlen(t), &m);
+		assert_int_equal(m.ngroups, 0);
+	}
+	assert_true(n > 0);		/* it was that scarce */
+	assert_true(fib_leave(r));
+	/* With memory again nothing of it is left over. */
+	mem.bound = 0;
+	for (i = 0; i < 100; i++) {
+		snprintf(t, sizeof(t), "t/0/%u", i);
+		put_group(w, cut_of(w, t).fp, i, two, 2, 0);
+		m = match(r, t);
+		assert_int_equal(m.ngroups, 1);
+		put_group(w, cut_of(w, t).fp, i, NULL, 0, 0);
+	}
+	put(w, "t/0/200", 0);
+	for (round = 0; round < 2; round++)
+		for (i = 0; i < 40000; i++) {
+			snprintf(t, sizeof(t), "t/%u/%u", round, i);
+			fp = cut_of(w, t).fp;
+			put_group(w, fp, i, NULL, 0, 0);
+			put_group(w, fp, i + 1000000, NULL, 0, 0);
+		}
+	fib_reclaim(w, 1);
+	fib_writer_stats(w, &st);
+	assert_int_equal(st.groups, 0);
+	assert_int_equal(st.entries, 0);
+	assert_int_equal(st.held_bytes, 0);
+	fib_reader_close(&r);
+	fib_writer_close(&w);
+	fibmem_fini(&mem);
+}
+
 static void
 a_batch_answers_as_one_by_one(void **state UNUSED)
 {
@@ -668,6 +1085,13 @@ main(void)
 		cmocka_unit_test(fingerprints_depend_on_the_key_and_on_every_level),
 		cmocka_unit_test(what_is_put_is_found_until_it_is_removed),
 		cmocka_unit_test(sets_beyond_the_word_are_shared_and_go),
+		cmocka_unit_test(an_id_is_the_hash_of_name_and_filter),
+		cmocka_unit_test(groups_stand_beside_destinations),
+		cmocka_unit_test(a_group_that_is_none_is_refused),
+		cmocka_unit_test(a_terminal_holds_as_many_groups_as_it_may),
+		cmocka_unit_test(a_large_group_changes_its_counts_in_place),
+		cmocka_unit_test(a_group_found_twice_is_answered_once),
+		cmocka_unit_test(a_group_goes_without_memory),
 		cmocka_unit_test(a_batch_answers_as_one_by_one),
 		cmocka_unit_test(a_slot_is_numbered_anew_only_when_readers_have_passed),
 		cmocka_unit_test(grace_is_over_when_readers_have_left),

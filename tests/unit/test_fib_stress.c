@@ -4,6 +4,8 @@
  *	- a filter that is always there, however its bucket is split, its anchor
  *	  widened or narrowed, its fellows come and go
  *	- of a set that is swapped for others all the time: one of them, whole
+ *	- a group that is always there, with the members it has everywhere, while
+ *	  others come and go beside it and it changes from slot to slot
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -194,6 +196,83 @@ a_set_is_read_whole_while_it_is_swapped(void **state UNUSED)
 	bed_fini(&b);
 }
 
+/* --- Groups ---------------------------------------------------------- */
+
+/* Group 0 of every filter is always there and always has slot 5; each slot s
+ * of a group has s + 1 members or 1000 + s. The others come and go. */
+static void
+groups_write(struct bed *b, uint64_t step)
+{
+	struct fib_group_slot slots[40];
+	struct fib_group g = { .slots = slots };
+	struct fib_dests d = { step / 3 & 3, NULL, 0 };
+	char		t[64];
+	struct fib_cut	c;
+	unsigned	s;
+
+	snprintf(t, sizeof(t), "s/%u", (unsigned)(step * 7 % KEEP));
+	fib_cut(fib_writer_key(b->w), t, strlen(t), &c);
+	g.id_lo = step % 3 ? 1 + step / 3 % 20 : 0;
+	for (s = 0; s < 40; s++)
+		if ((g.id_lo == 0 && s == 5) || (step >> s % 11 & 3) == 1)
+			slots[g.nslots++] = (struct fib_group_slot){
+			    (uint16_t)s, 0, (step & 1 ? 1000 : 1) + s };
+	if (g.id_lo != 0 && step / 60 % 2)
+		g.nslots = 0;
+	assert_int_equal(fib_group_put(b->w, c.fp, &g), 0);
+	if (step % 5 == 0)
+		assert_int_equal(fib_put(b->w, c.fp, &d), 0);
+	if (step % 16 == 0)
+		fib_reclaim(b->w, step / 1000 + 1);
+}
+
+static void
+groups_read(struct reader *rd, uint64_t step)
+{
+	const struct fib_group *g;
+	struct fib_match m;
+	char		t[64];
+	size_t		i, k;
+	bool		found = false;
+
+	snprintf(t, sizeof(t), "s/%u", (unsigned)(step % KEEP));
+	fib_enter(rd->r);
+	fib_match(rd->r, t, strlen(t), &m);
+	if (!fib_leave(rd->r)) {
+		atomic_fetch_add(&rd->bed->evicted, 1);
+		return;
+	}
+	for (i = 0; i < m.ngroups; i++) {
+		g = &m.groups[i];
+		for (k = 0; k < g->nslots; k++) {
+			if (g->slots[k].members != g->slots[k].slot + 1u &&
+			    g->slots[k].members != g->slots[k].slot + 1000u)
+				say(rd, "members of another slot", t);
+			found |= g->id_lo == 0 && g->slots[k].slot == 5;
+		}
+		if (g->id_hi != 0 || g->id_lo > 20)
+			say(rd, "a group that never was", t);
+	}
+	if (!found)
+		say(rd, "the group is not found", t);
+}
+
+static void
+a_group_is_found_while_it_changes_and_others_come_and_go(void **state UNUSED)
+{
+	struct bed	b;
+	uint64_t	i;
+
+	bed_init(&b, 32);
+	for (i = 0; i < 3 * KEEP; i++)
+		groups_write(&b, i);
+	bed_run(&b, groups_read, groups_write, 60000);
+	print_message("%lu turns, %lu evicted\n",
+	    (unsigned long)atomic_load(&b.turns),
+	    (unsigned long)atomic_load(&b.evicted));
+	bed_fini(&b);
+}
+
 /* --- Moves ----------------------------------------------------------- */
 
 /*
@@ -228,13 +307,17 @@ moves_write(struct bed *b, uint64_t step)
 	}
 }
 
+static uint64_t	kept_ids[3][2];
+
 static void
 moves_read(struct reader *rd, uint64_t step)
 {
 	static const char *const topics[] = { "k/1/x0", "k/1/2/y0", "k/1/z0/5",
 	    "k/1/z0" };
 	const char	*t = topics[step % 4];
+	unsigned	 k = (unsigned)MIN(step % 4, 2);
 	struct fib_match m;
+	size_t		 i;
 
 	fib_enter(rd->r);
 	fib_match(rd->r, t, strlen(t), &m);
@@ -242,16 +325,28 @@ moves_read(struct reader *rd, uint64_t step)
 		atomic_fetch_add(&rd->bed->evicted, 1);
 	else if ((m.slots & 1) == 0)
 		say(rd, "not found", t);
+	else {
+		for (i = 0; i < m.ngroups; i++)
+			if (m.groups[i].id_hi == kept_ids[k][0] &&
+			    m.groups[i].id_lo == kept_ids[k][1] &&
+			    m.groups[i].slots[0].members == 7)
+				return;
+		say(rd, "its group is not found", t);
+	}
 }
 
 static void
 a_route_is_found_while_its_shape_is_widened_and_narrowed(void **state UNUSED)
 {
+	static const char *const kept[] = { "k/+/x0", "k/+/+/y0", "k/+/z0/#" };
 	struct fib_slot	d = { FIB_LISTENER, FIB_UP, 0, 0, 1 };
 	struct rib_stats st;
 	struct bed	b;
 	unsigned	o;
 
+	for (o = 0; o < 3; o++)
+		fib_group_id("g", 1, kept[o], strlen(kept[o]), &kept_ids[o][0],
+		    &kept_ids[o][1]);
 	bed_init(&b, 2);
 	assert_int_equal(rib_owner_open(b.rib, &d, &o), 0);
 	d.instance = 1;
@@ -259,6 +354,9 @@ a_route_is_found_while_its_shape_is_widened_and_narrowed(void **state UNUSED)
 	assert_int_equal(rib_add(b.rib, 0, "k/+/x0", 6, 0), 0);
 	assert_int_equal(rib_add(b.rib, 0, "k/+/+/y0", 8, 0), 0);
 	assert_int_equal(rib_add(b.rib, 0, "k/+/z0/#", 8, 0), 0);
+	for (o = 0; o < 3; o++)
+		assert_int_equal(rib_group(b.rib, 0, kept[o], strlen(kept[o]),
+		    "g", 1, 7), 0);
 	bed_run(&b, moves_read, moves_write, 60000);
 	rib_stats(b.rib, &st);
 	print_message("%lu widenings, %lu narrowings, %lu turns, %lu evicted\n",
@@ -347,6 +445,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_set_is_read_whole_while_it_is_swapped),
+		cmocka_unit_test(
+		    a_group_is_found_while_it_changes_and_others_come_and_go),
 		cmocka_unit_test(
 		    a_route_is_found_while_its_shape_is_widened_and_narrowed),
 		cmocka_unit_test(

@@ -121,11 +121,16 @@ naive(const char *f, const char *t)
 #define OWNERS		80	/* beyond the word, so that sets are used */
 #define FILTERS		600
 #define LEN		48
+#define NAMES		5	/* of groups */
 
 struct world {
 	struct bed	bed;
 	char		filters[FILTERS][LEN];
 	bool		wants[FILTERS][OWNERS];
+	uint32_t	members[FILTERS][NAMES][OWNERS];
+	unsigned	owning[FILTERS][NAMES];	/* how many have members */
+	uint64_t	ids[FILTERS][NAMES][2];
+	unsigned	first[FILTERS];		/* of this text */
 	unsigned	owners[OWNERS];
 	uint64_t	seed;
 };
@@ -172,13 +177,69 @@ tally(void *ctx, const struct rib_row *row)
 
 	memcpy(text, row->filter, row->len);
 	for (i = 0; i < FILTERS; i++)
-		if (strcmp(t->w->filters[i], text) == 0 &&
-		    t->w->wants[i][row->owner]) {
+		if (strcmp(t->w->filters[i], text) == 0 && (row->name != NULL ?
+		    row->members == t->w->members[i][row->name[0] - '0']
+		    [row->owner] : t->w->wants[i][row->owner])) {
 			t->n++;
 			return true;
 		}
 	fail_msg("%s of %u is not there", text, row->owner);
 	return false;
+}
+
+/* The groups found: none too few, each with what its filter and name have, to
+ * the slot and the member; none that is nowhere. Returns rows of those that do
+ * match. */
+static unsigned
+check_groups(struct world *w, const char *topic, const struct fib_match *m,
+    bool exact)
+{
+	const struct fib_group *g;
+	unsigned	 i, n, o, slot, rows = 0, k, matched = 0;
+	size_t		 at, found = 0;
+	bool		 matches;
+
+	assert_false(m->groups_short);
+	for (i = 0; i < FILTERS; i++) {
+		if (w->first[i] != i)
+			continue;
+		matches = naive(w->filters[i], topic);
+		for (n = 0; n < NAMES; n++) {
+			k = w->owning[i][n];
+			g = NULL;
+			for (at = 0; at < m->ngroups; at++)
+				if (m->groups[at].id_hi == w->ids[i][n][0] &&
+				    m->groups[at].id_lo == w->ids[i][n][1]) {
+					assert_null(g);
+					g = &m->groups[at];
+				}
+			if (matches) {
+				rows += k;
+				matched += k > 0;
+				if (k > 0 && g == NULL)
+					fail_msg("'%s' misses group %u of '%s'",
+					    topic, n, w->filters[i]);
+			}
+			if (g == NULL)
+				continue;
+			found++;
+			assert_int_equal(g->nslots, k);
+			for (o = 0; o < OWNERS; o++) {
+				assert_int_equal(rib_owner_slot(w->bed.rib,
+				    w->owners[o], w->bed.w, &slot), 0);
+				for (at = 0; at < g->nslots; at++)
+					if (g->slots[at].slot == slot)
+						break;
+				assert_int_equal(at < g->nslots ?
+				    g->slots[at].members : 0,
+				    w->members[i][n][o]);
+			}
+		}
+	}
+	assert_int_equal(found, m->ngroups);
+	if (exact)
+		assert_int_equal(found, matched);
+	return rows;
 }
 
 static void
@@ -187,12 +248,13 @@ check_topic(struct world *w, const char *topic, bool exact)
 	struct fib_match m;
 	struct tally	 t = { w, 0 };
 	bool		 got[OWNERS] = { false }, want[OWNERS] = { false };
-	unsigned	 i, o, slot, rows = 0, same;
+	unsigned	 i, o, slot, rows, same;
 	size_t		 k;
 
 	fib_enter(w->bed.r);
 	fib_match(w->bed.r, topic, strlen(topic), &m);
 	assert_true(fib_leave(w->bed.r));
+	rows = check_groups(w, topic, &m, exact);
 	for (o = 0; o < OWNERS; o++) {
 		assert_int_equal(rib_owner_slot(w->bed.rib, w->owners[o],
 		    w->bed.w, &slot), 0);
@@ -226,6 +288,24 @@ check_topic(struct world *w, const char *topic, bool exact)
 }
 
 static void
+change_group(struct world *w)
+{
+	unsigned i = rnd(w, FILTERS), o = rnd(w, rnd(w, 3) ? 4 : OWNERS), same;
+	unsigned n = rnd(w, NAMES), was = w->members[i][n][o];
+	uint32_t now = rnd(w, 3) ? 1 + rnd(w, 1000) : 0;
+	char	 name[2] = { (char)('0' + n), '\0' };
+
+	for (same = 0; same < FILTERS; same++)
+		if (w->first[same] == w->first[i]) {
+			w->members[same][n][o] = now;
+			w->owning[same][n] += (now > 0) - (was > 0);
+		}
+	assert_int_equal(rib_group(w->bed.rib, w->owners[o], w->filters[i],
+	    strlen(w->filters[i]), name, 1, now),
+	    was == 0 && now == 0 ? ERR_NOTFOUND : 0);
+}
+
+static void
 change(struct world *w)
 {
 	unsigned i = rnd(w, FILTERS), o = rnd(w, rnd(w, 3) ? 4 : OWNERS), same;
@@ -255,12 +335,24 @@ play(uint64_t seed, unsigned bits, unsigned shapes, unsigned steps)
 	    (unsigned long long)seed, bits, shapes);
 	w->seed = seed * 0x9e3779b97f4a7c15u + 1;
 	bed_init(&w->bed, bits, shapes);
-	for (i = 0; i < FILTERS; i++)
+	for (i = 0; i < FILTERS; i++) {
 		make_text(w, w->filters[i], true);
+		while (strcmp(w->filters[w->first[i]], w->filters[i]) != 0)
+			w->first[i]++;
+		for (k = 0; k < NAMES; k++) {
+			char name = (char)('0' + k);
+
+			fib_group_id(&name, 1, w->filters[i],
+			    strlen(w->filters[i]), &w->ids[i][k][0],
+			    &w->ids[i][k][1]);
+		}
+	}
 	for (o = 0; o < OWNERS; o++)
 		w->owners[o] = bed_owner(&w->bed, o);
 	for (i = 0; i < steps; i++) {
 		change(w);
+		if (rnd(w, 2) == 0)
+			change_group(w);
 		if (i % 50 == 0)
 			for (k = 0; k < 4; k++) {
 				make_text(w, topic, false);
@@ -273,12 +365,14 @@ play(uint64_t seed, unsigned bits, unsigned shapes, unsigned steps)
 		make_text(w, topic, false);
 		check_topic(w, topic, bits == 0 && st.widened_shapes == 0);
 	}
+	assert_true(st.groups > 100 && st.group_rows >= st.groups);
 	for (o = 0; o < OWNERS; o++)
 		rib_owner_close(w->bed.rib, w->owners[o]);
 	bed_settle(&w->bed);
 	rib_stats(w->bed.rib, &st);
 	assert_int_equal(st.filters, 0);
 	assert_int_equal(st.routes, 0);
+	assert_int_equal(st.groups, 0);
 	assert_int_equal(st.anchors, 0);
 	assert_int_equal(st.shapes, 0);
 	assert_int_equal(st.widened_filters, 0);
@@ -290,6 +384,8 @@ play(uint64_t seed, unsigned bits, unsigned shapes, unsigned steps)
 		assert_int_equal(fs.anchors, 0);
 		assert_int_equal(fs.sets, 0);
 		assert_int_equal(fs.set_uses, 0);
+		assert_int_equal(fs.groups, 0);
+		assert_int_equal(fs.group_sets, 0);
 		assert_int_equal(fs.held_bytes, 0);
 	}
 	bed_fini(&w->bed);
