@@ -642,6 +642,8 @@ routes_ahead(struct listener *l, const uint8_t *buf, size_t len,
 	fib_enter(l->fib->reader);
 	fib_match_batch(l->fib->reader, topics, n, found);
 	for (i = 0; i < n; i++) {
+		if (found[i].groups_short)
+			continue;	/* alone it may fit */
 		k = instances_of(l, &found[i], dests, ANSWER_DESTS);
 		groups_of(l, &found[i], &found_groups);
 		answer_keep(l, topics[i].data, topics[i].len, v, dests, k,

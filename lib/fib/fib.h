@@ -114,17 +114,10 @@ struct fib_group_slot {
 };
 
 struct fib_group {
-	uint64_t	 id_hi, id_lo;		/* fib_group_id */
+	uint64_t	 id_hi, id_lo;		/* topic/group.h */
 	const struct fib_group_slot *slots;	/* ascending by slot */
 	size_t		 nslots;
 };
-
-/*
- * Who a group is: XXH3-128, seed 0, of its name, `/` and its bare filter. The
- * same in every process, on every node and for ever, unlike fingerprints.
- */
-void fib_group_id(const void *name, size_t nlen, const void *filter,
-    size_t flen, uint64_t *hi, uint64_t *lo);
 
 /* --- Reader ---------------------------------------------------------- */
 

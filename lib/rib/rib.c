@@ -42,6 +42,7 @@
 #include "rib/pool.h"
 #include "rib/rib.h"
 #include "topic/filter.h"
+#include "topic/group.h"
 
 #define FIBS		2
 #define OWNERS		FIB_SLOTS
@@ -88,7 +89,7 @@ struct share {
 	uint32_t	 snext, sprev;	/* of its filter's group */
 	uint32_t	 rows;
 	uint32_t	 nlen;
-	uint64_t	 hi, lo;	/* fib_group_id */
+	uint64_t	 hi, lo;	/* group_id_of */
 	uint8_t		*name;
 };
 
@@ -1795,6 +1796,7 @@ rib_group(struct rib *rib, unsigned owner, const void *text, size_t len,
     const void *name, size_t nlen, uint32_t members)
 {
 	struct fib_cut	 cut;
+	struct group_id	 id;
 	uint64_t	 hi, lo;
 	uint32_t	 filter, share = 0, i = 0;
 	bool		 new_anchor = false;
@@ -1804,7 +1806,9 @@ rib_group(struct rib *rib, unsigned owner, const void *text, size_t len,
 	    len > TOPIC_MAX || nlen > TOPIC_MAX)
 		return ERR_INVAL;
 	fib_cut(&rib->key, text, len, &cut);
-	fib_group_id(name, nlen, text, len, &hi, &lo);
+	id = group_id_of(name, nlen, text, len);
+	hi = id.hi;
+	lo = id.lo;
 	if ((filter = filter_find(rib, cut.fp, text, len)) != 0 &&
 	    (share = share_find(rib, filter, name, nlen, hi, lo)) != 0)
 		i = srow_find(rib, share_at(rib, share), owner);

@@ -16,6 +16,7 @@
 
 #include "../support/fibmem.h"
 #include "base/err.h"
+#include "topic/group.h"
 #include "fib/layout.h"
 #include "shm/segment.h"
 
@@ -266,24 +267,35 @@ an_id_is_the_hash_of_name_and_filter(void **state UNUSED)
 		    0xce7201a127d2e05du },
 	};
 	char		long_name[700];
+	struct group_id	id;
 	uint64_t	hi, lo, hi2, lo2;
 	size_t		i;
 
 	for (i = 0; i < NELEM(rows); i++) {
-		fib_group_id(rows[i].name, strlen(rows[i].name),
-		    rows[i].filter, strlen(rows[i].filter), &hi, &lo);
+		id = group_id_of(rows[i].name, strlen(rows[i].name),
+		    rows[i].filter, strlen(rows[i].filter));
+	hi = id.hi;
+	lo = id.lo;
 		assert_true(hi == rows[i].hi);
 		assert_true(lo == rows[i].lo);
 	}
 	/* Only the text joined with a slash counts. */
 	memset(long_name, 'n', sizeof(long_name));
 	long_name[300] = '/';
-	fib_group_id(long_name, 300, long_name + 301, 399, &hi, &lo);
-	fib_group_id(long_name, 100, long_name + 101, 599, &hi2, &lo2);
+	id = group_id_of(long_name, 300, long_name + 301, 399);
+	hi = id.hi;
+	lo = id.lo;
+	id = group_id_of(long_name, 100, long_name + 101, 599);
+	hi2 = id.hi;
+	lo2 = id.lo;
 	assert_true(hi != hi2 && lo != lo2);
 	long_name[100] = '/';
-	fib_group_id(long_name, 100, long_name + 101, 599, &hi, &lo);
-	fib_group_id(long_name, 300, long_name + 301, 399, &hi2, &lo2);
+	id = group_id_of(long_name, 100, long_name + 101, 599);
+	hi = id.hi;
+	lo = id.lo;
+	id = group_id_of(long_name, 300, long_name + 301, 399);
+	hi2 = id.hi;
+	lo2 = id.lo;
 	assert_true(hi == hi2 && lo == lo2);
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 #include "rib/rib.h"
+#include "topic/group.h"
 #include "../support/fibmem.h"
 
 /* --- One rib on one fib ---------------------------------------------- */
@@ -340,11 +341,12 @@ play(uint64_t seed, unsigned bits, unsigned shapes, unsigned steps)
 		while (strcmp(w->filters[w->first[i]], w->filters[i]) != 0)
 			w->first[i]++;
 		for (k = 0; k < NAMES; k++) {
-			char name = (char)('0' + k);
+			char		name = (char)('0' + k);
+			struct group_id	id = group_id_of(&name, 1,
+			    w->filters[i], strlen(w->filters[i]));
 
-			fib_group_id(&name, 1, w->filters[i],
-			    strlen(w->filters[i]), &w->ids[i][k][0],
-			    &w->ids[i][k][1]);
+			w->ids[i][k][0] = id.hi;
+			w->ids[i][k][1] = id.lo;
 		}
 	}
 	for (o = 0; o < OWNERS; o++)
