@@ -192,6 +192,7 @@ int bus_peer_move(struct bus_peer *p, uint64_t incarnation,
 
 void *bus_peer_user(const struct bus_peer *p);
 const char *bus_peer_name(const struct bus_peer *p);
+const char *bus_peer_endpoint(const struct bus_peer *p);
 
 /* Connected and welcomed. */
 bool bus_peer_ready(const struct bus_peer *p);

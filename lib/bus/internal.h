@@ -81,6 +81,7 @@ struct bus_peer {
 	char		 name[BUS_NAME_MAX];
 	enum peer_class	 class;
 	uint64_t	 incarnation;
+	char		 endpoint[BUS_ENDPOINT_MAX];
 	uint64_t	 stream;	/* tells it from one opened before */
 	void		*user;
 	struct link	*link;

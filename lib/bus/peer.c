@@ -83,6 +83,7 @@ link_open(struct bus_peer *p, const char *endpoint)
 		rc = ERR_IO;
 		goto free_link;
 	}
+	memcpy(p->endpoint, endpoint, strlen(endpoint) + 1);
 	l->peer = p;
 	l->next = b->links;
 	b->links = l;
@@ -224,6 +225,12 @@ const char *
 bus_peer_name(const struct bus_peer *p)
 {
 	return p->name;
+}
+
+const char *
+bus_peer_endpoint(const struct bus_peer *p)
+{
+	return p->endpoint;
 }
 
 bool
