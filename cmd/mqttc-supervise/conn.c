@@ -1134,9 +1134,15 @@ on_readable(EV_P_ ev_io *w, int revents UNUSED)
 }
 
 void
-conn_last_words(struct conn *c)
+conn_hear(struct conn *c)
 {
 	hear(c, 1024);
+}
+
+void
+conn_last_words(struct conn *c)
+{
+	conn_hear(c);
 	conn_close(c);
 }
 

@@ -188,6 +188,7 @@ void conn_flush_all(struct super *s);
 void conn_close(struct conn *c);
 void conn_close_all(struct super *s);
 void conn_last_words(struct conn *c);	/* of a process that ended */
+void conn_hear(struct conn *c);		/* what it has said already */
 void conn_ping(struct child *c);
 bool conn_has_unread(const struct conn *c);
 void conn_forget_segment(struct super *s, size_t slot);

@@ -97,8 +97,11 @@ on_other_ended(EV_P_ ev_io *w, int revents UNUSED)
 	int			 code = EX_TEMPFAIL;
 
 	(void)loop;
-	if (u->conn != NULL)
-		conn_last_words(u->conn);	/* perhaps why */
+	if (u->conn != NULL && u->stage != UPGRADE_LEAVING) {
+		conn_hear(u->conn);		/* perhaps why */
+		if (u->stage == UPGRADE_LEAVING)
+			return;		/* it had taken: it is the row's */
+	}
 	child_how_ended(u->pidfd, u->ours, &end);
 	log_source_end(&u->log);
 	if (u->stage != UPGRADE_LEAVING && u->stage != UPGRADE_FAILED) {
@@ -251,8 +254,12 @@ upgrade_old_ended(struct child *ch)
 {
 	struct upgrade	*u = &ch->up;
 
-	if (u->stage == UPGRADE_PREPARED) {
+	/* We may see its end before what was said before it. */
+	if (u->conn != NULL && u->stage != UPGRADE_LEAVING)
+		conn_hear(u->conn);
+	if (u->stage == UPGRADE_PREPARED)
 		change_places(ch);
+	if (u->stage == UPGRADE_LEAVING && u->pidfd < 0) {
 		over(ch);
 		return true;
 	}

@@ -1009,7 +1009,8 @@ proc_taken(struct proc *p)
 	size_t	i;
 	int	rc;
 
-	p->taken = true;
+	p->taken = p->ready = true;
+	handover(p, SUP_HANDOVER_TAKEN, "");	/* before all else we say */
 	if ((rc = publish_metrics(p)) < 0)
 		log_warn("metrics.private", "why=%s", log_quote(err_str(rc)));
 	for (i = 0; i < p->ntheirs && p->h.segment != NULL; i++) {
@@ -1019,8 +1020,6 @@ proc_taken(struct proc *p)
 	}
 	if (p->npeers > 0 && p->peers_whole && p->h.peers != NULL)
 		p->h.peers(p->ctx, p->peers, p->npeers);
-	p->ready = true;
-	handover(p, SUP_HANDOVER_TAKEN, "");
 	log_info("ready", "incarnation=%llu",
 	    (unsigned long long)p->incarnation);
 }
