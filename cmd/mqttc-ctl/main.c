@@ -1,6 +1,7 @@
 /*
- * mqttc-ctl: look at the processes of a node, restart one, have more or fewer
- * of them, stop it, have it read its configuration again.
+ * mqttc-ctl: look at the processes of a node, restart one, have another take
+ * its place, have more or fewer of them, stop it, have it read its
+ * configuration again.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,10 +15,12 @@
 #include "report/report.h"
 
 #define START_MS	60000	/* for a process to become ready */
+#define UPGRADE_MS	3600000	/* for all listeners, one after the other */
 
 static const char usage[] =
     "usage: mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] status\n"
     "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] restart name\n"
+    "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] upgrade name\n"
     "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] scale "
     "listener n\n"
     "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] stop\n"
@@ -109,6 +112,18 @@ run_restart(struct tool *t, char **argv)
 	return print_answer(t, code, text);
 }
 
+static int
+run_upgrade(struct tool *t, char **argv)
+{
+	char	text[1024];
+	int	rc, code;
+
+	if ((rc = tool_upgrade(t, argv[0], UPGRADE_MS, &code, text,
+	    sizeof(text))) < 0)
+		tool_fatal(t, rc);
+	return print_answer(t, code, text);
+}
+
 /* 0: that is no number. */
 static uint32_t
 how_many(const char *text)
@@ -163,6 +178,7 @@ run_reload(struct tool *t, char **argv UNUSED)
 static const struct command commands[] = {
 	{ "status",	0, "no operand", run_status },
 	{ "restart",	1, "the name of a process", run_restart },
+	{ "upgrade",	1, "'listener' or the name of one", run_upgrade },
 	{ "scale",	2, "'listener' and how many", run_scale },
 	{ "stop",	0, "no operand", run_stop },
 	{ "reload",	0, "no operand", run_reload },

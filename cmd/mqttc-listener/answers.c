@@ -9,6 +9,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include "base/err.h"
 #include "log/log.h"
 
 struct waiter {
@@ -40,8 +41,8 @@ send_answer(struct listener *l, struct conn *c, const struct answer *a)
 	metric_inc(&m_packets_out);
 }
 
-static bool
-is_taken(const struct wait *w)
+bool
+answer_is_taken(const struct wait *w)
 {
 	return w->peer->epoch != w->epoch || w->peer->bus == NULL ||
 	    bus_peer_got(w->peer->bus) >= w->seq;
@@ -54,7 +55,7 @@ is_due(const struct answer *a)
 	uint16_t		 i;
 
 	for (i = 0; i < a->nwaits; i++)
-		if (!is_taken(&w[i]))
+		if (!answer_is_taken(&w[i]))
 			return false;
 	return true;
 }
@@ -154,7 +155,7 @@ answer_add(struct listener *l, struct conn *c, const struct answer *a)
 		goto nomem;
 	*slot = *a;
 	for (i = 0; i < a->nwaits; i++)
-		if (!is_taken(&w[i]) && !waiter_add(w[i].peer, c, w[i].seq))
+		if (!answer_is_taken(&w[i]) && !waiter_add(w[i].peer, c, w[i].seq))
 			client_doom(l, c);	/* it would wait for ever */
 	/* 3.x knows no Receive Maximum: it waits unread instead. */
 	if (c->answers->n >= ANSWERS_MAX)
@@ -215,4 +216,42 @@ answers_free(struct answers **pq)
 	}
 	free(q->ring);
 	free(q);
+}
+
+/* --- From one process to another ---------------------------------------- */
+
+int
+answer_restore(struct conn *c, const struct answer *a)
+{
+	struct answer *slot;
+
+	if (c->answers == NULL &&
+	    (c->answers = calloc(1, sizeof(*c->answers))) == NULL)
+		return ERR_NOMEM;
+	if ((slot = ring_push(c->answers)) == NULL)
+		return ERR_NOMEM;
+	*slot = *a;
+	return 0;
+}
+
+int
+answer_waiter_restore(struct peer *p, struct conn *c, uint64_t seq)
+{
+	return waiter_add(p, c, seq) ? 0 : ERR_NOMEM;
+}
+
+int
+answer_waiters_each(const struct peer *p, int (*each)(void *ctx,
+    const struct conn *c, uint64_t seq), void *ctx)
+{
+	const struct waiter	*w;
+	uint32_t		 i;
+	int			 rc;
+
+	for (i = 0; i < p->nwaiters; i++) {
+		w = &p->waiters[(p->head_waiters + i) & (p->cap_waiters - 1)];
+		if ((rc = each(ctx, w->c, w->seq)) != 0)
+			return rc;
+	}
+	return 0;
 }

@@ -39,6 +39,10 @@ client_new(struct listener *l, int fd)
 	ev_io_start(l->loop, &c->io);
 	wheel_set(&l->wheel, &c->timer,
 	    l->now_ms + l->conf->listener_connect_timeout_ms);
+	if ((c->next = l->conns) != NULL)
+		c->next->prev = &c->next;
+	c->prev = &l->conns;
+	l->conns = c;
 	l->nconns++;
 	metric_set(&m_clients, l->nconns);
 	return c;
@@ -94,6 +98,8 @@ client_reap(struct listener *l)
 		connect_end(l, c);
 		close(c->io.fd);
 		c->io.fd = -1;
+		if ((*c->prev = c->next) != NULL)
+			c->next->prev = c->prev;
 		l->nconns--;
 		metric_set(&m_clients, l->nconns);
 		client_release(l, c);

@@ -317,6 +317,18 @@ take_place(struct listener *l, struct conn *c)
 	return 0;
 }
 
+int
+connect_restore(struct listener *l, struct conn *c)
+{
+	c->id_hash = id_hash(l, c->client_id, c->client_id_len);
+	if (connect_find(l, c->client_id, c->client_id_len) != NULL)
+		return ERR_PROTO;		/* one holder, one socket */
+	if (htab_add(&l->clients, c->id_hash, c) < 0)
+		return ERR_NOMEM;
+	l->nready++;
+	return 0;
+}
+
 void
 on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 {

@@ -212,6 +212,7 @@ flow_open(struct listener *l)
 		.ctx = l,
 		.credit = l->conf->bus_credit,
 		.stream_max = l->conf->bus_stream_max,
+		.unbound = proc_is_successor(l->proc),
 	};
 
 	if ((attaches.buf = malloc(ATTACH_BUF)) == NULL)

@@ -17,6 +17,8 @@
  *	routes.c	what we tell the router, and the FIB it gives us
  *	sys.c		$SYS, metrics
  *	query.c		questions of the tools
+ *	handover.c	another process takes our place, or we take another's
+ *	parcel.c	what passes between the two
  */
 #ifndef LISTENER_H
 #define LISTENER_H
@@ -136,6 +138,7 @@ enum conn_state {
 };
 
 struct conn {
+	struct conn	*next, **prev;	/* of all that have a socket */
 	ev_io		 io;
 	struct wheel_node timer;	/* connect timeout, then keep-alive */
 	struct index_owner subs;
@@ -290,6 +293,7 @@ struct listener {
 	uint8_t		*props;		/* scratch: forwarded properties */
 	size_t		 props_cap;
 
+	struct conn	*conns;		/* all that have a socket */
 	struct conn	*dirty, *doomed, *waiting;
 	struct conn	*parked, **parked_tail;	/* the longest first */
 	size_t		 nconns;
@@ -340,6 +344,9 @@ struct listener {
 	struct fib_link	*fib;		/* what we match with, or NULL */
 	struct fib_link	*fib_next;	/* switched to at the next turn */
 	uint32_t	 fib_misses;	/* topics looked up one by one */
+
+	/* handover.c */
+	int		 handover_fd;	/* to our successor; -1: none */
 
 	/* sys.c */
 	uint64_t	 started_ms;
@@ -431,6 +438,8 @@ struct conn *connect_find(struct listener *l, const void *id, size_t len);
 void connect_taken(struct listener *l, const void *id, size_t len,
     uint64_t attach_ns, bool clean_start, bool wins_tie);
 void connect_will_free(struct conn *c);
+/* c has its client id from another process: it is that id's holder here. */
+int connect_restore(struct listener *l, struct conn *c);
 /* The session of c is over: will, subscriptions, everything. */
 void connect_end(struct listener *l, struct conn *c);
 
@@ -445,6 +454,18 @@ void subscribe_answer(struct listener *l);
 /* A snapshot replaced everything not yet acknowledged. */
 void subscribe_rebase(struct listener *l, uint64_t seq);
 void subscribe_free(struct listener *l);
+/* SUBACKs and UNSUBACKs not sent yet, in order, as another process knows
+ * them. */
+struct sub_wait_view {
+	struct conn	*c;
+	uint64_t	 seq, deadline_ms;
+	uint16_t	 id;
+	uint8_t		 type;
+	struct slice	 codes;
+};
+int subscribe_each(const struct listener *l, int (*each)(void *ctx,
+    const struct sub_wait_view *w), void *ctx);
+int subscribe_restore(struct listener *l, const struct sub_wait_view *w);
 
 /* --- publish.c --- */
 
@@ -508,11 +529,20 @@ void groups_fini(struct listener *l);
 
 /* --- answers.c --- */
 
+/* Has that peer taken it, or died? */
+bool answer_is_taken(const struct wait *w);
 /* Owe c an answer; it goes out now if nothing is before it and w is empty. */
 void answer_add(struct listener *l, struct conn *c, const struct answer *a);
 void answer_got(struct listener *l, struct peer *p, uint64_t seq);
 void answer_lost(struct listener *l, struct peer *p);
 void answers_free(struct answers **a);
+/* As another process knew them: an answer at the end of c's queue; who waits
+ * for p, in the order of seq. ERR_NOMEM. */
+int answer_restore(struct conn *c, const struct answer *a);
+int answer_waiter_restore(struct peer *p, struct conn *c, uint64_t seq);
+/* 0, or what each returned that was not 0. */
+int answer_waiters_each(const struct peer *p, int (*each)(void *ctx,
+    const struct conn *c, uint64_t seq), void *ctx);
 
 /* --- flow.c --- */
 
@@ -581,6 +611,13 @@ extern struct metric m_clients, m_connects, m_connects_refused,
 /* --- main.c --- */
 
 void main_progress(struct listener *l);
+void main_limits(struct listener *l);	/* of the index, by the configuration */
+
+/* --- handover.c --- */
+
+void on_handover(void *ctx, int fd, bool give);
+/* At the end of a turn: give if somebody is waiting for it. */
+void handover_turn(struct listener *l);
 
 /* --- query.c --- */
 

@@ -68,6 +68,7 @@ on_turn(EV_P_ ev_prepare *w UNUSED, int revents UNUSED)
 	out_flush_dirty(l);			/* wills of the reaped */
 	routes_flush(l);
 	flow_flush(l);
+	handover_turn(l);
 	if (l->job.active || l->waiting != NULL || l->unpark ||
 	    l->doomed != NULL)
 		ev_idle_start(EV_A_ &l->again);
@@ -103,7 +104,7 @@ drain_some(struct listener *l)
 void
 main_progress(struct listener *l)
 {
-	if (!l->ready && (l->fib != NULL || l->now_ms - l->started_ms >=
+	if (!l->ready && !proc_is_successor(l->proc) && (l->fib != NULL || l->now_ms - l->started_ms >=
 	    READY_WITHOUT_ROUTER_MS)) {
 		l->ready = true;
 		proc_ready(l->proc);
@@ -136,8 +137,8 @@ on_drain(void *ctx)
 	drain_some(l);
 }
 
-static void
-apply(struct listener *l)
+void
+main_limits(struct listener *l)
 {
 	const struct index_limits lim = {
 		.shapes_owner = l->conf->mqtt_wildcard_shapes,
@@ -153,7 +154,7 @@ on_reload(void *ctx, const struct conf *new_conf)
 	struct listener *l = ctx;
 
 	l->conf = new_conf;
-	apply(l);
+	main_limits(l);
 	l->sys_due_ms = l->now_ms + l->conf->sys_interval_ms;
 }
 
@@ -195,13 +196,14 @@ init(struct listener *l)
 	l->random |= 1;				/* its generator knows no 0 */
 	l->subs_tail = &l->subs_head;
 	l->parked_tail = &l->parked;
+	l->handover_fd = -1;
 	l->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	l->enc_cap = 4096;
 	if ((l->index = index_new(l->seed, &lim)) == NULL ||
 	    (l->enc = malloc(l->enc_cap)) == NULL ||
 	    (l->readbuf = malloc(STASH_SMALL + READ_SIZE)) == NULL)
 		fatal(EX_OSERR, "listener.nomem", "out of memory");
-	apply(l);
+	main_limits(l);
 	metrics_init();
 	sys_init(l);
 	if ((rc = flow_open(l)) < 0)
@@ -253,7 +255,8 @@ main(int argc, char **argv)
 	static const struct proc_opts opts = {
 		.program = "mqttc-listener",
 		.kind = PROC_LISTENER,
-		.wants = PROC_WANT_PEERS | PROC_WANT_SOCKETS | PROC_WANT_FIB,
+		.wants = PROC_WANT_PEERS | PROC_WANT_SOCKETS |
+		    PROC_WANT_FIB | PROC_CAN_HANDOVER,
 	};
 	static const struct proc_handlers handlers = {
 		.peers = on_peers,
@@ -262,6 +265,7 @@ main(int argc, char **argv)
 		.drain = on_drain,
 		.reload = on_reload,
 		.summary = on_summary,
+		.handover = on_handover,
 	};
 	struct listener	*l = &listener;
 	int		 rc;

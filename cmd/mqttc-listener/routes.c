@@ -299,7 +299,18 @@ routes_router(struct listener *l, const struct proc_peer *r)
 void
 routes_up(struct listener *l)
 {
+	struct batch b;
+
 	confirm(l);
+	/* It has all of our rows, and its answer was lost with a connection:
+	 * one more number to answer brings it. */
+	if (l->route_acked < l->route_seq && !l->snapshot &&
+	    bus_peer_got(l->router) == bus_peer_sent(l->router) &&
+	    batch_begin(l, &b) == 0) {
+		batch_open(&b);
+		batch_send(&b, false);
+		free(b.buf);
+	}
 }
 
 void

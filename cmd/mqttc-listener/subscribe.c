@@ -263,3 +263,46 @@ on_unsubscribe(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	w->seq = 0;
 	answer(l, c, w);
 }
+
+/* --- From one process to another ---------------------------------------- */
+
+int
+subscribe_each(const struct listener *l, int (*each)(void *ctx,
+    const struct sub_wait_view *w), void *ctx)
+{
+	const struct sub_wait	*w;
+	struct sub_wait_view	 v;
+	int			 rc;
+
+	for (w = l->subs_head; w != NULL; w = w->next) {
+		v = (struct sub_wait_view){ w->c, w->seq, w->deadline_ms,
+		    w->id, w->type, { w->codes, w->ncodes } };
+		if ((rc = each(ctx, &v)) != 0)
+			return rc;
+	}
+	return 0;
+}
+
+int
+subscribe_restore(struct listener *l, const struct sub_wait_view *v)
+{
+	struct sub_wait *w;
+
+	if ((w = malloc(sizeof(*w) + v->codes.len)) == NULL)
+		return ERR_NOMEM;
+	w->next = NULL;
+	w->c = v->c;
+	w->seq = v->seq;
+	w->deadline_ms = v->deadline_ms;
+	w->id = v->id;
+	w->type = v->type;
+	w->ncodes = (uint32_t)v->codes.len;
+	if (w->ncodes > 0)
+		memcpy(w->codes, v->codes.data, w->ncodes);
+	client_hold(w->c);
+	w->c->nsub_waits++;
+	*l->subs_tail = w;
+	l->subs_tail = &w->next;
+	l->nsub_waits++;
+	return 0;
+}

@@ -46,6 +46,8 @@ row_init(struct super *s, size_t i, enum proc_kind kind, uint32_t instance,
 	ch->i = i;
 	ch->pidfd = -1;
 	log_source_init(s, &ch->log, p->name);
+	log_source_init(s, &ch->up.log, p->name);
+	ch->up.pidfd = ch->up.give = ch->up.take = -1;
 }
 
 /* Rows for so many listeners; those that were not there are gone. */
@@ -146,14 +148,14 @@ child_incarnation(struct super *s)
 
 /* --- The end of one ------------------------------------------------------ */
 
-static void
-how_it_ended(struct child *ch, struct keep_end *end)
+void
+child_how_ended(int pidfd, bool ours, struct keep_end *end)
 {
 	siginfo_t	info;
 
 	memset(end, 0, sizeof(*end));
 	memset(&info, 0, sizeof(info));
-	if (!ch->ours || waitid(P_PIDFD, (id_t)ch->pidfd, &info,
+	if (!ours || waitid(P_PIDFD, (id_t)pidfd, &info,
 	    WEXITED | WNOHANG) < 0 || info.si_pid == 0)
 		return;
 	end->known = true;
@@ -185,8 +187,8 @@ log_died(const struct keep_proc *p, uint64_t now)
 		    (unsigned long long)(p->due_ms - now));
 }
 
-static void
-on_ended(EV_P_ ev_io *w, int revents UNUSED)
+void
+child_on_ended(EV_P_ ev_io *w, int revents UNUSED)
 {
 	struct child		*ch = w->data;
 	struct super		*s = ch->s;
@@ -199,9 +201,11 @@ on_ended(EV_P_ ev_io *w, int revents UNUSED)
 	ev_io_stop(EV_A_ w);
 	if (ch->conn != NULL)
 		conn_last_words(ch->conn);
-	how_it_ended(ch, &end);
+	child_how_ended(ch->pidfd, ch->ours, &end);
 	close(ch->pidfd);
 	ch->pidfd = -1;
+	if (upgrade_old_ended(ch))
+		return;
 	ch->full = ch->drain = false;
 	remove_endpoint(p);
 	segments_of_dead(s, p->name);
@@ -225,7 +229,7 @@ watch(struct child *ch, pid_t pid)
 	    (ch->pidfd = pidfd_open(pid, 0)) < 0)
 		return ERR_IO;
 	fcntl(ch->pidfd, F_SETFD, FD_CLOEXEC);
-	ev_io_init(&ch->ended, on_ended, ch->pidfd, EV_READ);
+	ev_io_init(&ch->ended, child_on_ended, ch->pidfd, EV_READ);
 	ch->ended.data = ch;
 	ev_io_start(ch->s->loop, &ch->ended);
 	return 0;
@@ -283,28 +287,36 @@ run(struct super *s, const struct keep_proc *p, int err, sigset_t *mask)
 	_exit(EX_OSFILE);
 }
 
+pid_t
+child_spawn(struct super *s, const struct keep_proc *p, struct log_source *log)
+{
+	int		err = log_source_pipe(log), saved;
+	sigset_t	all, old;
+	pid_t		pid;
+
+	if (err < 0)
+		return -1;
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, &old);
+	pid = fault_hit("supervise.fork") ? -1 : fork();
+	saved = errno;
+	if (pid == 0)
+		run(s, p, err, &old);
+	sigprocmask(SIG_SETMASK, &old, NULL);
+	close(err);
+	errno = saved;
+	return pid;
+}
+
 static void
 start(struct super *s, size_t i)
 {
 	struct child	*ch = &s->children[i];
 	uint64_t	 inc = child_incarnation(s), now = super_now_ms();
-	int		 err = log_source_pipe(&ch->log);
-	sigset_t	 all, old;
 	pid_t		 pid;
 
-	if (err < 0) {
-		keep_failed(&s->table, i, strerror(errno), now);
-		return;
-	}
 	ch->full = ch->drain = false;
-	sigfillset(&all);
-	sigprocmask(SIG_BLOCK, &all, &old);
-	pid = fault_hit("supervise.fork") ? -1 : fork();
-	if (pid == 0)
-		run(s, &s->procs[i], err, &old);
-	sigprocmask(SIG_SETMASK, &old, NULL);
-	close(err);
-	if (pid < 0) {
+	if ((pid = child_spawn(s, &s->procs[i], &ch->log)) < 0) {
 		keep_failed(&s->table, i, strerror(errno), now);
 		log_error("process.fork", "name=%s why=%s", s->procs[i].name,
 		    log_quote(strerror(errno)));
@@ -346,6 +358,7 @@ child_act(struct super *s)
 	struct child		*ch;
 
 	look_for_unread(s);
+	upgrade_act(s);
 	while ((a = keep_next(&s->table, super_now_ms())).what !=
 	    KEEP_NOTHING) {
 		ch = &s->children[a.i];

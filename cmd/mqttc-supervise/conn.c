@@ -29,7 +29,7 @@ enum seg_mark { SEG_UNKNOWN, SEG_SENT, SEG_TO_DROP };
 
 /* What a tool asked for and has not been answered. */
 enum asked { ASKED_NOTHING, ASKED_STATUS, ASKED_RESTART, ASKED_SCALE,
-	     ASKED_RESULT, ASKED_SEGMENTS };
+	     ASKED_UPGRADE, ASKED_RESULT, ASKED_SEGMENTS };
 
 struct conn {
 	struct super	*s;
@@ -39,6 +39,7 @@ struct conn {
 	struct ucred	 peer;
 	bool		 greeted, tool, doomed, blocked;
 	size_t		 child;		/* of s->children, unless a tool */
+	bool		 successor;	/* not of its row: struct upgrade */
 	unsigned	 wants;
 	bool		 welcome;	/* to be said */
 	uint64_t	 conf_sent, peers_sent, deal_sent, segments_sent;
@@ -56,7 +57,8 @@ struct conn {
 	uint64_t	 seq;		/* of that request */
 	size_t		 row;		/* STATUS: next one */
 	size_t		 target;	/* RESTART: of s->procs; SCALE: to */
-	uint64_t	 before;	/* its incarnation then */
+	uint64_t	 before;	/* its incarnation, or upgrades, then */
+	bool		 every;		/* UPGRADE: all of the kind */
 	uint32_t	 code;
 	char		 text[1024];
 };
@@ -76,6 +78,8 @@ conn_close(struct conn *c)
 
 	if (ch != NULL && ch->conn == c)
 		ch->conn = NULL;
+	if (ch != NULL && ch->up.conn == c)
+		ch->up.conn = NULL;
 	c->doomed = true;
 }
 
@@ -143,6 +147,21 @@ conn_has_unread(const struct conn *c)
 	return poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
 }
 
+bool
+conn_can_handover(const struct conn *c)
+{
+	return c->wants & PROC_CAN_HANDOVER;
+}
+
+void
+conn_changed_places(struct conn *row, struct conn *other)
+{
+	if (row != NULL)
+		row->successor = false;
+	if (other != NULL)
+		other->successor = true;
+}
+
 void
 conn_ping(struct child *ch)
 {
@@ -176,6 +195,8 @@ say_welcome(struct conn *c, uint32_t refused, const char *why)
 	if (child_of(c) != NULL) {
 		SUP_TEXT(m->name, c->s->procs[c->child].name);
 		m->incarnation = c->s->procs[c->child].incarnation;
+		if (c->successor)
+			m->successor = child_of(c)->up.number;
 	}
 	return say(c, NULL, 0);
 }
@@ -416,6 +437,8 @@ say_child(struct conn *c, struct child *ch)
 			return rc;
 		c->conf_sent = s->conf_generation;
 	}
+	if (c->successor)
+		return 0;
 	if ((c->wants & PROC_WANT_SOCKETS) && !s->adopting &&
 	    s->procs[c->child].phase != KEEP_STARTING &&
 	    c->deal_sent != ch->deal_version &&
@@ -431,6 +454,33 @@ say_child(struct conn *c, struct child *ch)
 			return rc;
 		ch->drain = false;
 	}
+	return 0;
+}
+
+static void conn_flush(struct conn *c);
+
+/* One of the two is told of the other, the successor first, when it knows all
+ * else. */
+static int
+say_handover(struct conn *c, struct child *ch)
+{
+	struct upgrade	*u = &ch->up;
+	SupHandover	*m = &c->s->msg.u.handover;
+	int		 rc, fd;
+
+	if (u->stage != UPGRADE_GREETED)
+		return 0;
+	fd = c->successor ? u->take : u->take < 0 ? u->give : -1;
+	if (fd < 0)
+		return 0;
+	*m = (SupHandover)SupHandover_init_zero;
+	c->s->msg.kind = KIND_SUP_HANDOVER;
+	m->op = c->successor ? SUP_HANDOVER_TAKE : SUP_HANDOVER_GIVE;
+	if ((rc = say(c, &fd, 1)) < 0)
+		return rc;
+	upgrade_sent(ch, !c->successor);
+	if (c->successor && ch->conn != NULL && !ch->conn->blocked)
+		conn_flush(ch->conn);
 	return 0;
 }
 
@@ -478,6 +528,11 @@ say_row(struct conn *c, size_t i)
 		    "%.90s; stays down until restarted", p->note);
 	else if (p->retire)
 		SUP_TEXT(m->row.note, "scaled away");
+	else if (s->children[i - 1].up.stage != UPGRADE_NONE &&
+	    s->children[i - 1].up.stage < UPGRADE_LEAVING)
+		snprintf(m->row.note, sizeof(m->row.note),
+		    "upgrade: pid %ld is to take over",
+		    (long)s->children[i - 1].up.pid);
 	else
 		SUP_TEXT(m->row.note, p->note);
 	return say(c, NULL, 0);
@@ -539,6 +594,53 @@ look_at_scale(struct conn *c)
 	c->code = (uint32_t)code;
 }
 
+/* The next listener after row i that is to run. */
+static size_t
+next_listener(const struct super *s, size_t i)
+{
+	for (; i < s->nprocs; i++)
+		if (s->procs[i].kind == PROC_LISTENER &&
+		    s->procs[i].phase != KEEP_GONE && !s->procs[i].retire)
+			break;
+	return i;
+}
+
+static void
+begin_upgrade(struct conn *c, size_t i)
+{
+	struct super	*s = c->s;
+
+	c->target = i;
+	c->before = s->children[i].up.done;
+	c->code = (uint32_t)upgrade_begin(s, i, c->text, sizeof(c->text));
+	c->asked = c->code == 0 ? ASKED_UPGRADE : ASKED_RESULT;
+}
+
+/* UPGRADE is answered when the old process has ended, or the new one; all of
+ * a kind go one after the other, up to the first that fails. */
+static void
+look_at_upgrade(struct conn *c)
+{
+	const struct upgrade	*u = &c->s->children[c->target].up;
+	size_t			 next = c->s->nprocs;
+
+	if (u->done == c->before)
+		return;
+	if (c->every && u->code == 0)
+		next = next_listener(c->s, c->target + 1);
+	if (next < c->s->nprocs) {
+		begin_upgrade(c, next);
+		return;
+	}
+	c->asked = ASKED_RESULT;
+	c->code = (uint32_t)u->code;
+	if (c->every && u->code == 0)
+		snprintf(c->text, sizeof(c->text), "every %s is upgraded",
+		    proc_kind_name(PROC_LISTENER));
+	else
+		snprintf(c->text, sizeof(c->text), "%s", u->text);
+}
+
 static int
 say_answer(struct conn *c)
 {
@@ -548,10 +650,13 @@ say_answer(struct conn *c)
 		look_at_restart(c);
 	if (c->asked == ASKED_SCALE)
 		look_at_scale(c);
+	if (c->asked == ASKED_UPGRADE)
+		look_at_upgrade(c);
 	switch (c->asked) {
 	case ASKED_NOTHING:
 	case ASKED_RESTART:
 	case ASKED_SCALE:
+	case ASKED_UPGRADE:
 		return 0;
 	case ASKED_STATUS:
 		while (c->row <= c->s->nprocs) {
@@ -594,6 +699,8 @@ say_all(struct conn *c)
 			return rc;
 		c->segments_sent = c->s->segments_version;
 	}
+	if (ch != NULL && (rc = say_handover(c, ch)) < 0)
+		return rc;
 	return say_answer(c);
 }
 
@@ -697,6 +804,14 @@ on_process(struct conn *c, const SupHello *m)
 
 	if (i == s->nprocs || (p->phase == KEEP_GONE && !beyond)) {
 		refuse(c, EX_UNAVAILABLE, "this node has no such process");
+		return;
+	}
+	if (ch->up.stage == UPGRADE_STARTED && ch->up.pid == c->peer.pid) {
+		c->greeted = c->successor = true;
+		s->nothers--;
+		c->child = i;
+		if (!upgrade_greeted(ch, c, m->wants))
+			conn_close(c);
 		return;
 	}
 	if (keep_runs(p)) {
@@ -860,6 +975,29 @@ ask_restart(struct conn *c, const char *name)
 }
 
 static void
+ask_upgrade(struct conn *c, const char *name)
+{
+	struct super	*s = c->s;
+	size_t		 i;
+
+	c->every = strcmp(name, proc_kind_name(PROC_LISTENER)) == 0;
+	i = c->every ? next_listener(s, 0) : find_proc(s, name);
+	if (strcmp(name, "supervise") == 0) {
+		answer(c, EX_USAGE, "the supervisor has no clients to hand "
+		    "over");
+		return;
+	}
+	if (i == s->nprocs || s->procs[i].phase == KEEP_GONE) {
+		snprintf(c->text, sizeof(c->text),
+		    "this node has no process '%s'", name);
+		c->asked = ASKED_RESULT;
+		c->code = EX_USAGE;
+		return;
+	}
+	begin_upgrade(c, i);
+}
+
+static void
 ask_scale(struct conn *c, const SupRequest *m)
 {
 	struct super	*s = c->s;
@@ -898,6 +1036,9 @@ on_request(struct conn *c)
 	case SUP_OP_SCALE:
 		ask_scale(c, &m);
 		return 0;
+	case SUP_OP_UPGRADE:
+		ask_upgrade(c, m.name);
+		return 0;
 	case SUP_OP_STOP:
 		log_info("stop", "by=%ld", (long)c->peer.pid);
 		keep_stop(&c->s->table);
@@ -925,6 +1066,16 @@ dispatch(struct conn *c, int *fds, size_t nfds)
 	uint64_t	 now = super_now_ms();
 	int		 rc = ERR_PROTO;
 
+	if (ch != NULL && s->msg.kind == KIND_SUP_HANDOVER) {
+		sup_close_fds(fds, nfds);
+		if (!c->successor)
+			keep_heard(&s->table, c->child, now);
+		return upgrade_heard(ch, c->successor, &s->msg.u.handover);
+	}
+	if (ch != NULL && c->successor) {	/* nothing to us now */
+		sup_close_fds(fds, nfds);
+		return 0;
+	}
 	if (ch != NULL) {
 		keep_heard(&s->table, c->child, now);
 		if (s->msg.kind == KIND_SUP_SOCKETS)
@@ -983,9 +1134,15 @@ on_readable(EV_P_ ev_io *w, int revents UNUSED)
 }
 
 void
-conn_last_words(struct conn *c)
+conn_hear(struct conn *c)
 {
 	hear(c, 1024);
+}
+
+void
+conn_last_words(struct conn *c)
+{
+	conn_hear(c);
 	conn_close(c);
 }
 

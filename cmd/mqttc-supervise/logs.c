@@ -213,6 +213,7 @@ log_source_init(struct super *s, struct log_source *l, const char *name)
 	l->s = s;
 	l->name = name;
 	l->fd = l->file = -1;
+	ev_init(&l->reader, on_readable);
 }
 
 int
@@ -230,6 +231,29 @@ log_source_pipe(struct log_source *l)
 	l->reader.data = l;
 	ev_io_start(l->s->loop, &l->reader);
 	return p[1];
+}
+
+static void
+read_on(struct log_source *l)
+{
+	l->reader.data = l;
+	if (l->fd >= 0)
+		ev_io_start(l->s->loop, &l->reader);
+}
+
+/* Two sources of one name change places. */
+void
+log_source_swap(struct log_source *a, struct log_source *b)
+{
+	struct log_source	tmp;
+
+	ev_io_stop(a->s->loop, &a->reader);
+	ev_io_stop(b->s->loop, &b->reader);
+	tmp = *a;
+	*a = *b;
+	*b = tmp;
+	read_on(a);
+	read_on(b);
 }
 
 /* Its process has ended: take what is in the pipe; a child of its own may
@@ -284,8 +308,10 @@ logs_finish(struct super *s)
 	struct pollfd	p = { .fd = s->err_fd, .events = POLLOUT };
 	size_t		i;
 
-	for (i = 0; i < s->nprocs; i++)
+	for (i = 0; i < s->nprocs; i++) {
 		log_source_end(&s->children[i].log);
+		log_source_end(&s->children[i].up.log);
+	}
 	log_source_end(&s->own);
 	/* What is said from here on goes to stderr without us. */
 	log_init("supervise", (enum log_level)s->conf.log_level);

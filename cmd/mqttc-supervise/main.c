@@ -78,7 +78,7 @@ on_before(EV_P_ ev_prepare *w, int revents UNUSED)
 		return;
 	}
 	now = super_now_ms();
-	at = keep_deadline(&s->table, now);
+	at = MAX(upgrade_deadline(s, keep_deadline(&s->table, now)), now);
 	if (s->peers_shown != s->peers_version)
 		at = MIN(at, MAX(s->peers_next_ms, now));
 	s->tick.repeat = (double)(at - now) / 1000. + 0.001;

@@ -27,10 +27,14 @@ struct metric m_log_dropped = METRIC_COUNTER("log_dropped_lines_total",
     "Log lines dropped because their reader or the disk was too slow");
 struct metric m_segments_refused = METRIC_COUNTER("segments_refused_total",
     "Segments not kept because there were too many");
+struct metric m_upgrades = METRIC_COUNTER("upgrades_total",
+    "Processes whose place another of the same name took");
+struct metric m_upgrades_failed = METRIC_COUNTER("upgrades_failed_total",
+    "Upgrades that came to nothing: the old process served on, or died");
 
 static struct metric *const rows[] = {
 	&m_restarts, &m_hung, &m_dealt, &m_refused, &m_log_dropped,
-	&m_segments_refused,
+	&m_segments_refused, &m_upgrades, &m_upgrades_failed,
 };
 
 void

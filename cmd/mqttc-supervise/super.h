@@ -12,6 +12,7 @@
  *	reload.c	the configuration, read again
  *	notify.c	what the service manager hears
  *	scale.c		more listeners, or fewer
+ *	upgrade.c	a process takes the place of another
  */
 #ifndef SUPER_H
 #define SUPER_H
@@ -48,6 +49,34 @@ struct log_source {			/* a pipe lines come from */
 	uint64_t	 lost;		/* lines the disk did not take */
 };
 
+enum upgrade_stage {
+	UPGRADE_NONE,
+	UPGRADE_STARTED,		/* has said nothing yet */
+	UPGRADE_GREETED,		/* they are to be told of each other */
+	UPGRADE_GIVEN,			/* both have been */
+	UPGRADE_PREPARED,		/* it has everything */
+	UPGRADE_LEAVING,		/* it has the row, here is the old one */
+	UPGRADE_FAILED			/* it is being ended */
+};
+
+/* Another process beside that of the row: to be its successor, or (LEAVING)
+ * the one before it. */
+struct upgrade {
+	enum upgrade_stage stage;
+	pid_t		 pid;
+	int		 pidfd;
+	bool		 ours;
+	ev_io		 ended;
+	struct conn	*conn;
+	struct log_source log;
+	uint64_t	 number;	/* SupWelcome.successor */
+	uint64_t	 deadline_ms;
+	int		 give, take;	/* ends to be sent; -1 */
+	uint64_t	 done;		/* upgrades that are over */
+	int		 code;		/* of the last one, and what to say */
+	char		 text[640];
+};
+
 struct child {				/* beside keep_proc of the same index */
 	struct super	*s;
 	size_t		 i;
@@ -60,6 +89,7 @@ struct child {				/* beside keep_proc of the same index */
 	bool		 drain;		/* to be told */
 	uint64_t	 deal_version;	/* when its sockets last changed */
 	struct log_source log;
+	struct upgrade	 up;
 };
 
 struct listening {
@@ -74,7 +104,7 @@ struct segment {
 
 /* What the supervisor counts. */
 extern struct metric m_restarts, m_hung, m_dealt, m_refused, m_log_dropped,
-    m_segments_refused;
+    m_segments_refused, m_upgrades, m_upgrades_failed;
 
 struct super {
 	struct ev_loop	*loop;
@@ -158,11 +188,15 @@ void conn_flush_all(struct super *s);
 void conn_close(struct conn *c);
 void conn_close_all(struct super *s);
 void conn_last_words(struct conn *c);	/* of a process that ended */
+void conn_hear(struct conn *c);		/* what it has said already */
 void conn_ping(struct child *c);
 bool conn_has_unread(const struct conn *c);
 void conn_forget_segment(struct super *s, size_t slot);
 bool conn_any_knows(struct super *s, size_t slot);
 void conn_has_socket(struct conn *c, uint32_t index);
+bool conn_can_handover(const struct conn *c);
+/* `row` is that of the row now, `other` (or NULL) that of who leaves. */
+void conn_changed_places(struct conn *row, struct conn *other);
 
 /* child.c */
 void child_table(struct super *s);	/* rows from the configuration */
@@ -171,6 +205,10 @@ void child_act(struct super *s);	/* what the table says is due */
 void child_adopt(struct super *s, size_t i, pid_t pid, uint64_t incarnation,
     enum keep_phase phase);
 uint64_t child_incarnation(struct super *s);
+pid_t child_spawn(struct super *s, const struct keep_proc *p,
+    struct log_source *log);		/* -1: see errno */
+void child_how_ended(int pidfd, bool ours, struct keep_end *end);
+void child_on_ended(EV_P_ ev_io *w, int revents);
 
 /* logs.c */
 void logs_open(struct super *s);
@@ -178,6 +216,7 @@ void logs_capture_own(struct super *s);
 void log_source_init(struct super *s, struct log_source *l, const char *name);
 int log_source_pipe(struct log_source *l);	/* the writing end, or -1 */
 void log_source_end(struct log_source *l);
+void log_source_swap(struct log_source *a, struct log_source *b);
 void logs_finish(struct super *s);
 
 /*
@@ -190,6 +229,19 @@ int scale_to(struct super *s, uint32_t listeners, char *why, size_t size);
 int scale_is_done(struct super *s, uint32_t listeners, char *text,
     size_t size);
 int scale_adopt(struct super *s, const char *name, enum keep_phase phase);
+
+/*
+ * upgrade.c. upgrade_begin: 0 or a code of sysexits.h, and why not; when it is
+ * over children[i].up.done has risen, .code and .text are the answer.
+ */
+int upgrade_begin(struct super *s, size_t i, char *why, size_t size);
+void upgrade_fail(struct child *ch, int code, const char *why);
+bool upgrade_greeted(struct child *ch, struct conn *c, unsigned wants);
+void upgrade_sent(struct child *ch, bool give);
+int upgrade_heard(struct child *ch, bool successor, const SupHandover *m);
+bool upgrade_old_ended(struct child *ch);
+void upgrade_act(struct super *s);
+uint64_t upgrade_deadline(const struct super *s, uint64_t at);
 
 /* notify.c: nothing without NOTIFY_SOCKET. */
 void notify_open(void);

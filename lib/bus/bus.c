@@ -435,7 +435,7 @@ watchers_start(struct bus *b)
 }
 
 static int
-router_open(struct bus *b)
+router_open(struct bus *b, bool unbound)
 {
 	void	*z;
 	int	 rc;
@@ -444,10 +444,11 @@ router_open(struct bus *b)
 		return ERR_IO;
 	if ((rc = socket_options(z, ZMQ_ROUTER)) < 0)
 		goto close_socket;
-	if (zmq_bind(z, b->endpoint) < 0) {
+	if (!unbound && zmq_bind(z, b->endpoint) < 0) {
 		rc = ERR_IO;
 		goto close_socket;
 	}
+	b->bound = !unbound;
 	if ((rc = sock_open(b, &b->router, SOCK_ROUTER, NULL, z)) < 0)
 		goto close_socket;
 	return 0;
@@ -497,7 +498,7 @@ bus_open(struct bus **out, const struct bus_opts *o)
 		goto free_bus;
 	if (zmq_ctx_set(b->zctx, ZMQ_MAX_SOCKETS, 3 * BUS_PEERS_MAX) < 0)
 		goto free_context;
-	if ((rc = router_open(b)) < 0)
+	if ((rc = router_open(b, o->unbound)) < 0)
 		goto free_context;
 	watchers_start(b);
 	*out = b;
@@ -510,6 +511,16 @@ free_context:
 free_bus:
 	free(b);
 	return rc;
+}
+
+int
+bus_bind(struct bus *b)
+{
+	/* libzmq unlinks the file of an ipc endpoint before it binds. */
+	if (!b->bound && zmq_bind(b->router.z, b->endpoint) < 0)
+		return ERR_IO;
+	b->bound = true;
+	return 0;
 }
 
 void
@@ -532,9 +543,10 @@ bus_close(struct bus **bus)
 	if (b->holding)
 		incoming_fini(&b->in);
 	sock_close(&b->router);
-	if (strncmp(b->endpoint, "ipc://", 6) == 0)
+	if (b->bound && strncmp(b->endpoint, "ipc://", 6) == 0)
 		(void)unlink(b->endpoint + 6);	/* libzmq leaves it */
 	conns_fini(b);
+	carried_fini(b);
 	zmq_ctx_term(b->zctx);
 	stream_pool_fini(&b->pool);
 	free(b);

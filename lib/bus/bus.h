@@ -144,6 +144,7 @@ struct bus_opts {
 	uint32_t	 credit;	/* bytes granted to each stream to us;
 					 * 0: 1 MiB */
 	uint32_t	 stream_max;	/* bytes kept a peer; 0: 16 MiB */
+	bool		 unbound;	/* not before bus_bind */
 };
 
 /*
@@ -191,6 +192,7 @@ int bus_peer_move(struct bus_peer *p, uint64_t incarnation,
 
 void *bus_peer_user(const struct bus_peer *p);
 const char *bus_peer_name(const struct bus_peer *p);
+const char *bus_peer_endpoint(const struct bus_peer *p);
 
 /* Connected and welcomed. */
 bool bus_peer_ready(const struct bus_peer *p);
@@ -259,5 +261,29 @@ void bus_resume(struct bus *b);
 
 /* Nothing appended is unacknowledged (for draining). */
 bool bus_idle(const struct bus *b);
+
+/* --- From one process to its successor --------------------------------- */
+
+/*
+ * A process of the same name and incarnation goes on with the streams: to
+ * everybody else its connections broke, once, and no more happened. The old
+ * one tells its bus in pieces, in this order, and takes no further turn; the
+ * new one opened its own `unbound`, takes the pieces in, and binds when the
+ * other one is gone. Then bus_peer_open goes on with the stream to the peer of
+ * that name and incarnation; streams to us go on when their sources say hello
+ * again. Single messages are lost, as with any connection.
+ */
+typedef int bus_sink(void *ctx, const void *piece, size_t len);
+
+/* 0, ERR_NOMEM, or what sink returned when it was not 0. */
+int bus_export(const struct bus *b, bus_sink *sink, void *ctx);
+
+/* ERR_PROTO (the pieces are none of ours, or are not all), ERR_FULL,
+ * ERR_NOMEM: such a bus can only be closed. */
+int bus_import(struct bus *b, const void *piece, size_t len);
+int bus_import_end(struct bus *b);
+
+/* Bind an unbound bus, in place of whoever is bound there. ERR_IO. */
+int bus_bind(struct bus *b);
 
 #endif

@@ -100,6 +100,25 @@ conn_new(struct bus *b, const void *id, size_t len, const Hello *h,
 	return c;
 }
 
+struct conn *
+conn_restore(struct bus *b, const char *name, const char *node,
+    uint64_t incarnation)
+{
+	char	id[BUS_ADDR_MAX];
+	Hello	h = Hello_init_zero;
+	int	n;
+
+	n = snprintf(id, sizeof(id), "%s/%llx", name,
+	    (unsigned long long)incarnation);
+	if (conn_find(b, id, (size_t)n) != NULL ||
+	    HASH_COUNT(b->conns) >= CONNS_MAX)
+		return NULL;
+	memcpy(h.name, name, strlen(name) + 1);
+	memcpy(h.node, node, strlen(node) + 1);
+	h.incarnation = incarnation;
+	return conn_new(b, id, (size_t)n, &h, peer_class_of(name));
+}
+
 static void
 conn_touch(struct bus *b, struct conn *c)
 {

@@ -81,6 +81,7 @@ struct bus_peer {
 	char		 name[BUS_NAME_MAX];
 	enum peer_class	 class;
 	uint64_t	 incarnation;
+	char		 endpoint[BUS_ENDPOINT_MAX];
 	uint64_t	 stream;	/* tells it from one opened before */
 	void		*user;
 	struct link	*link;
@@ -92,6 +93,15 @@ struct bus_peer {
 	struct bus_peer	*dirty_next;
 	struct stream_out out;
 	struct queue	 singles;
+};
+
+/* A stream of the process before us, for bus_peer_open: carry.c. */
+struct carried {
+	struct carried	*next;
+	char		 name[BUS_NAME_MAX];
+	uint64_t	 incarnation;
+	uint64_t	 stream;
+	struct stream_out out;
 };
 
 /* Somebody who said hello on our ROUTER. */
@@ -152,6 +162,10 @@ struct bus {
 	size_t		 ntools;
 	bool		 singles_wait;	/* some conn has queued ones */
 	struct stream_pool pool;
+	struct carried	*carried;
+	size_t		 ncarried;
+	struct conn	*import_conn;	/* whose slots come next */
+	bool		 bound;
 
 	bool		 paused;	/* bus_pause */
 	bool		 router_waits;	/* its descriptor is not watched now */
@@ -205,6 +219,17 @@ void conns_flush_acks(struct bus *b, bool lazy_too);
 void conns_flush_singles(struct bus *b);
 void conns_see_peer(struct bus *b, struct bus_peer *p, bool open);
 void conns_fini(struct bus *b);
+/* As after a hello of that name and incarnation; NULL if there is one, too many,
+ * or no memory. */
+struct conn *conn_restore(struct bus *b, const char *name, const char *node,
+    uint64_t incarnation);
+
+/* --- carry.c ----------------------------------------------------------- */
+
+/* The stream to that process, taken out of the list, or NULL. */
+struct carried *carried_take(struct bus *b, const char *name,
+    uint64_t incarnation);
+void carried_fini(struct bus *b);
 
 /* --- metrics ----------------------------------------------------------- */
 

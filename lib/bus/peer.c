@@ -83,6 +83,7 @@ link_open(struct bus_peer *p, const char *endpoint)
 		rc = ERR_IO;
 		goto free_link;
 	}
+	memcpy(p->endpoint, endpoint, strlen(endpoint) + 1);
 	l->peer = p;
 	l->next = b->links;
 	b->links = l;
@@ -128,6 +129,7 @@ bus_peer_open(struct bus_peer **out, struct bus *b, const char *name,
     uint64_t incarnation, const char *endpoint, void *user)
 {
 	struct bus_peer *p;
+	struct carried	*c;
 	int		 rc;
 
 	if (strlen(name) >= BUS_NAME_MAX || peer_class_of(name) == 0 ||
@@ -145,11 +147,17 @@ bus_peer_open(struct bus_peer **out, struct bus *b, const char *name,
 	p->class = peer_class_of(name);
 	p->incarnation = incarnation;
 	p->user = user;
-	p->stream = ++b->serial;
-	stream_out_init(&p->out, &b->pool, b->stream_max, b->credit);
 	if ((rc = link_open(p, endpoint)) < 0) {
 		free(p);
 		return rc;
+	}
+	if ((c = carried_take(b, name, incarnation)) != NULL) {
+		p->stream = c->stream;
+		p->out = c->out;
+		free(c);
+	} else {
+		p->stream = ++b->serial;
+		stream_out_init(&p->out, &b->pool, b->stream_max, b->credit);
 	}
 	DL_APPEND(b->peers, p);
 	b->npeers++;
@@ -217,6 +225,12 @@ const char *
 bus_peer_name(const struct bus_peer *p)
 {
 	return p->name;
+}
+
+const char *
+bus_peer_endpoint(const struct bus_peer *p)
+{
+	return p->endpoint;
 }
 
 bool

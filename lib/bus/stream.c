@@ -430,6 +430,96 @@ stream_each(const struct stream_out *s,
 	each_of(&it, s->seq, each, ctx);
 }
 
+/* --- From one process to another ---------------------------------------- */
+
+static struct blob *
+blob_of(struct slice bytes)
+{
+	struct blob *b = blob_new(bytes.len);
+
+	if (b != NULL && bytes.len > 0)
+		memcpy(b->data, bytes.data, bytes.len);
+	return b;
+}
+
+int
+stream_restore_frame(struct stream_out *s, const struct stream_frame *like,
+    struct slice body, struct slice payload)
+{
+	struct stream_frame	*f;
+
+	if (like->seq > s->seq || like->upto > s->appended ||
+	    s->open_count > 0 || body.len > UINT32_MAX ||
+	    payload.len > UINT32_MAX || (s->tail != NULL &&
+	    (like->seq != s->tail->seq + 1 || like->upto < s->tail->upto)))
+		return ERR_PROTO;
+	if ((f = calloc(1, sizeof(*f))) == NULL)
+		return ERR_NOMEM;
+	f->seq = like->seq;
+	f->upto = like->upto;
+	f->kind = like->kind;
+	f->asks = like->asks;
+	f->count = like->count;
+	f->len = (uint32_t)body.len;
+	f->payload_len = (uint32_t)payload.len;
+	if ((f->body = blob_of(body)) == NULL)
+		goto free_frame;
+	if (payload.len > 0) {
+		if ((f->payload = blob_of(payload)) == NULL)
+			goto free_body;
+		f->payload_at = f->payload->data;
+	}
+	s->kept += frame_size(f);
+	if (s->tail != NULL)
+		s->tail->next = f;
+	else
+		s->head = f;
+	s->tail = f;
+	if (s->next == NULL && f->seq > s->got)
+		s->next = f;
+	return 0;
+
+free_body:
+	blob_unref(&f->body);
+free_frame:
+	free(f);
+	return ERR_NOMEM;
+}
+
+int
+stream_restore_open(struct stream_out *s, uint32_t count, unsigned asks,
+    struct slice body)
+{
+	if (count == 0 || body.len > FRAME_MAX || s->open_count > 0 ||
+	    (s->tail != NULL && s->tail->seq + 1 != s->seq))
+		return ERR_PROTO;
+	if (s->open == NULL && (s->open = pool_get(s->pool)) == NULL)
+		return ERR_NOMEM;
+	if (body.len > 0)
+		memcpy(s->open->data, body.data, body.len);
+	s->open_len = (uint32_t)body.len;
+	s->open_count = count;
+	s->open_asks = asks;
+	s->kept += body.len;
+	return 0;
+}
+
+int
+stream_restore_end(struct stream_out *s)
+{
+	uint64_t last = s->open_count > 0 ? s->seq - 1 : s->seq;
+
+	if (s->got > s->sent_seq || s->sent_seq > last ||
+	    s->stored > s->sent_seq || s->got_bytes > s->appended ||
+	    s->sent > s->appended)
+		return ERR_PROTO;
+	/* Nothing is missing between what is acknowledged and the end. */
+	if (s->head == NULL)
+		return s->got == last ? 0 : ERR_PROTO;
+	return s->head->seq <= s->got + 1 && s->tail->seq == last ? 0 :
+	    ERR_PROTO;
+}
+
 /* --- Receiving --------------------------------------------------------- */
 
 void

@@ -133,6 +133,17 @@ void stream_take_all(struct stream_out *s, uint32_t credit);
 void stream_each(const struct stream_out *s,
     bool (*each)(void *ctx, uint64_t seq, const struct record *r), void *ctx);
 
+/*
+ * A stream told by another process, whose numbers s has already (but for kept):
+ * its frames one after the other, then the open one if there is one, then the
+ * end. ERR_PROTO if they do not belong together, ERR_NOMEM.
+ */
+int stream_restore_frame(struct stream_out *s, const struct stream_frame *like,
+    struct slice body, struct slice payload);
+int stream_restore_open(struct stream_out *s, uint32_t count, unsigned asks,
+    struct slice body);
+int stream_restore_end(struct stream_out *s);
+
 /* --- Receiving --------------------------------------------------------- */
 
 struct stream_in {

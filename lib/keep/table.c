@@ -307,6 +307,19 @@ keep_ended(struct keep_table *t, size_t i, const struct keep_end *end,
 }
 
 void
+keep_replaced(struct keep_table *t, size_t i, pid_t pid, uint64_t now_ms)
+{
+	struct keep_proc	*p = &t->procs[i];
+
+	p->pid = pid;
+	p->started_ms = p->heard_ms = p->pinged_ms = now_ms;
+	if (p->phase == KEEP_READY)
+		p->ready_ms = now_ms;
+	p->killed = p->hung = false;
+	p->note[0] = '\0';
+}
+
+void
 keep_restart(struct keep_table *t, size_t i, uint64_t now_ms)
 {
 	struct keep_proc	*p = &t->procs[i];

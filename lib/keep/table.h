@@ -109,6 +109,10 @@ void keep_leaving(struct keep_table *t, size_t i, uint64_t now_ms);
 void keep_ended(struct keep_table *t, size_t i, const struct keep_end *end,
     uint64_t now_ms);
 
+/* Another process has the place, name and incarnation of procs[i]. */
+void keep_replaced(struct keep_table *t, size_t i, pid_t pid,
+    uint64_t now_ms);
+
 /* Drain procs[i] if it runs, then start it anew; also one that was held. */
 void keep_restart(struct keep_table *t, size_t i, uint64_t now_ms);
 

@@ -66,6 +66,26 @@ metric_register(struct metric *const *rows, size_t n)
 	}
 }
 
+struct metric *
+metric_find(const char *name)
+{
+	size_t	 i;
+
+	for (i = 0; i < nrows_all; i++)
+		if (strcmp(rows_all[i]->name, name) == 0)
+			return rows_all[i];
+	return NULL;
+}
+
+void
+metric_each_own(void (*each)(void *ctx, const struct metric *m), void *ctx)
+{
+	size_t	 i;
+
+	for (i = 0; i < nrows_all; i++)
+		each(ctx, rows_all[i]);
+}
+
 struct layout {
 	size_t	text_off, text_len, values_off, total;
 };

@@ -64,6 +64,11 @@ metric_get(const struct metric *m)
 	return atomic_load_explicit(m->cell, memory_order_relaxed);
 }
 
+/* The registered row of that name, or NULL; all of them. */
+struct metric *metric_find(const char *name);
+void metric_each_own(void (*each)(void *ctx, const struct metric *m),
+    void *ctx);
+
 /* Bytes metric_attach needs for what is registered now, whole pages. */
 size_t metric_segment_size(void);
 

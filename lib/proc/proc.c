@@ -86,6 +86,11 @@ struct proc {
 	bool			 draining, drain_said;
 	bool			 want, want_said;
 	bool			 full, full_said;
+	uint64_t		 successor;	/* not 0: we began as one */
+	bool			 taken;		/* and have the place now */
+	bool			 handover_say;	/* handover_op, with why */
+	SupHandoverOp		 handover_op;
+	char			 handover_why[256];
 	bool			 pong;
 	uint64_t		 pong_seq;
 	uint64_t		 drop_below[PROC_NSEGMENT_KINDS];
@@ -101,10 +106,12 @@ struct proc {
 	int			 code;
 	struct sup_msg		 msg;		/* scratch, large */
 	size_t			 npeers;
+	bool			 peers_whole;
 	struct proc_peer	 peers[PROC_PEERS_MAX];
 };
 
 static void flush(struct proc *p);
+static int publish_metrics(struct proc *p);
 
 struct ev_loop *
 proc_loop(struct proc *p)
@@ -154,6 +161,12 @@ proc_incarnation(const struct proc *p)
 	return p->incarnation;
 }
 
+bool
+proc_is_successor(const struct proc *p)
+{
+	return p->successor != 0 && !p->taken;
+}
+
 /* --- Connection --------------------------------------------------------- */
 
 static void
@@ -171,7 +184,11 @@ disconnect(struct proc *p)
 	p->welcomed = false;
 	p->ready_said = p->drain_said = p->want_said = false;
 	p->full_said = false;
-	p->pong = false;
+	p->pong = p->handover_say = false;
+	if (proc_is_successor(p)) {	/* the other one serves on */
+		proc_exit(p, EX_TEMPFAIL);
+		return;
+	}
 	memset(p->drop_said, 0, sizeof(p->drop_said));
 	for (i = 0; i < p->nheld; i++)
 		p->held[i].said = p->held[i].next = false;
@@ -382,9 +399,29 @@ say_drops(struct proc *p)
 }
 
 static int
+say_handover(struct proc *p)
+{
+	SupHandover	*m = &p->msg.u.handover;
+	int		 rc;
+
+	if (!p->handover_say)
+		return 0;
+	*m = (SupHandover)SupHandover_init_zero;
+	p->msg.kind = KIND_SUP_HANDOVER;
+	m->op = p->handover_op;
+	SUP_TEXT(m->why, p->handover_why);
+	if ((rc = say(p, NULL, 0)) == 0)
+		p->handover_say = false;
+	return rc;
+}
+
+static int
 say_rest(struct proc *p)
 {
 	int	rc;
+
+	if ((rc = say_handover(p)) < 0)
+		return rc;
 
 	if (p->pong) {
 		p->msg.u.pong.seq = p->pong_seq;
@@ -518,7 +555,8 @@ on_peers(struct proc *p)
 {
 	int	rc = sup_peers_take(&p->msg.u.peers, p->peers, &p->npeers);
 
-	if (rc == 0 && p->h.peers != NULL)
+	p->peers_whole = rc == 0;
+	if (rc == 0 && p->h.peers != NULL && !proc_is_successor(p))
 		p->h.peers(p->ctx, p->peers, p->npeers);
 	return rc == ERR_AGAIN ? 0 : rc;
 }
@@ -679,7 +717,7 @@ theirs_drop(struct proc *p, struct kept *k)
 	*k = p->theirs[--p->ntheirs];
 	sup_close_fds(s.fds, s.nfds);
 	s.nfds = 0;
-	if (p->h.segment != NULL)
+	if (p->h.segment != NULL && !proc_is_successor(p))
 		p->h.segment(p->ctx, &s);
 }
 
@@ -725,7 +763,7 @@ on_segment(struct proc *p, int *fds, size_t nfds)
 	k->s.generation = m.generation;
 	k->s.nfds = nfds;
 	memcpy(k->s.fds, fds, nfds * sizeof(*fds));
-	if (p->h.segment != NULL) {
+	if (p->h.segment != NULL && !proc_is_successor(p)) {
 		struct proc_segment	s = k->s;
 
 		p->h.segment(p->ctx, &s);
@@ -767,6 +805,27 @@ look_at_self(void)
 }
 
 static int
+on_handover(struct proc *p, int *fds, size_t nfds)
+{
+	bool	give = p->msg.u.handover.op == SUP_HANDOVER_GIVE;
+
+	if (nfds != 1 || (!give &&
+	    p->msg.u.handover.op != SUP_HANDOVER_TAKE) ||
+	    give == proc_is_successor(p)) {
+		sup_close_fds(fds, nfds);
+		return ERR_PROTO;
+	}
+	if (p->h.handover != NULL && !p->draining) {
+		p->h.handover(p->ctx, fds[0], give);
+		return 0;
+	}
+	sup_close_fds(fds, nfds);
+	proc_handover_failed(p, p->draining ? "it is draining" :
+	    "it has nothing to hand over");
+	return 0;
+}
+
+static int
 dispatch(struct proc *p, int *fds, size_t nfds)
 {
 	int	rc = 0;
@@ -776,6 +835,8 @@ dispatch(struct proc *p, int *fds, size_t nfds)
 		return on_sockets(p, fds, nfds);
 	case KIND_SUP_SEGMENT:
 		return on_segment(p, fds, nfds);
+	case KIND_SUP_HANDOVER:
+		return on_handover(p, fds, nfds);
 	case KIND_SUP_PEERS:
 		rc = on_peers(p);
 		break;
@@ -921,6 +982,48 @@ proc_sockets_want(struct proc *p)
 	p->want_said = p->full = false;
 }
 
+static void
+handover(struct proc *p, SupHandoverOp op, const char *why)
+{
+	p->handover_op = op;
+	snprintf(p->handover_why, sizeof(p->handover_why), "%s", why);
+	p->handover_say = p->dirty = p->sock >= 0;
+	flush(p);
+}
+
+void
+proc_prepared(struct proc *p)
+{
+	handover(p, SUP_HANDOVER_PREPARED, "");
+}
+
+void
+proc_handover_failed(struct proc *p, const char *why)
+{
+	handover(p, SUP_HANDOVER_FAILED, why);
+}
+
+void
+proc_taken(struct proc *p)
+{
+	size_t	i;
+	int	rc;
+
+	p->taken = p->ready = true;
+	handover(p, SUP_HANDOVER_TAKEN, "");	/* before all else we say */
+	if ((rc = publish_metrics(p)) < 0)
+		log_warn("metrics.private", "why=%s", log_quote(err_str(rc)));
+	for (i = 0; i < p->ntheirs && p->h.segment != NULL; i++) {
+		struct proc_segment	s = p->theirs[i].s;
+
+		p->h.segment(p->ctx, &s);
+	}
+	if (p->npeers > 0 && p->peers_whole && p->h.peers != NULL)
+		p->h.peers(p->ctx, p->peers, p->npeers);
+	log_info("ready", "incarnation=%llu",
+	    (unsigned long long)p->incarnation);
+}
+
 void
 proc_exit(struct proc *p, int code)
 {
@@ -936,6 +1039,10 @@ proc_drain(struct proc *p)
 
 	if (p->draining)
 		return;
+	if (proc_is_successor(p)) {
+		proc_exit(p, EX_TEMPFAIL);
+		return;
+	}
 	p->draining = p->dirty = true;
 	log_info("drain", "incarnation=%llu",
 	    (unsigned long long)p->incarnation);
@@ -999,8 +1106,9 @@ publish_metrics(struct proc *p)
 		goto out;
 	if ((rc = metric_attach(p->metrics, p->metrics_len, p->name)) < 0)
 		goto out;
-	rc = proc_publish_segment(p, PROC_SEGMENT_METRICS, p->incarnation,
-	    &fd, 1);
+	/* Above that of who was here before under our incarnation. */
+	rc = proc_publish_segment(p, PROC_SEGMENT_METRICS,
+	    MAX(p->incarnation, p->successor), &fd, 1);
 out:
 	close(fd);
 	return rc;
@@ -1044,6 +1152,7 @@ greet(struct proc *p)
 	if (m->refused != 0)
 		fatal((int)m->refused, "supervise.refused", "%s", m->why);
 	p->incarnation = m->incarnation;
+	p->successor = m->successor;
 	p->welcomed = p->dirty = true;
 	greeting(p, KIND_SUP_CONF, fds, &nfds);
 	if ((rc = on_conf(p, fds, nfds)) < 0)
@@ -1174,7 +1283,7 @@ proc_run(struct proc *p)
 	int	rc;
 
 	look_at_self();
-	if ((rc = publish_metrics(p)) < 0)
+	if (!proc_is_successor(p) && (rc = publish_metrics(p)) < 0)
 		log_warn("metrics.private", "why=%s", log_quote(err_str(rc)));
 	ev_run(p->loop, 0);
 	flush(p);

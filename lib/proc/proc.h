@@ -84,7 +84,8 @@ enum {				/* proc_opts.wants */
 	PROC_WANT_PEERS		= 1,
 	PROC_WANT_SOCKETS	= 2,
 	PROC_WANT_FIB		= 4,
-	PROC_WANT_METRICS	= 8	/* of every process, the own included */
+	PROC_WANT_METRICS	= 8,	/* of every process, the own included */
+	PROC_CAN_HANDOVER	= 16	/* there is a handler for it */
 };
 
 struct proc_opts {
@@ -122,6 +123,14 @@ struct proc_handlers {
 
 	/* USR1: log a state summary. */
 	void (*summary)(void *ctx);
+
+	/*
+	 * Another process takes our place (give), or we take another's; fd is
+	 * the program's now, a stream socket between the two. Who gives ends
+	 * with _exit(0), or goes on and calls proc_handover_failed. Who takes
+	 * calls proc_prepared, proc_taken or proc_handover_failed.
+	 */
+	void (*handover)(void *ctx, int fd, bool give);
 };
 
 /*
@@ -171,6 +180,23 @@ void proc_drop_segments(struct proc *p, enum proc_segment_kind kind,
  */
 void proc_sockets_return(struct proc *p, const uint32_t *indexes, size_t n);
 void proc_sockets_want(struct proc *p);
+
+/*
+ * Does another process serve in our place until we have taken it? Then no
+ * handler but `reload`, `drain` and `handover` is called before proc_taken, and
+ * without a supervisor, or when it is to drain, this process ends.
+ */
+bool proc_is_successor(const struct proc *p);
+
+/* We know all that the other one told: when it dies now, its place is ours. */
+void proc_prepared(struct proc *p);
+
+/* The place is ours: we are ready. Peers and segments known by now come to
+ * their handlers within this call. */
+void proc_taken(struct proc *p);
+
+/* It came to nothing: we serve on as before. A successor ends by itself. */
+void proc_handover_failed(struct proc *p, const char *why);
 
 /* Run the loop until proc_exit; returns the exit code. The metrics registered
  * by now are moved to a segment and handed over. */

@@ -29,6 +29,7 @@ static const struct sup_row {
 	{ KIND_SUP_PONG,	SupPong_fields },
 	{ KIND_SUP_DRAIN,	SupDrain_fields },
 	{ KIND_SUP_CONF,	SupConf_fields },
+	{ KIND_SUP_HANDOVER,	SupHandover_fields },
 	{ KIND_SUP_REQUEST,	SupRequest_fields },
 	{ KIND_SUP_RESULT,	SupResult_fields },
 };
@@ -96,6 +97,9 @@ check_ranges(const struct sup_msg *m)
 	if (m->kind == KIND_SUP_SEGMENT)
 		return m->u.segment.kind < PROC_NSEGMENT_KINDS &&
 		    (unsigned)m->u.segment.op <= _SupSegmentOp_MAX ?
+		    0 : ERR_PROTO;
+	if (m->kind == KIND_SUP_HANDOVER)
+		return (unsigned)m->u.handover.op <= _SupHandoverOp_MAX ?
 		    0 : ERR_PROTO;
 	if (m->kind == KIND_SUP_REQUEST)
 		return (unsigned)m->u.request.op <= _SupOp_MAX ?

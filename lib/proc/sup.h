@@ -29,6 +29,7 @@ struct sup_msg {
 		SupPong		pong;
 		SupDrain	drain;
 		SupConf		conf;
+		SupHandover	handover;
 		SupRequest	request;
 		SupResult	result;
 	} u;

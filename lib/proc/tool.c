@@ -280,6 +280,14 @@ tool_scale(struct tool *t, const char *kind, uint32_t count, int timeout_ms,
 }
 
 int
+tool_upgrade(struct tool *t, const char *name, int timeout_ms, int *code,
+    char *text, size_t size)
+{
+	return ask_and_wait(t, SUP_OP_UPGRADE, name, 0, timeout_ms, code,
+	    text, size);
+}
+
+int
 tool_stop(struct tool *t, int timeout_ms)
 {
 	int	rc;

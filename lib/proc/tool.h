@@ -92,6 +92,9 @@ int tool_reload(struct tool *t, int timeout_ms, int *code, char *text,
     size_t size);
 int tool_scale(struct tool *t, const char *kind, uint32_t count,
     int timeout_ms, int *code, char *text, size_t size);
+/* name: a process, or "listener" for all of them. */
+int tool_upgrade(struct tool *t, const char *name, int timeout_ms, int *code,
+    char *text, size_t size);
 
 /* Ask for the end of the node and wait for it. */
 int tool_stop(struct tool *t, int timeout_ms);

@@ -42,6 +42,7 @@ enum kind {
 	KIND_SUP_PONG	= 71,
 	KIND_SUP_DRAIN	= 72,
 	KIND_SUP_CONF	= 73,	/* the merged configuration as a descriptor */
+	KIND_SUP_HANDOVER = 74,	/* to another process of the same name */
 	KIND_SUP_REQUEST = 80,	/* mqttc-ctl -> supervisor */
 	KIND_SUP_RESULT	= 81,
 };

@@ -1,6 +1,7 @@
 #include "session/inbound.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include "base/err.h"
 
 /* A client has few of these at a time, so a plain array it is: at the bound
@@ -59,4 +60,16 @@ inbound_clear(struct inbound *in)
 	free(in->ids);
 	in->ids = NULL;
 	in->n = in->cap = 0;
+}
+
+int
+inbound_import(struct inbound *in, const uint16_t *ids, uint32_t n)
+{
+	if (n == 0)
+		return 0;
+	if ((in->ids = malloc(n * sizeof(*ids))) == NULL)
+		return ERR_NOMEM;
+	memcpy(in->ids, ids, n * sizeof(*ids));
+	in->n = in->cap = n;
+	return 0;
 }

@@ -22,4 +22,7 @@ bool inbound_del(struct inbound *in, uint16_t id);
 bool inbound_has(const struct inbound *in, uint16_t id);
 void inbound_clear(struct inbound *in);
 
+/* Remember these n, none of them twice, in an empty set. ERR_NOMEM. */
+int inbound_import(struct inbound *in, const uint16_t *ids, uint32_t n);
+
 #endif

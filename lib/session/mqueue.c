@@ -118,3 +118,13 @@ mqueue_clear(struct mqueue *q)
 	while (q->head != NULL)
 		discard(q, q->head);
 }
+
+void
+mqueue_each(const struct mqueue *q, bool (*each)(void *ctx, struct message *m,
+    const struct mqueue_how *how), void *ctx)
+{
+	const struct mqueue_entry *e;
+
+	for (e = q->head; e != NULL && each(ctx, e->m, &e->how); e = e->next)
+		;
+}

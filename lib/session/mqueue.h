@@ -50,4 +50,8 @@ void mqueue_pop(struct mqueue *q);
 
 void mqueue_clear(struct mqueue *q);
 
+/* Walk the messages, oldest first; each returns false to stop. */
+void mqueue_each(const struct mqueue *q, bool (*each)(void *ctx,
+    struct message *m, const struct mqueue_how *how), void *ctx);
+
 #endif

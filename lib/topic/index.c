@@ -488,6 +488,12 @@ index_has(const struct index *ix, struct index_owner *o,
 	return f != NULL && sub_find(o, f) != NULL;
 }
 
+struct index_filter *
+index_find(const struct index *ix, const char *text, size_t len)
+{
+	return find(ix, text, len);
+}
+
 static int
 link_add(struct index_owner *o, struct index_filter *f,
     const struct index_sub *opts)

@@ -177,3 +177,80 @@ window_inflight(const struct window *w)
 {
 	return w->inflight;
 }
+
+uint32_t
+window_export(const struct window *w, struct window_cell *out, uint16_t *next,
+    uint16_t *max)
+{
+	uint32_t	n = 0;
+	uint64_t	o = w->head, end = w->tail;
+	uint8_t		state;
+
+	*next = id_of(w->tail);
+	*max = w->max;
+	if (w->by_id) {			/* the oldest is one turn behind */
+		o = w->tail;
+		end = o + IDS;
+	}
+	for (; o < end && n < w->inflight; o++) {
+		state = w->ring[w->by_id ? id_of(o) : o & (w->cells - 1)];
+		if (state == WINDOW_DONE)
+			continue;
+		out[n].id = id_of(o);
+		out[n++].state = state;
+	}
+	return n;
+}
+
+/* The offset of id, counted back from the one that is next at tail. */
+static uint64_t
+offset_of(uint64_t tail, uint16_t id)
+{
+	uint64_t back = (tail % IDS + IDS - (uint64_t)(id - 1)) % IDS;
+
+	return tail - (back == 0 ? IDS : back);
+}
+
+int
+window_import(struct window **out, const struct window_cell *in, uint32_t n,
+    uint16_t next, uint16_t max)
+{
+	struct window	*w;
+	uint32_t	 i, cells = RING_MIN, at;
+	int		 rc = ERR_PROTO;
+
+	if (next == 0 || max == 0 || n > IDS)
+		return ERR_PROTO;
+	if ((w = window_new(max)) == NULL)
+		return ERR_NOMEM;
+	w->head = w->tail = IDS + (uint64_t)(next - 1);
+	for (i = 0; i < n; i++) {
+		if (in[i].id == 0 || in[i].state == WINDOW_DONE ||
+		    in[i].state >= WINDOW_NSTATES)
+			goto free_window;
+		if (offset_of(w->tail, in[i].id) < w->head)
+			w->head = offset_of(w->tail, in[i].id);
+	}
+	while (n > 0 && cells < w->tail - w->head)
+		cells *= 2;
+	w->by_id = cells == TABLE;
+	rc = ERR_NOMEM;
+	if (n > 0 && (w->ring = calloc(cells, 1)) == NULL)
+		goto free_window;
+	w->cells = n > 0 ? cells : 0;
+	rc = ERR_PROTO;
+	for (i = 0; i < n; i++) {
+		at = w->by_id ? in[i].id : (uint32_t)offset_of(w->tail,
+		    in[i].id) & (cells - 1);
+		if (w->ring[at] != WINDOW_DONE)
+			goto free_window;
+		w->ring[at] = in[i].state;
+		w->inflight++;
+	}
+	*out = w;
+	return 0;
+
+free_window:
+	window_free(&w);
+	return rc;
+}

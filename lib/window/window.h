@@ -64,4 +64,25 @@ enum window_state window_state(const struct window *w, uint16_t id);
 /* PUBLISHes sent and unfinished. */
 uint32_t window_inflight(const struct window *w);
 
+/* --- From one process to another --------------------------------------- */
+
+struct window_cell {
+	uint16_t	id;
+	uint8_t		state;		/* enum window_state, not DONE */
+};
+
+/* Write all that is in flight to out, which has room for window_inflight(w),
+ * the oldest first; *next is the identifier that is tried next, *max the send
+ * quota. Returns how many there are. */
+uint32_t window_export(const struct window *w, struct window_cell *out,
+    uint16_t *next, uint16_t *max);
+
+/*
+ * The window that window_export told of, n cells in any order. ERR_PROTO for
+ * what none can have told (an identifier twice or 0, a state that is none),
+ * ERR_NOMEM.
+ */
+int window_import(struct window **out, const struct window_cell *in,
+    uint32_t n, uint16_t next, uint16_t max);
+
 #endif

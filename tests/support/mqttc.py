@@ -429,6 +429,21 @@ class Node(Clients):
         os.kill(pid, sig)
         return pid
 
+    def upgrade(self, name="listener"):
+        """Have the listeners' places taken by new processes."""
+        before = self.status()
+        self.tool("mqttc-ctl", "upgrade", name)
+        after = self.status()
+        for k, p in after.items():
+            mine = name in (k, k.split(".")[0])
+            assert (p["pid"] != before[k]["pid"]) == mine, (k, before, after)
+            assert p["incarnation"] == before[k]["incarnation"]
+            assert p["restarts"] == before[k]["restarts"]
+            assert p["state"] == "ready"
+            if mine:
+                self.expected_gone.add(before[k]["pid"])
+                self.pids[k] = p["pid"]
+
     # Stop
 
     def terminate(self):

@@ -1037,6 +1037,173 @@ a_bad_endpoint_is_an_error(void **state UNUSED)
 	assert_null(b);
 }
 
+/* --- A successor ------------------------------------------------------- */
+
+static int
+into(void *ctx, const void *piece, size_t len)
+{
+	return bus_import(ctx, piece, len);
+}
+
+/* Another process takes the place of n: same name, same incarnation. */
+static void
+succeed(struct node *n)
+{
+	struct bus_opts	 o = {
+		.loop = loop, .node = "n@h", .name = n->name,
+		.incarnation = n->incarnation, .endpoint = n->endpoint,
+		.accepts = accepts, .naccepts = NELEM(accepts),
+		.events = &events, .ctx = n, .unbound = true,
+	};
+	struct bus	*next;
+
+	assert_int_equal(bus_open(&next, &o), 0);
+	assert_int_equal(bus_export(n->bus, into, next), 0);
+	assert_int_equal(bus_import_end(next), 0);
+	bus_close(&n->bus);
+	assert_int_equal(bus_bind(next), 0);
+	n->bus = next;
+}
+
+static void
+a_successor_goes_on_with_the_streams(void **state UNUSED)
+{
+	struct node	a, b;
+	uint64_t	seq = 0, there = 0, back;
+	int		round, i;
+
+	node_open(&a, "listener.0", 1);
+	node_open(&b, "listener.1", 2);
+	node_to(&a, &b);
+	node_to(&b, &a);
+	for (round = 0; round < 6; round++) {
+		/* Frames sealed and open, on their way both ways, one of them
+		 * with a handler half done, one of another kind, a large one */
+		a.per_turn = 10;
+		for (i = 0; i < 300; i++) {
+			assert_int_equal(send_record(&a, 64, 1, &seq), 0);
+			there++;
+		}
+		assert_int_equal(bus_stream_send(a.peer, KIND_ATTACH, "x", 1,
+		    &seq), 0);
+		assert_int_equal(send_record(&a, 200000, 1, &seq), 0);
+		there++;
+		number = (uint64_t)round * 50;
+		for (i = 0; i < 50; i++)
+			assert_int_equal(send_record(&b, 64, 1, &back), 0);
+		number = there;
+		until(a.records >= (uint64_t)round * 50 + 10);
+		for (i = 0; i < 20; i++) {
+			assert_int_equal(send_record(&a, 64, 1, &seq), 0);
+			there++;
+		}
+		succeed(&a);
+		node_to(&a, &b);
+		/* Before anything was said: numbers go on. */
+		assert_int_equal(bus_peer_sent(a.peer), seq);
+		assert_int_equal(send_record(&a, 64, 1, &seq), 0);
+		there++;
+		a.per_turn = 0;
+		until(bus_peer_got(a.peer) == seq &&
+		    bus_peer_got(b.peer) == back);
+		assert_int_equal(b.records, there);
+		assert_int_equal(a.records, (uint64_t)(round + 1) * 50);
+		assert_int_equal(b.attaches, round + 1);
+		assert_false(a.disorder);
+		assert_false(b.disorder);
+		assert_int_equal(b.ups - b.losts, 1);
+	}
+	bus_close(&a.bus);
+	bus_close(&b.bus);
+}
+
+static void
+credit_goes_on_in_a_successor(void **state UNUSED)
+{
+	struct node	a, b;
+	uint64_t	seq = 0;
+	uint32_t	n = 0;
+
+	node_open(&a, "listener.0", 1);
+	node_open_with(&b, "listener.1", 2, 100000, 0);
+	node_to(&a, &b);
+	until(a.ups == 1);
+	bus_pause(b.bus);
+	while (!bus_peer_blocked(a.peer) || n < 5000) {
+		assert_int_equal(send_record(&a, 100, 1, &seq), 0);
+		n++;
+	}
+	assert_int_equal(send_record(&a, 100, 0, NULL), ERR_FULL);
+	some_turns(3);
+	succeed(&a);
+	node_to(&a, &b);
+	assert_true(bus_peer_blocked(a.peer));
+	assert_int_equal(send_record(&a, 100, 0, NULL), ERR_FULL);
+	bus_resume(b.bus);
+	until(bus_peer_got(a.peer) == seq);
+	until(a.credits == 1);
+	assert_int_equal(b.records, n);
+	assert_false(b.disorder);
+	bus_close(&a.bus);
+	bus_close(&b.bus);
+}
+
+static int
+count_pieces(void *ctx, const void *piece UNUSED, size_t len UNUSED)
+{
+	return --*(int *)ctx == 0 ? ERR_FULL : 0;
+}
+
+struct piece_skipper {
+	struct bus	*to;
+	int		 skip, n;
+};
+
+static int
+all_but_one(void *ctx, const void *piece, size_t len)
+{
+	struct piece_skipper *s = ctx;
+
+	return s->n++ == s->skip ? 0 : bus_import(s->to, piece, len);
+}
+
+static void
+pieces_that_are_missing_are_noticed(void **state UNUSED)
+{
+	struct node		a, b;
+	struct bus_opts		o = {
+		.loop = loop, .node = "n@h", .name = "listener.0",
+		.incarnation = 1, .endpoint = "ipc://unbound.ipc",
+		.unbound = true,
+	};
+	struct piece_skipper	s = { NULL, 0, 0 };
+	int			i, stop = 3, total;
+
+	node_open(&a, "listener.0", 1);
+	node_open(&b, "listener.1", 2);
+	node_to(&a, &b);
+	until(a.ups == 1);
+	bus_pause(b.bus);
+	for (i = 0; i < 4; i++) {
+		assert_int_equal(send_record(&a, 64, 1, NULL), 0);
+		bus_flush(a.bus);
+	}
+	assert_int_equal(bus_export(a.bus, count_pieces, &stop), ERR_FULL);
+	stop = 0;
+	assert_int_equal(bus_export(a.bus, count_pieces, &stop), 0);
+	total = -stop;
+	assert_int_equal(total, 6);		/* bus, stream, four frames */
+	for (s.skip = 1; s.skip < total; s.skip++) {
+		assert_int_equal(bus_open(&s.to, &o), 0);
+		s.n = 0;
+		if (bus_export(a.bus, all_but_one, &s) == 0)
+			assert_int_equal(bus_import_end(s.to), ERR_PROTO);
+		bus_close(&s.to);
+	}
+	bus_close(&a.bus);
+	bus_close(&b.bus);
+}
+
 #define T(t)	cmocka_unit_test_setup(t, each_setup)
 
 int
@@ -1065,6 +1232,9 @@ main(void)
 		T(kill_9_of_a_receiver_is_noticed_and_counts_as_taken),
 		T(a_sender_that_dies_hurts_nobody),
 		T(a_tool_asks_page_by_page),
+		T(a_successor_goes_on_with_the_streams),
+		T(credit_goes_on_in_a_successor),
+		T(pieces_that_are_missing_are_noticed),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

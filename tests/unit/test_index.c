@@ -377,6 +377,25 @@ the_deepest_filter_is_one_of_128_levels(void **state UNUSED)
 	index_free(&ix);
 }
 
+static void
+a_filter_is_found_by_its_text(void **state UNUSED)
+{
+	struct index		*ix = index_new(1, &wide);
+	struct index_owner	 o = { 0 };
+	struct index_filter	*f;
+
+	subscribe(ix, &o, "a/+/#");
+	subscribe(ix, &o, "a/b");
+	assert_non_null(f = index_find(ix, "a/+/#", 5));
+	assert_string_equal(f->text, "a/+/#");
+	assert_non_null(f = index_find(ix, "a/b", 3));
+	assert_string_equal(f->text, "a/b");
+	assert_null(index_find(ix, "a/+/#", 3));
+	assert_null(index_find(ix, "a/c", 3));
+	drop_all(ix, &o);
+	index_free(&ix);
+}
+
 int
 main(void)
 {
@@ -389,6 +408,7 @@ main(void)
 		cmocka_unit_test(a_cursor_follows_the_member_that_moves),
 		cmocka_unit_test(shapes_are_bounded_by_client_and_anchor),
 		cmocka_unit_test(the_deepest_filter_is_one_of_128_levels),
+		cmocka_unit_test(a_filter_is_found_by_its_text),
 	};
 
 	return cmocka_run_group_tests_name("index", tests, NULL, NULL);

@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 #include "proto/attach.h"
+#include "proto/handover.h"
 #include "proto/query.h"
 #include "proto/query.pb.h"
 #include "proto/route.h"
@@ -367,6 +368,103 @@ an_error_page_says_why(void **state UNUSED)
 	assert_int_equal(reply_error(buf, 8, 5, 64, "no such thing"), ERR_FULL);
 }
 
+/* --- From one process to its successor --------------------------------- */
+
+static size_t
+record(uint8_t *buf, size_t size, enum handover_kind kind, const void *row)
+{
+	struct wire_out w;
+
+	wire_out_init(&w, buf + HANDOVER_FRAME, size - HANDOVER_FRAME);
+	handover_put(&w, kind, row);
+	assert_false(w.full);
+	put_le32(buf, (uint32_t)wire_out_len(&w));
+	put_le16(buf + 4, (uint16_t)kind);
+	return HANDOVER_FRAME + wire_out_len(&w);
+}
+
+static void
+a_client_is_told_to_a_successor(void **state UNUSED)
+{
+	struct handover_client	c = {
+		.client_id = S("me"), .has_id = true, .stash = S("\x30"),
+		.state = 1, .version = 5, .flags = HANDOVER_DEAF,
+		.heard_ms = 12345, .keepalive_s = 60, .bytes_in = UINT64_MAX,
+		.parked_qos = 2, .receive_maximum = 65535,
+	};
+	union handover_row	row;
+	struct slice		body;
+	uint8_t			buf[600];
+	unsigned		kind;
+	size_t			n, need, i;
+
+	n = record(buf, sizeof(buf), HANDOVER_CLIENT, &c);
+	for (i = 0; i < n; i++) {
+		assert_int_equal(handover_next(buf, i, &kind, &body, &need),
+		    0);
+		assert_int_equal(need, i < HANDOVER_FRAME ? HANDOVER_FRAME :
+		    n);
+	}
+	assert_int_equal(handover_next(buf, n, &kind, &body, &need), 1);
+	assert_int_equal(kind, HANDOVER_CLIENT);
+	assert_int_equal(handover_get(&row, kind, body.data, body.len), 0);
+	assert_text(row.client.client_id, "me");
+	assert_int_equal(row.client.username.len, 0);
+	assert_int_equal(row.client.bytes_in, UINT64_MAX);
+	assert_int_equal(row.client.receive_maximum, 65535);
+	assert_int_equal(row.client.flags, HANDOVER_DEAF);
+	assert_int_equal(row.client.heard_ms, 12345);
+	/* Cut anywhere it is damaged or another, never read beyond. */
+	for (i = 0; i < body.len; i++)
+		(void)handover_get(&row, kind, body.data, i);
+	assert_int_equal(handover_get(&row, 31, body.data, 0), ERR_PROTO);
+	assert_int_equal(handover_get(&row, 0, body.data, 0), ERR_PROTO);
+	put_le32(buf, HANDOVER_BODY_MAX + 1);
+	assert_int_equal(handover_next(buf, n, &kind, &body, &need),
+	    ERR_PROTO);
+}
+
+static int
+judged(enum handover_kind kind, const void *row)
+{
+	union handover_row	out;
+	uint8_t			buf[600];
+	size_t			n = record(buf, sizeof(buf), kind, row);
+
+	return handover_get(&out, kind, buf + HANDOVER_FRAME,
+	    n - HANDOVER_FRAME);
+}
+
+static void
+what_no_client_can_be_is_refused(void **state UNUSED)
+{
+	struct handover_client	c = { .has_id = true, .state = 1 };
+	struct handover_queued	q = { .message = 1, .ids = S("12345") };
+	struct handover_answer	a = { .id = 65535, .waits = S("123456789012") };
+	struct handover_window	w = { .next = 1, .max = 1, .cells = S("abc") };
+	struct handover_out	o = { .begin = 2, .end = 2 };
+
+	assert_int_equal(judged(HANDOVER_CLIENT, &c), 0);
+	c.has_id = false;		/* connected, but by no name */
+	assert_int_equal(judged(HANDOVER_CLIENT, &c), ERR_PROTO);
+	c.state = 0;
+	assert_int_equal(judged(HANDOVER_CLIENT, &c), 0);
+	c.state = 3;
+	assert_int_equal(judged(HANDOVER_CLIENT, &c), ERR_PROTO);
+	assert_int_equal(judged(HANDOVER_QUEUED, &q), ERR_PROTO);
+	q.ids.len = 4;
+	assert_int_equal(judged(HANDOVER_QUEUED, &q), 0);
+	assert_int_equal(judged(HANDOVER_ANSWER, &a), 0);
+	a.id = 0;
+	assert_int_equal(judged(HANDOVER_ANSWER, &a), ERR_PROTO);
+	assert_int_equal(judged(HANDOVER_WINDOW, &w), 0);
+	w.cells.len = 2;
+	assert_int_equal(judged(HANDOVER_WINDOW, &w), ERR_PROTO);
+	assert_int_equal(judged(HANDOVER_OUT, &o), 0);
+	o.begin = 3;
+	assert_int_equal(judged(HANDOVER_OUT, &o), ERR_PROTO);
+}
+
 int
 main(void)
 {
@@ -382,6 +480,8 @@ main(void)
 		cmocka_unit_test(a_full_page_still_has_room_for_its_cursor),
 		cmocka_unit_test(a_client_too_large_for_a_page_is_told_in_part),
 		cmocka_unit_test(an_error_page_says_why),
+		cmocka_unit_test(a_client_is_told_to_a_successor),
+		cmocka_unit_test(what_no_client_can_be_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

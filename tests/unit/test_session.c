@@ -212,6 +212,50 @@ inbound_ids_are_a_set(void **state UNUSED)
 	inbound_clear(&in);
 }
 
+static bool
+spell(void *ctx, struct message *m, const struct mqueue_how *how)
+{
+	char			*out = (char *)ctx + strlen(ctx);
+	struct message_view	 v;
+
+	message_view(m, 0, &v);
+	out[0] = (char)v.topic.data[0];
+	out[1] = (char)('0' + how->qos);
+	out[2] = '\0';
+	return out[0] != 'c';
+}
+
+static void
+a_queue_is_walked_from_the_oldest(void **state UNUSED)
+{
+	struct mqueue	q = { 0 };
+	char		names[64] = "";
+
+	push(&q, "a", 1, 10, 0);
+	push(&q, "b", 0, 10, 0);
+	push(&q, "c", 2, 10, 0);
+	push(&q, "d", 1, 10, 0);
+	mqueue_each(&q, spell, names);
+	assert_string_equal(names, "a1b0c2");
+	expect(&q, "a b c d ");
+}
+
+static void
+inbound_ids_are_taken_over(void **state UNUSED)
+{
+	static const uint16_t	ids[] = { 7, 1, 65535 };
+	struct inbound		in = { 0 };
+
+	assert_int_equal(inbound_import(&in, NULL, 0), 0);
+	assert_int_equal(in.n, 0);
+	assert_int_equal(inbound_import(&in, ids, 3), 0);
+	assert_int_equal(inbound_add(&in, 1), 0);
+	assert_int_equal(inbound_add(&in, 2), 1);
+	assert_true(inbound_del(&in, 65535));
+	assert_int_equal(in.n, 3);
+	inbound_clear(&in);
+}
+
 int
 main(void)
 {
@@ -224,6 +268,8 @@ main(void)
 		cmocka_unit_test(expiry_counts_down_in_the_queue),
 		cmocka_unit_test(a_shared_payload_is_referenced),
 		cmocka_unit_test(inbound_ids_are_a_set),
+		cmocka_unit_test(a_queue_is_walked_from_the_oldest),
+		cmocka_unit_test(inbound_ids_are_taken_over),
 	};
 
 	return cmocka_run_group_tests_name("session", tests, NULL, NULL);

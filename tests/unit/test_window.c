@@ -161,6 +161,115 @@ ids_are_unique_under_any_order(void **state UNUSED)
 	assert_null(w);
 }
 
+/* --- From one process to another ------------------------------------- */
+
+static struct window_cell cells[65535];
+
+/* The same window again, and the first one freed. */
+static struct window *
+carried(struct window *w)
+{
+	struct window	*copy;
+	uint32_t	 n, i;
+	uint16_t	 next, max;
+
+	n = window_export(w, cells, &next, &max);
+	assert_int_equal(n, window_inflight(w));
+	assert_int_equal(window_import(&copy, cells, n, next, max), 0);
+	assert_int_equal(window_inflight(copy), n);
+	assert_int_equal(window_is_full(copy), window_is_full(w));
+	for (i = 1; i <= 65535; i++)
+		assert_int_equal(window_state(copy, (uint16_t)i),
+		    window_state(w, (uint16_t)i));
+	window_free(&w);
+	return copy;
+}
+
+static void
+a_window_goes_on_elsewhere_as_it_was(void **state UNUSED)
+{
+	struct window	*w = carried(window_new(4));
+	uint16_t	 id, first;
+	int		 i;
+
+	/* Around the end of the identifiers, one left open before it. */
+	for (i = 0; i < 65533; i++) {
+		assert_int_equal(window_send(w, 1, &id), 0);
+		assert_int_equal(window_step(w, id, WINDOW_GOT_PUBACK),
+		    WINDOW_RELEASE);
+	}
+	assert_int_equal(window_send(w, 2, &first), 0);
+	for (i = 0; i < 3; i++)
+		assert_int_equal(window_send(w, 1, &id), 0);
+	assert_int_equal(id, 2);
+	window_step(w, first, WINDOW_GOT_PUBREC);
+	w = carried(w);
+	assert_int_equal(window_send(w, 1, &id), ERR_FULL);
+	assert_int_equal(window_state(w, first), WINDOW_PUBCOMP_DUE);
+	assert_int_equal(window_step(w, 1, WINDOW_GOT_PUBACK), WINDOW_RELEASE);
+	assert_int_equal(window_send(w, 1, &id), 0);
+	assert_int_equal(id, 3);
+	w = carried(w);
+	window_free(&w);
+}
+
+static void
+a_table_by_identifier_goes_on_elsewhere(void **state UNUSED)
+{
+	struct window	*w = window_new(3);
+	uint16_t	 open, id;
+	int		 i;
+
+	assert_int_equal(window_send(w, 1, &open), 0);
+	for (i = 0; i < 70000; i++) {
+		assert_int_equal(window_send(w, 1, &id), 0);
+		assert_int_not_equal(id, open);
+		if (i % 7000 == 0)
+			w = carried(w);
+		assert_int_equal(window_step(w, id, WINDOW_GOT_PUBACK),
+		    WINDOW_RELEASE);
+	}
+	assert_int_equal(window_state(w, open), WINDOW_PUBACK_DUE);
+	window_free(&w);
+}
+
+static void
+a_full_window_of_all_identifiers_goes_on(void **state UNUSED)
+{
+	struct window	*w = window_new(65535);
+	uint16_t	 id;
+	int		 i;
+
+	for (i = 0; i < 65535; i++)
+		assert_int_equal(window_send(w, 1 + i % 2, &id), 0);
+	w = carried(w);
+	assert_int_equal(window_send(w, 1, &id), ERR_FULL);
+	assert_int_equal(window_step(w, 7, WINDOW_GOT_PUBACK), WINDOW_RELEASE);
+	assert_int_equal(window_send(w, 1, &id), 0);
+	assert_int_equal(id, 7);
+	window_free(&w);
+}
+
+static void
+what_no_window_told_is_refused(void **state UNUSED)
+{
+	struct window_cell	two[2] = { { 5, WINDOW_PUBACK_DUE },
+				    { 5, WINDOW_PUBREC_DUE } };
+	struct window		*w = NULL;
+
+	assert_int_equal(window_import(&w, two, 2, 6, 10), ERR_PROTO);
+	two[1].id = 0;
+	assert_int_equal(window_import(&w, two, 2, 6, 10), ERR_PROTO);
+	two[1].id = 6;
+	two[1].state = WINDOW_NSTATES;
+	assert_int_equal(window_import(&w, two, 2, 6, 10), ERR_PROTO);
+	two[1].state = WINDOW_DONE;
+	assert_int_equal(window_import(&w, two, 2, 6, 10), ERR_PROTO);
+	assert_int_equal(window_import(&w, two, 1, 0, 10), ERR_PROTO);
+	assert_int_equal(window_import(&w, two, 1, 6, 0), ERR_PROTO);
+	assert_null(w);
+}
+
 int
 main(void)
 {
@@ -172,6 +281,10 @@ main(void)
 		cmocka_unit_test(an_id_in_flight_is_never_used_again),
 		cmocka_unit_test(all_65535_ids_can_be_in_flight),
 		cmocka_unit_test(ids_are_unique_under_any_order),
+		cmocka_unit_test(a_window_goes_on_elsewhere_as_it_was),
+		cmocka_unit_test(a_table_by_identifier_goes_on_elsewhere),
+		cmocka_unit_test(a_full_window_of_all_identifiers_goes_on),
+		cmocka_unit_test(what_no_window_told_is_refused),
 	};
 
 	return cmocka_run_group_tests_name("window", tests, NULL, NULL);
