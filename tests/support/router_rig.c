@@ -52,6 +52,7 @@
 #include "proto/route.h"
 #include "proto/route.pb.h"
 #include "shm/segment.h"
+#include "topic/group.h"
 
 #define CONNS_MAX	16
 #define FAKES_MAX	512
@@ -613,11 +614,11 @@ do_match(struct fake *k, const char *topic)
 static void
 say_id(const char *name, const char *filter)
 {
-	uint64_t	hi, lo;
+	struct group_id	id = group_id_of(name, strlen(name), filter,
+	    strlen(filter));
 
-	fib_group_id(name, strlen(name), filter, strlen(filter), &hi, &lo);
 	printf("{\"event\":\"id\",\"id\":\"%016" PRIx64 "%016" PRIx64
-	    "\"}\n", hi, lo);
+	    "\"}\n", id.hi, id.lo);
 }
 
 static void

@@ -21,6 +21,7 @@
 #include "base/err.h"
 #include "fib/layout.h"
 #include "rib/rib.h"
+#include "topic/group.h"
 
 #define READERS		2
 #define FAMILIES	8u
@@ -344,9 +345,13 @@ a_route_is_found_while_its_shape_is_widened_and_narrowed(void **state UNUSED)
 	struct bed	b;
 	unsigned	o;
 
-	for (o = 0; o < 3; o++)
-		fib_group_id("g", 1, kept[o], strlen(kept[o]), &kept_ids[o][0],
-		    &kept_ids[o][1]);
+	for (o = 0; o < 3; o++) {
+		struct group_id id = group_id_of("g", 1, kept[o],
+		    strlen(kept[o]));
+
+		kept_ids[o][0] = id.hi;
+		kept_ids[o][1] = id.lo;
+	}
 	bed_init(&b, 2);
 	assert_int_equal(rib_owner_open(b.rib, &d, &o), 0);
 	d.instance = 1;
