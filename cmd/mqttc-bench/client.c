@@ -326,6 +326,11 @@ conn_subscribe(struct conn *c)
 
 	if (c->flows == NULL)
 		return false;
+	if (opt.mode == SHARED) {
+		group_name(name, sizeof(name), sub / opt.members);
+		put_subscribe(c, 1, name);
+		return true;
+	}
 	if (opt.mode != WILDCARD) {
 		topic_name(name, sizeof(name), opt.mode == PAIRS ? sub : 0);
 		put_subscribe(c, 1, name);
@@ -635,6 +640,12 @@ clients_plan(unsigned number)
 			continue;
 		c->flow_base = opt.mode == PAIRS ? i : 0;
 		c->nflows = opt.mode == PAIRS ? 1 : npubs;
-		c->flows = zalloc(c->nflows, sizeof(*c->flows));
+		if (opt.mode != SHARED || i % opt.members == 0)
+			c->flows = zalloc(c->nflows, sizeof(*c->flows));
+		else
+			c->flows = c[-1].flows;
+		if (opt.mode == SHARED)
+			c->member = zalloc(1, sizeof(*c->member) +
+			    npubs * sizeof(c->member->newest[0]));
 	}
 }
