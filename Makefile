@@ -225,6 +225,13 @@ bench:
 	@$(SUBMAKE) all bench-build
 	@tests/bench/run
 
+## bench-million  a million idle clients and light traffic, or what fits
+.PHONY: bench-million
+bench-million:
+	@scripts/setup check
+	@$(SUBMAKE) all
+	@tests/bench/million
+
 # --- Care --------------------------------------------------------------------
 
 ## docs           make etc/mqttc.conf and the key list of mqttc.conf(5) anew

@@ -207,8 +207,9 @@ put_connect(struct conn *c)
 	};
 	char	id[96];
 
-	m.client_id.len = (size_t)snprintf(id, sizeof(id), "%s-%u",
-	    opt.prefix, c->number);
+	if (!opt.nameless)
+		m.client_id.len = (size_t)snprintf(id, sizeof(id), "%s-%u",
+		    opt.prefix, c->number);
 	m.client_id.data = (uint8_t *)id;
 	if (opt.username != NULL) {
 		m.has_username = true;

@@ -105,6 +105,22 @@ def test_connect_and_churn_count_connections(node):
     assert r["measured"] > 0 and r["refused"] == r["closed"] == 0
 
 
+def test_who_has_no_name_is_given_one(node):
+    had = len(node.tool_json("mqttc-clients", "list"))
+    p = subprocess.Popen(
+        [mqttc.program("mqttc-bench"), "connect", "--clients", "5",
+         "--nameless", "--prefix", "named", "--hold", *at(node)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert p.stdout.readline() == "done\n"
+        ids = [c["client_id"]
+               for c in node.tool_json("mqttc-clients", "list")]
+    finally:
+        p.communicate("\n", timeout=60)
+    assert len(ids) == had + 5 and not any("named" in i for i in ids)
+    assert p.returncode == 0
+
+
 def test_idle_reports_each_step(node):
     a, b = figures("idle", "--clients", "10,30", *BRIEF, *at(node),
                    *pids(node))
