@@ -71,7 +71,9 @@ extern struct options opt;
 
 struct counts {
 	uint64_t	 published, due, delivered, duplicate, reordered;
-	uint64_t	 alien, refused, closed, connects;
+	uint64_t	 alien, refused, connects;
+	uint64_t	 closed, reset, told;	/* of the closed: by a reset, or
+						   with a DISCONNECT */
 };
 
 /* One worker's figures. It alone writes; the conductor reads `now` at any time

@@ -104,6 +104,8 @@ conn_lost(struct conn *c, int error)
 		    c->state == CONN_CONNACK_DUE ? " before CONNACK" : "",
 		    text);
 	tally->now.closed++;
+	tally->now.reset += error == ECONNRESET || error == EPIPE;
+	tally->now.told += error < 0;
 	conn_close(c);
 }
 

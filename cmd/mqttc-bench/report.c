@@ -103,6 +103,7 @@ static const struct report_col cols[] = {
 	{ "published", 0, 0 }, { "delivered", 0, 0 }, { "lost", 0, 0 },
 	{ "duplicate", 0, 0 }, { "reordered", 0, 0 }, { "alien", 0, 0 },
 	{ "connects", 0, 0 }, { "refused", 0, 0 }, { "closed", 0, 0 },
+	{ "reset", 0, 0 }, { "told", 0, 0 },
 	{ "pss_bytes", 0, 0 },
 	{ "groups", 0, 0 }, { "member_least", 0, 0 }, { "member_most", 0, 0 },
 };
@@ -163,6 +164,8 @@ print_json(const struct result *r, const struct figures *f)
 	report_u64(&j, n->connects);
 	report_u64(&j, n->refused);
 	report_u64(&j, n->closed);
+	report_u64(&j, n->reset);
+	report_u64(&j, n->told);
 	json_u64_if(&j, r->pss > 0, r->pss);
 	json_u64_if(&j, opt.mode == SHARED, opt.groups);
 	json_u64_if(&j, opt.mode == SHARED, r->member_least);
@@ -228,8 +231,9 @@ print_text(const struct result *r, const struct figures *f)
 		printf("members    %s messages the least, %s the most\n",
 		    grouped(r->member_least), grouped(r->member_most));
 	if (n->refused + n->closed + n->alien > 0)
-		printf("also       %s refused, %s closed, %s not ours\n",
-		    grouped(n->refused), grouped(n->closed),
+		printf("also       %s refused, %s closed (%s by a reset, %s with a "
+		    "DISCONNECT), %s not ours\n", grouped(n->refused),
+		    grouped(n->closed), grouped(n->reset), grouped(n->told),
 		    grouped(n->alien));
 	if (f->has_cpu)
 		printf("broker     %.3f s of CPU: %s %s per CPU second; "

@@ -174,6 +174,8 @@ counts_sum(size_t at)
 		sum.alien += c->alien;
 		sum.refused += c->refused;
 		sum.closed += c->closed;
+		sum.reset += c->reset;
+		sum.told += c->told;
 		sum.connects += c->connects;
 	}
 	return sum;

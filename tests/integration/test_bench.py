@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import threading
 
@@ -19,8 +20,8 @@ KEYS = [
     "per_broker_cpu_s", "generator_cpu_s", "per_generator_cpu_s",
     "latency_p50_us", "latency_p90_us", "latency_p99_us", "latency_p999_us",
     "latency_max_us", "published", "delivered", "lost", "duplicate",
-    "reordered", "alien", "connects", "refused", "closed", "pss_bytes",
-    "groups", "member_least", "member_most"]
+    "reordered", "alien", "connects", "refused", "closed", "reset",
+    "told", "pss_bytes", "groups", "member_least", "member_most"]
 STEP_KEYS = ["mode", "procs", "clients", "filters", "closed", "pss_bytes",
              "bytes_per_client", "bytes_per_filter"]
 FAULTS = ("lost", "duplicate", "reordered", "alien", "refused", "closed")
@@ -537,6 +538,32 @@ def test_a_refusal_says_why(mqtt, answer, code, text):
                      "--port", server.port)
     assert text in done.stderr
     assert done.returncode == code
+
+
+@pytest.mark.parametrize("end, reset, told", [
+    (b"", 0, 0), (b"\xe0\x02\x8b\x00", 0, 1), (None, 1, 0)])
+def test_how_a_connection_was_closed_is_told_apart(end, reset, told):
+    class Closing(Answering):
+        def run(self):
+            s = self.server.accept()[0]
+            s.recv(4096)
+            s.sendall(b"\x20\x03\x00\x00\x00")
+            more = self.server.accept()[0]      # so the first is up
+            if end is None:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                             struct.pack("ii", 1, 0))
+            else:
+                s.sendall(end)
+            s.close()
+            more.recv(4096)
+            more.sendall(b"\x20\x03\x00\x00\x00")
+            more.recv(1)
+
+    with Closing(b"") as server:
+        r, = figures("connect", "--clients", "2", "--handshakes", "1",
+                     "--mqtt", "5", "--port", server.port)
+    assert (r["connects"], r["closed"], r["reset"], r["told"]) == (
+        2, 1, reset, told)
 
 
 def test_a_storm_counts_who_was_refused():
