@@ -219,12 +219,22 @@ fuzz:
 	    -artifact_prefix=build/fuzz/found/$(T)/ build/fuzz/found/$(T) \
 	    tests/fuzz/corpus/$(T)
 
-## bench          measure against mosquitto; figures of this machine
+## bench          measure against mosquitto, a quarter of an hour: ROWS=short,
+##                ROWS=all or names of rows; ROUNDS=3
+ROWS	?= all
+ROUNDS	?= 3
 .PHONY: bench
 bench:
 	@scripts/setup bench
 	@$(SUBMAKE) all bench-build
-	@tests/bench/run
+	@tests/bench/run --rows $(ROWS) --rounds $(ROUNDS)
+
+## bench-million  a million idle clients and light traffic, or what fits
+.PHONY: bench-million
+bench-million:
+	@scripts/setup check
+	@$(SUBMAKE) all
+	@tests/bench/million
 
 # --- Care --------------------------------------------------------------------
 

@@ -32,7 +32,8 @@ enum {
 	PAYLOAD_MIN	= 16,		/* publisher, number, time sent */
 };
 
-enum mode { PAIRS, FANOUT, FANIN, WILDCARD, IDLE, CONNECT, CHURN, NMODES };
+enum mode { PAIRS, FANOUT, FANIN, SHARED, WILDCARD, IDLE, CONNECT, CHURN,
+    NMODES };
 
 extern const char *const mode_names[NMODES];
 
@@ -56,20 +57,23 @@ struct options {
 	struct list	 clients;	/* the steps of idle */
 	struct list	 filters;	/* in all; steps with idle */
 	unsigned	 publishers, subscribers;
+	unsigned	 groups, members;	/* of shared: of each group */
 	unsigned	 qos, version, window, handshakes;
 	uint64_t	 outstanding, burst, count;
 	size_t		 size;
 	double		 rate, seconds, warmup, patience, settle;
 	unsigned	 procs, sources;
 	const char	*prefix, *username, *password;
-	bool		 unbounded, json, quiet, wait, hold;
+	bool		 unbounded, nameless, json, quiet, wait, hold;
 };
 
 extern struct options opt;
 
 struct counts {
 	uint64_t	 published, due, delivered, duplicate, reordered;
-	uint64_t	 alien, refused, closed, connects;
+	uint64_t	 alien, refused, connects;
+	uint64_t	 closed, reset, told;	/* of the closed: by a reset, or
+						   with a DISCONNECT */
 };
 
 /* One worker's figures. It alone writes; the conductor reads `now` at any time
@@ -78,6 +82,7 @@ struct tally {
 	struct counts	 now;		/* of a moment ago */
 	struct counts	 begin, end;	/* of what is measured */
 	uint64_t	 begin_cpu_ns, end_cpu_ns;
+	uint64_t	 member_least, member_most;	/* messages of one */
 	struct histogram latency;	/* ns, while it measured */
 	char		 why[256];	/* the last thing that went wrong */
 };
@@ -127,6 +132,7 @@ uint64_t broker_pss_bytes(void);
 struct result {
 	struct counts	 begin, end, last;	/* summed over the workers */
 	struct histogram latency;
+	uint64_t	 member_least, member_most;
 	uint64_t	 wall_ns, broker_cpu_ns, own_cpu_ns, pss;
 	bool		 interrupted;
 };
@@ -160,11 +166,18 @@ struct conn {
 	uint8_t		*carry;		/* the start of an unfinished packet */
 	size_t		 carry_len, carry_cap;
 	struct publisher *pub;		/* or */
-	struct sequence	*flows;		/* of publishers flow_base.. */
+	struct sequence	*flows;		/* of publishers flow_base.., of a
+					   group all members' */
 	uint32_t	 flow_base, nflows;
+	struct member	*member;	/* of a group, or NULL */
 };
 
-/* All of a worker's: subscribers first. */
+struct member {
+	uint64_t	 got;
+	uint32_t	 newest[];	/* by publisher: its highest number + 1 */
+};
+
+/* All of a worker's: subscribers first, those of a group side by side. */
 extern struct conn	*conns;
 extern unsigned		 nconns, nsubs;
 extern unsigned		 nup, nopening, subacks_due;
@@ -224,9 +237,10 @@ extern unsigned		 npubs;
 void publishers_plan(void);
 void publishers_start(void);
 
-/* A name of this worker's: topic number i, or filter i of the wildcards and
- * a topic that it alone matches. */
+/* A name of this worker's: topic number i, the filter of a group (of topic 0),
+ * or filter i of the wildcards and a topic that it alone matches. */
 void topic_name(char *buf, size_t len, unsigned i);
+void group_name(char *buf, size_t len, unsigned group);
 void wildcard_name(char *buf, size_t len, unsigned i, bool filter);
 
 /* p may be able to publish: look at it this turn. */
@@ -242,6 +256,9 @@ uint64_t publishers_due(uint64_t ns, uint64_t until);
 
 /* Count what the payload of a PUBLISH to c says. */
 void message_count(struct conn *c, const uint8_t *payload, size_t len);
+
+/* The least and the most that a member of a group got, to the tally. */
+void members_count(void);
 
 bool all_settled(void);		/* what was sent has come, or was given up */
 bool all_sent(void);		/* --count of each */

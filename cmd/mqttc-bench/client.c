@@ -104,6 +104,8 @@ conn_lost(struct conn *c, int error)
 		    c->state == CONN_CONNACK_DUE ? " before CONNACK" : "",
 		    text);
 	tally->now.closed++;
+	tally->now.reset += error == ECONNRESET || error == EPIPE;
+	tally->now.told += error < 0;
 	conn_close(c);
 }
 
@@ -207,8 +209,9 @@ put_connect(struct conn *c)
 	};
 	char	id[96];
 
-	m.client_id.len = (size_t)snprintf(id, sizeof(id), "%s-%u",
-	    opt.prefix, c->number);
+	if (!opt.nameless)
+		m.client_id.len = (size_t)snprintf(id, sizeof(id), "%s-%u",
+		    opt.prefix, c->number);
 	m.client_id.data = (uint8_t *)id;
 	if (opt.username != NULL) {
 		m.has_username = true;
@@ -326,6 +329,11 @@ conn_subscribe(struct conn *c)
 
 	if (c->flows == NULL)
 		return false;
+	if (opt.mode == SHARED) {
+		group_name(name, sizeof(name), sub / opt.members);
+		put_subscribe(c, 1, name);
+		return true;
+	}
 	if (opt.mode != WILDCARD) {
 		topic_name(name, sizeof(name), opt.mode == PAIRS ? sub : 0);
 		put_subscribe(c, 1, name);
@@ -635,6 +643,12 @@ clients_plan(unsigned number)
 			continue;
 		c->flow_base = opt.mode == PAIRS ? i : 0;
 		c->nflows = opt.mode == PAIRS ? 1 : npubs;
-		c->flows = zalloc(c->nflows, sizeof(*c->flows));
+		if (opt.mode != SHARED || i % opt.members == 0)
+			c->flows = zalloc(c->nflows, sizeof(*c->flows));
+		else
+			c->flows = c[-1].flows;
+		if (opt.mode == SHARED)
+			c->member = zalloc(1, sizeof(*c->member) +
+			    npubs * sizeof(c->member->newest[0]));
 	}
 }

@@ -24,6 +24,8 @@ static const char help[] =
 "  pairs              publishers and subscribers two by two (--clients pairs)\n"
 "  fanout             one publisher to --subscribers\n"
 "  fanin              --publishers to one subscriber\n"
+"  shared             --publishers to --groups of --members each, where each\n"
+"                     message goes to one member of every group ($share)\n"
 "  wildcard           --filters over --subscribers; --publishers to topics that\n"
 "                     one of them matches\n"
 "  idle               hold --clients N[,N...] with --filters N[,N...]: memory\n"
@@ -38,6 +40,7 @@ static const char help[] =
 "  --username NAME    who to be; the password is MQTTC_BENCH_PASSWORD\n"
 "  --qos 0|1|2        (0)         --size BYTES    of a payload (64)\n"
 "  --clients N        --subscribers N  --publishers N  --filters N\n"
+"  --groups N         --members N\n"
 "  --rate R           messages a second of each publisher; connections a\n"
 "                     second of connect and churn\n"
 "  --window N         QoS 1 and 2: unacknowledged messages of a publisher (100)\n"
@@ -51,6 +54,7 @@ static const char help[] =
 "  --settle S         idle: wait before memory is read (1)\n"
 "  --procs N          processes to share the load (as many as it needs)\n"
 "  --sources N        source addresses from 127.0.0.2 on (as many as it needs)\n"
+"  --nameless         let the broker choose the client identifiers\n"
 "  --prefix TEXT      begins client identifiers and topics (bench and the pid)\n"
 "  --pid P[,P...]     the broker's processes: their CPU and memory\n"
 "  --wait, --hold     before and after the traffic say so, await a line\n"
@@ -59,8 +63,8 @@ static const char help[] =
 
 const char *const mode_names[NMODES] = {
 	[PAIRS] = "pairs", [FANOUT] = "fanout", [FANIN] = "fanin",
-	[WILDCARD] = "wildcard", [IDLE] = "idle", [CONNECT] = "connect",
-	[CHURN] = "churn",
+	[SHARED] = "shared", [WILDCARD] = "wildcard", [IDLE] = "idle",
+	[CONNECT] = "connect", [CHURN] = "churn",
 };
 
 struct options opt = {
@@ -173,7 +177,8 @@ enum { O_HOST = 256, O_PORT, O_PUB_PORT, O_SUB_PORT, O_MQTT, O_USERNAME, O_QOS,
     O_SIZE, O_PREFIX, O_WINDOW, O_OUTSTANDING, O_BURST, O_RATE, O_COUNT,
     O_SECONDS, O_WARMUP, O_PATIENCE, O_SETTLE, O_PROCS, O_SOURCES, O_PID,
     O_WAIT, O_HOLD, O_JSON, O_QUIET, O_CLIENTS, O_FILTERS, O_PUBLISHERS,
-    O_SUBSCRIBERS, O_HANDSHAKES };
+    O_SUBSCRIBERS, O_GROUPS, O_MEMBERS, O_NAMELESS,
+    O_HANDSHAKES };
 
 static const struct option longs[] = {
 	{ "host", 1, NULL, O_HOST }, { "port", 1, NULL, O_PORT },
@@ -193,6 +198,8 @@ static const struct option longs[] = {
 	{ "clients", 1, NULL, O_CLIENTS }, { "filters", 1, NULL, O_FILTERS },
 	{ "publishers", 1, NULL, O_PUBLISHERS },
 	{ "subscribers", 1, NULL, O_SUBSCRIBERS },
+	{ "groups", 1, NULL, O_GROUPS }, { "members", 1, NULL, O_MEMBERS },
+	{ "nameless", 0, NULL, O_NAMELESS },
 	{ "handshakes", 1, NULL, O_HANDSHAKES },
 	{ "help", 0, NULL, 'h' }, { "version", 0, NULL, 'V' },
 	{ NULL, 0, NULL, 0 },
@@ -238,6 +245,7 @@ option_take(int c, const char *n)
 	case O_PID: opt.pids = list_parse(n, optarg, 1, 1u << 22); break;
 	case O_WAIT: opt.wait = true; break;
 	case O_HOLD: opt.hold = true; break;
+	case O_NAMELESS: opt.nameless = true; break;
 	case O_JSON: opt.json = true; break;
 	case O_QUIET: opt.quiet = true; break;
 	case O_CLIENTS:
@@ -249,6 +257,12 @@ option_take(int c, const char *n)
 		break;
 	case O_SUBSCRIBERS:
 		opt.subscribers = (unsigned)whole_parse(n, optarg, 1, 1e6);
+		break;
+	case O_GROUPS:
+		opt.groups = (unsigned)whole_parse(n, optarg, 1, 1e5);
+		break;
+	case O_MEMBERS:
+		opt.members = (unsigned)whole_parse(n, optarg, 1, 1e5);
 		break;
 	case O_HANDSHAKES:
 		opt.handshakes = (unsigned)whole_parse(n, optarg, 1, 1e6);
@@ -276,7 +290,8 @@ defaults(void)
 		unsigned	p, s, clients, outstanding;
 	} of[NMODES] = {
 		[PAIRS] = { 0, 0, 10, 1000 }, [FANOUT] = { 1, 1000, 0, 20 },
-		[FANIN] = { 1000, 1, 0, 1 }, [WILDCARD] = { 10, 1000, 0, 100 },
+		[FANIN] = { 1000, 1, 0, 1 }, [SHARED] = { 10, 0, 0, 100 },
+		[WILDCARD] = { 10, 1000, 0, 100 },
 		[IDLE] = { 0, 0, 1000, 0 }, [CONNECT] = { 0, 0, 1000, 0 },
 		[CHURN] = { 0, 0, 50, 0 },
 	};
@@ -291,6 +306,12 @@ defaults(void)
 		opt.publishers = of[m].p;
 	if (opt.subscribers == 0)
 		opt.subscribers = of[m].s;
+	if (m == SHARED) {
+		opt.groups = MAX(opt.groups, 1u);
+		opt.members = opt.members > 0 ? opt.members : 10;
+		opt.subscribers = MIN((uint64_t)opt.groups * opt.members,
+		    CLIENTS_MAX);
+	}
 	if (m == PAIRS)
 		opt.publishers = opt.subscribers = (unsigned)opt.clients.v[0];
 	if (m == IDLE || m == CONNECT || m == CHURN) {
@@ -365,6 +386,11 @@ check(void)
 		    "filter for each of %u subscribers", opt.subscribers);
 	for (i = 0; i < opt.filters.n; i++)
 		filters = MAX(filters, opt.filters.v[i]);
+	if (opt.mode != SHARED && opt.groups + opt.members > 0)
+		fail(EX_USAGE, "--groups and --members are for shared");
+	if (opt.mode == SHARED && opt.subscribers !=
+	    (uint64_t)opt.groups * opt.members)
+		fail(EX_USAGE, "more than %d members", CLIENTS_MAX);
 	if (opt.subscribers > 0 &&
 	    filters / opt.subscribers > 65000)
 		fail(EX_USAGE, "--filters: more than 65000 for one client");
@@ -372,7 +398,7 @@ check(void)
 	    (uint64_t)opt.publishers * opt.subscribers > 50000000)
 		fail(EX_USAGE, "more than 50000000 pairs of publisher and "
 		    "subscriber to keep count of");
-	if (opt.procs > opt.subscribers ||
+	if (opt.procs > (opt.mode == SHARED ? opt.members : opt.subscribers) ||
 	    (opt.publishers > 0 && opt.procs > opt.publishers))
 		fail(EX_USAGE, "--procs: more than there are clients");
 	if (opt.password != NULL && opt.username == NULL)

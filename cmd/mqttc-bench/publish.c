@@ -36,6 +36,12 @@ topic_name(char *buf, size_t len, unsigned i)
 }
 
 void
+group_name(char *buf, size_t len, unsigned group)
+{
+	snprintf(buf, len, "$share/g%u/%s/t/0", group, opt.prefix);
+}
+
+void
 wildcard_name(char *buf, size_t len, unsigned i, bool filter)
 {
 	snprintf(buf, len, "%s/%u/%s/%u/%s", opt.prefix, i / 100,
@@ -82,7 +88,8 @@ publishers_plan(void)
 		pubs[i].conn = &conns[nsubs + i];
 		pubs[i].conn->pub = &pubs[i];
 		pubs[i].head = head_make(name);
-		pubs[i].fan = opt.mode == FANOUT ? nsubs : 1;
+		pubs[i].fan = opt.mode == FANOUT ? nsubs :
+		    opt.mode == SHARED ? opt.groups : 1;
 		pubs[i].window = opt.window;
 		if (opt.mode == WILDCARD)
 			pubs[i].seqs = zalloc(nsubs, sizeof(uint32_t));
@@ -240,6 +247,35 @@ publishers_start(void)
 
 /* --- Receiving ----------------------------------------------------------- */
 
+/*
+ * A group's messages come by several connections, of which any may be ahead:
+ * only what one member gets has an order, and what was passed over may still
+ * come. Returns whether it was late.
+ */
+static bool
+member_count(struct member *m, uint32_t from, uint32_t seq)
+{
+	bool	late = seq < m->newest[from];
+
+	m->got++;
+	m->newest[from] = MAX(m->newest[from], seq + 1);
+	return late;
+}
+
+void
+members_count(void)
+{
+	unsigned	i;
+
+	tally->member_least = UINT64_MAX;
+	for (i = 0; i < nsubs && conns[i].member != NULL; i++) {
+		tally->member_least = MIN(tally->member_least,
+		    conns[i].member->got);
+		tally->member_most = MAX(tally->member_most,
+		    conns[i].member->got);
+	}
+}
+
 void
 message_count(struct conn *c, const uint8_t *payload, size_t len)
 {
@@ -263,12 +299,18 @@ message_count(struct conn *c, const uint8_t *payload, size_t len)
 	is = sequence_take(&c->flows[from - c->flow_base], seq, &passed);
 	if (UNLIKELY(is < 0))
 		fail(EX_OSERR, "out of memory");
-	p->settled += passed;
+	if (c->member == NULL)
+		p->settled += passed;
 	if (is == SEQUENCE_DUPLICATE) {
 		n->duplicate++;
 		return;
 	}
-	n->reordered += is == SEQUENCE_LATE;
+	if (c->member == NULL)
+		n->reordered += is == SEQUENCE_LATE;
+	else {
+		p->settled++;
+		n->reordered += member_count(c->member, from, seq);
+	}
 	n->delivered++;
 	if (measuring)
 		histogram_add(&tally->latency,

@@ -103,7 +103,9 @@ static const struct report_col cols[] = {
 	{ "published", 0, 0 }, { "delivered", 0, 0 }, { "lost", 0, 0 },
 	{ "duplicate", 0, 0 }, { "reordered", 0, 0 }, { "alien", 0, 0 },
 	{ "connects", 0, 0 }, { "refused", 0, 0 }, { "closed", 0, 0 },
+	{ "reset", 0, 0 }, { "told", 0, 0 },
 	{ "pss_bytes", 0, 0 },
+	{ "groups", 0, 0 }, { "member_least", 0, 0 }, { "member_most", 0, 0 },
 };
 
 static void
@@ -111,6 +113,15 @@ json_if(struct report *j, bool have, double v)
 {
 	if (have)
 		report_double(j, v);
+	else
+		report_none(j);
+}
+
+static void
+json_u64_if(struct report *j, bool have, uint64_t v)
+{
+	if (have)
+		report_u64(j, v);
 	else
 		report_none(j);
 }
@@ -153,10 +164,12 @@ print_json(const struct result *r, const struct figures *f)
 	report_u64(&j, n->connects);
 	report_u64(&j, n->refused);
 	report_u64(&j, n->closed);
-	if (r->pss > 0)
-		report_u64(&j, r->pss);
-	else
-		report_none(&j);
+	report_u64(&j, n->reset);
+	report_u64(&j, n->told);
+	json_u64_if(&j, r->pss > 0, r->pss);
+	json_u64_if(&j, opt.mode == SHARED, opt.groups);
+	json_u64_if(&j, opt.mode == SHARED, r->member_least);
+	json_u64_if(&j, opt.mode == SHARED, r->member_most);
 	report_end(&j);
 }
 
@@ -192,6 +205,10 @@ print_text(const struct result *r, const struct figures *f)
 	printf("load       %s: ", mode_names[opt.mode]);
 	if (f->is_connects)
 		printf("%s clients", grouped(opt.subscribers));
+	else if (opt.mode == SHARED)
+		printf("%s to %s groups of %s, QoS %u, %s bytes",
+		    grouped(opt.publishers), grouped(opt.groups),
+		    grouped(opt.members), opt.qos, grouped(opt.size));
 	else
 		printf("%s to %s, QoS %u, %s bytes", grouped(opt.publishers),
 		    grouped(opt.subscribers), opt.qos, grouped(opt.size));
@@ -210,9 +227,13 @@ print_text(const struct result *r, const struct figures *f)
 		    grouped(n->published), grouped(n->delivered),
 		    grouped((uint64_t)MAX(f->lost, 0)), grouped(n->duplicate),
 		    grouped(n->reordered));
+	if (opt.mode == SHARED)
+		printf("members    %s messages the least, %s the most\n",
+		    grouped(r->member_least), grouped(r->member_most));
 	if (n->refused + n->closed + n->alien > 0)
-		printf("also       %s refused, %s closed, %s not ours\n",
-		    grouped(n->refused), grouped(n->closed),
+		printf("also       %s refused, %s closed (%s by a reset, %s with a "
+		    "DISCONNECT), %s not ours\n", grouped(n->refused),
+		    grouped(n->closed), grouped(n->reset), grouped(n->told),
 		    grouped(n->alien));
 	if (f->has_cpu)
 		printf("broker     %.3f s of CPU: %s %s per CPU second; "

@@ -55,6 +55,10 @@ take_share(unsigned k)
 		opt.filters.v[i] = share_of(opt.filters.v[i], k, n);
 	nsubs = opt.mode == FANIN ? 1 : share_of(opt.subscribers, k, n);
 	npubs = opt.mode == FANOUT ? 1 : share_of(opt.publishers, k, n);
+	if (opt.mode == SHARED) {	/* of every group */
+		opt.members = share_of(opt.members, k, n);
+		nsubs = opt.groups * opt.members;
+	}
 	if (opt.rate > 0 && (opt.mode == CONNECT || opt.mode == CHURN))
 		opt.rate /= n;
 }
@@ -170,6 +174,8 @@ counts_sum(size_t at)
 		sum.alien += c->alien;
 		sum.refused += c->refused;
 		sum.closed += c->closed;
+		sum.reset += c->reset;
+		sum.told += c->told;
 		sum.connects += c->connects;
 	}
 	return sum;
@@ -339,10 +345,15 @@ collect(struct result *r)
 	r->begin = counts_sum(offsetof(struct tally, begin));
 	r->end = counts_sum(offsetof(struct tally, end));
 	r->last = counts_sum(offsetof(struct tally, now));
+	r->member_least = UINT64_MAX;
 	for (k = 0; k < opt.procs; k++) {
 		histogram_merge(&r->latency, &workers[k].tally->latency);
 		r->own_cpu_ns += workers[k].tally->end_cpu_ns -
 		    workers[k].tally->begin_cpu_ns;
+		r->member_least = MIN(r->member_least,
+		    workers[k].tally->member_least);
+		r->member_most = MAX(r->member_most,
+		    workers[k].tally->member_most);
 	}
 }
 

@@ -278,6 +278,7 @@ do_stop(void)
 	publishing = false;
 	if (nup > 0 && npubs > 0)
 		drain();
+	members_count();
 	answer(IS_STOPPED);
 }
 

@@ -25,7 +25,8 @@ enum {
 	ACCEPTS_PER_TURN = 64,
 	PAUSE_MS = 500,			/* the system gives us nothing */
 	RETRY_MS = 5000,		/* descriptors that others had */
-	ROOM_PART = 20			/* 5 %: room worth asking for clients */
+	ROOM_PART = 20,			/* 5 %: room worth asking for clients */
+	OWN_LEAST = 128, OWN_PER_PEER = 8	/* descriptors for ourselves */
 };
 
 struct acceptor {
@@ -42,14 +43,20 @@ static size_t
 limit_of(const struct listener *l)
 {
 	struct rlimit	rl;
-	size_t		max = l->conf->listener_max_connections;
+	size_t		max = l->conf->listener_max_connections, own;
 
 	if (max == 0)
 		max = SIZE_MAX;
 	if (getrlimit(RLIMIT_NOFILE, &rl) < 0)
 		return max;
-	/* What the bus, the segments and the loop need comes first. */
-	return MIN(max, rl.rlim_cur > 128 ? (size_t)rl.rlim_cur - 128 : 1);
+	/*
+	 * What the bus, the segments and the loop need comes first: some 36,
+	 * and 5 for each sibling, more while one is replaced. libzmq aborts
+	 * when it may accept and is out of descriptors.
+	 */
+	own = MAX((size_t)OWN_LEAST, OWN_LEAST / 2 +
+	    (size_t)l->nremote * OWN_PER_PEER);
+	return MIN(max, rl.rlim_cur > own ? (size_t)rl.rlim_cur - own : 1);
 }
 
 static bool

@@ -352,6 +352,7 @@ struct listener {
 	uint64_t	 started_ms;
 	uint64_t	 sys_due_ms;
 	bool		 draining;
+	uint64_t	 drain_ms;	/* since when */
 	bool		 ready;
 	bool		 unpark;	/* at the end of this turn */
 };

@@ -17,6 +17,7 @@
 enum {
 	READY_WITHOUT_ROUTER_MS = 2000,
 	DRAIN_PER_TICK = 500,		/* DISCONNECTs a tick */
+	DRAIN_UNSAID_MS = 2000,		/* for a CONNECT to come */
 	TICK_MS = WHEEL_TICK_MS
 };
 
@@ -97,7 +98,13 @@ drain_some(struct listener *l)
 		client_close(l, c, MQTT_SERVER_SHUTTING_DOWN);
 		n++;
 	}
-	if (n == 0 && l->nready == 0 && !l->job.active && bus_idle(l->bus))
+	if (n > 0 || l->nready > 0 || l->job.active || !bus_idle(l->bus))
+		return;
+	/*
+	 * Who was accepted and has not said who he is gets an answer to the
+	 * CONNECT that may be on its way; our end would reset him.
+	 */
+	if (l->nconns == 0 || l->now_ms - l->drain_ms >= DRAIN_UNSAID_MS)
 		proc_exit(l->proc, 0);
 }
 
@@ -132,6 +139,7 @@ on_drain(void *ctx)
 	struct listener *l = ctx;
 
 	l->draining = true;
+	l->drain_ms = l->now_ms;
 	accept_stop(l);
 	log_info("listener.drain", "clients=%zu", l->nready);
 	drain_some(l);

@@ -12,17 +12,21 @@
 enum {
 	SMALL	= 2048 - (int)sizeof(struct chunk),
 	BIG	= 32768 - (int)sizeof(struct chunk),
+	HEAD	= 192 - (int)sizeof(struct chunk),	/* between payloads */
 	POOL_SMALL = 4096, POOL_BIG = 256,	/* kept for the next burst */
 	IOVS	= 64
 };
 
+/* The chunk that comes after tail. */
 static struct chunk *
-chunk_new(struct listener *l, size_t need, bool first)
+chunk_new(struct listener *l, size_t need, const struct chunk *tail)
 {
 	struct chunk	*k;
 	size_t		 cap;
 
-	if (first && need <= SMALL) {
+	if (tail != NULL && tail->blob != NULL) {
+		cap = MAX(need, (size_t)HEAD);
+	} else if (tail == NULL && need <= SMALL) {
 		cap = SMALL;
 		if ((k = l->pool_small) != NULL) {
 			l->pool_small = k->next;
@@ -110,7 +114,7 @@ out_reserve(struct listener *l, struct conn *c, size_t n)
 	uint8_t		*p;
 
 	if (k == NULL || k->blob != NULL || k->cap - k->end < n) {
-		if ((k = chunk_new(l, n, k == NULL)) == NULL) {
+		if ((k = chunk_new(l, n, k)) == NULL) {
 			metric_inc(&m_dropped_memory);
 			client_doom(l, c);
 			return NULL;

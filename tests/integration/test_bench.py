@@ -3,8 +3,10 @@ repeats and reorders, and against what is no broker at all."""
 
 import json
 import os
+import select
 import signal
 import socket
+import struct
 import subprocess
 import threading
 
@@ -18,7 +20,8 @@ KEYS = [
     "per_broker_cpu_s", "generator_cpu_s", "per_generator_cpu_s",
     "latency_p50_us", "latency_p90_us", "latency_p99_us", "latency_p999_us",
     "latency_max_us", "published", "delivered", "lost", "duplicate",
-    "reordered", "alien", "connects", "refused", "closed", "pss_bytes"]
+    "reordered", "alien", "connects", "refused", "closed", "reset",
+    "told", "pss_bytes", "groups", "member_least", "member_most"]
 STEP_KEYS = ["mode", "procs", "clients", "filters", "closed", "pss_bytes",
              "bytes_per_client", "bytes_per_filter"]
 FAULTS = ("lost", "duplicate", "reordered", "alien", "refused", "closed")
@@ -101,6 +104,22 @@ def test_connect_and_churn_count_connections(node):
     r, = figures("churn", "--clients", "4", *BRIEF, *at(node))
     assert list(r) == KEYS
     assert r["measured"] > 0 and r["refused"] == r["closed"] == 0
+
+
+def test_who_has_no_name_is_given_one(node):
+    had = len(node.tool_json("mqttc-clients", "list"))
+    p = subprocess.Popen(
+        [mqttc.program("mqttc-bench"), "connect", "--clients", "5",
+         "--nameless", "--prefix", "named", "--hold", *at(node)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert p.stdout.readline() == "done\n"
+        ids = [c["client_id"]
+               for c in node.tool_json("mqttc-clients", "list")]
+    finally:
+        p.communicate("\n", timeout=60)
+    assert len(ids) == had + 5 and not any("named" in i for i in ids)
+    assert p.returncode == 0
 
 
 def test_idle_reports_each_step(node):
@@ -282,6 +301,129 @@ def test_a_load_that_waits_for_what_is_lost_goes_on(node):
                      lost=1)
 
 
+class Sharing:
+    """A broker that knows QoS 0 and groups alone. pick(n, group, members)
+    says which members get the n-th message."""
+
+    def __init__(self, pick):
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = str(self.server.getsockname()[1])
+        self.pick, self.groups, self.n = pick, {}, 0
+        self.ends = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.ends.set()
+        self.thread.join(10)
+        self.server.close()
+
+    def run(self):
+        left = {}                       # socket: the start of a packet
+        while not self.ends.is_set():
+            for s in select.select([self.server, *left], [], [], 0.1)[0]:
+                if s is self.server:
+                    left[s.accept()[0]] = b""
+                    continue
+                b = s.recv(65536)
+                if not b:
+                    del left[s]
+                    s.close()
+                    continue
+                b = left[s] + b
+                while len(b) >= 2 and len(b) >= 2 + b[1]:
+                    self.on_packet(s, b[:2 + b[1]])
+                    b = b[2 + b[1]:]
+                left[s] = b
+        for s in left:
+            s.close()
+
+    def on_packet(self, s, p):          # none here has 128 bytes
+        if p[0] == 0x10:
+            s.sendall(b"\x20\x02\x00\x00")
+        elif p[0] == 0x82:
+            share, name, topic = p[6:-1].split(b"/", 2)
+            assert share == b"$share"
+            self.groups.setdefault((name, topic), []).append(s)
+            s.sendall(b"\x90\x03" + p[2:4] + p[-1:])
+        elif p[0] == 0x30:
+            topic = p[4:4 + p[3]]
+            for (name, of), members in sorted(self.groups.items()):
+                if of == topic:
+                    for m in self.pick(self.n, name, members):
+                        m.sendall(p)
+            self.n += 1
+
+
+def share(pick, *args):
+    with Sharing(pick) as broker:
+        r, = figures("shared", "--groups", "2", "--members", "4",
+                     "--publishers", "1", "--count", "100", "--burst", "1",
+                     "--patience", "0.5", "--port", broker.port, *args)
+    return {k: r[k] for k in ("published", "delivered", "groups",
+                              "member_least", "member_most") + FAULTS}
+
+
+def test_a_group_gets_each_message_once_by_whichever_member():
+    def pick(n, group, members):        # three of four, not in their turn
+        return [members[(n * 7 + n // 3) % 3 if group == b"g0" else 0]]
+
+    r = share(pick)
+    least, most = r.pop("member_least"), r.pop("member_most")
+    assert r == dict(dict.fromkeys(FAULTS, 0), published=100, delivered=200,
+                     groups=2)
+    assert (least, most) == (0, 100)
+
+
+def test_a_group_that_gets_one_twice_or_not_at_all_is_seen():
+    def pick(n, group, members):
+        if group == b"g1" and n == 50:
+            return []
+        if group == b"g1" and n == 60:
+            return members[:2]
+        return [members[n % 4]]
+
+    r = share(pick)
+    assert (r["lost"], r["duplicate"], r["delivered"]) == (1, 1, 199)
+    assert r["reordered"] == r["alien"] == 0
+    assert r["member_least"] == 24 and r["member_most"] in (25, 26)
+
+
+def test_order_is_that_of_a_member():
+    held = []
+
+    def pick(n, group, members):
+        return [members[0]] if group == b"g0" else [members[1]]
+
+    class Late(Sharing):
+        def on_packet(self, s, p):
+            if p[0] == 0x30 and len(held) < 1:
+                held.append(p)          # the first comes after the second
+                return
+            super().on_packet(s, p)
+            if p[0] == 0x30 and len(held) == 1:
+                held.append(None)
+                super().on_packet(s, held[0])
+
+    with Late(pick) as broker:
+        r, = figures("shared", "--members", "2", "--publishers", "1",
+                     "--count", "10", "--burst", "1", "--port", broker.port)
+    assert (r["reordered"], r["lost"], r["delivered"]) == (1, 0, 10)
+
+
+def test_processes_share_the_members_of_every_group():
+    with Sharing(lambda n, group, members: [members[n % len(members)]]) as b:
+        r, = figures("shared", "--groups", "2", "--members", "5",
+                     "--publishers", "4", "--procs", "2", "--count", "30",
+                     "--port", b.port)
+        assert sorted(map(len, b.groups.values())) == [2, 2, 3, 3]
+    assert (r["published"], r["delivered"], r["lost"]) == (120, 240, 0)
+    assert r["member_least"] == 20 and r["member_most"] == 30
+
+
 def test_bytes_that_are_not_ours_are_alien(node):
     def edit(n, packet):
         return [packet[:-64] + b"\xff" * 64] if n == 5 else [packet]
@@ -398,6 +540,32 @@ def test_a_refusal_says_why(mqtt, answer, code, text):
     assert done.returncode == code
 
 
+@pytest.mark.parametrize("end, reset, told", [
+    (b"", 0, 0), (b"\xe0\x02\x8b\x00", 0, 1), (None, 1, 0)])
+def test_how_a_connection_was_closed_is_told_apart(end, reset, told):
+    class Closing(Answering):
+        def run(self):
+            s = self.server.accept()[0]
+            s.recv(4096)
+            s.sendall(b"\x20\x03\x00\x00\x00")
+            more = self.server.accept()[0]      # so the first is up
+            if end is None:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                             struct.pack("ii", 1, 0))
+            else:
+                s.sendall(end)
+            s.close()
+            more.recv(4096)
+            more.sendall(b"\x20\x03\x00\x00\x00")
+            more.recv(1)
+
+    with Closing(b"") as server:
+        r, = figures("connect", "--clients", "2", "--handshakes", "1",
+                     "--mqtt", "5", "--port", server.port)
+    assert (r["connects"], r["closed"], r["reset"], r["told"]) == (
+        2, 1, reset, told)
+
+
 def test_a_storm_counts_who_was_refused():
     class Choosy(Answering):
         def run(self):
@@ -430,7 +598,8 @@ def test_a_broker_that_says_nothing_is_not_waited_for_for_ever():
     ["pairs", "--clients", "1,2"], ["pairs", "--size", "x"],
     ["pairs", "--filters", "4"], ["pairs", "--port", "70000"],
     ["pairs", "--clients", "2", "--procs", "3"], ["pairs", "--mqtt", "3"],
-    ["wildcard", "--filters", "5"], ["pairs", "--prefix", "a+b"],
+    ["wildcard", "--filters", "5"], ["pairs", "--members", "2"],
+    ["shared", "--members", "2", "--procs", "3"], ["pairs", "--prefix", "a+b"],
     ["pairs", "--bogus"]], ids=" ".join)
 def test_a_wrong_command_line_is_64(args):
     done = bench(*args)

@@ -1,9 +1,11 @@
 """A node that gets more listeners and fewer while it serves: its
 sockets are dealt anew."""
 
+import json
 import os
 import resource
 import signal
+import subprocess
 import threading
 import time
 
@@ -59,44 +61,29 @@ def scale(n, to):
 
 
 class Storm:
-    """Clients that connect and leave; what happened to each."""
+    """mqttc-bench on the port that all share."""
 
-    def __init__(self, node, threads=4):
-        self.node = node
-        self.served, self.refused, self.odd = 0, 0, []
-        self.lock = threading.Lock()
-        self.ends = threading.Event()
-        self.threads = [threading.Thread(target=self.run)
-                        for _ in range(threads)]
+    def __init__(self, node, load, *args):
+        self.gen = subprocess.Popen(
+            [mqttc.program("mqttc-bench"), load, "--mqtt", "5", "--json",
+             "--quiet", "--hold", "--patience", "20", "--port",
+             str(node.port), *args],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self):
-        for t in self.threads:
-            t.start()
         return self
 
     def __exit__(self, *exc):
-        self.ends.set()
-        for t in self.threads:
-            t.join()
+        self.gen.kill()
+        self.gen.communicate()
 
-    def one(self):
-        try:
-            with self.node.raw(on="external") as c:
-                if c.connect(expect={0, 0x88}).reason == 0:
-                    c.disconnect()
-                    self.served += 1
-                else:
-                    self.refused += 1
-        except wire.Closed:
-            self.refused += 1       # one that drained, before or after CONNECT
-        except (AssertionError, OSError) as e:
-            with self.lock:
-                self.odd.append(repr(e))
-
-    def run(self):
-        while not self.ends.is_set():
-            self.one()
-            time.sleep(0.005)
+    def end(self, early):
+        """Its figures: all have connected, or early."""
+        if early:
+            self.gen.send_signal(signal.SIGINT)
+        assert self.gen.stdout.readline() == "done\n"
+        out, _ = self.gen.communicate("\n", timeout=60)
+        return json.loads(out)
 
 
 def crosses(clients, topic, n):
@@ -111,12 +98,18 @@ def crosses(clients, topic, n):
 
 
 def test_two_eight_two_under_a_storm(small):
-    """Nobody of a listener that stays notices."""
+    """5000 connections a second that leave at once, and 1000 that stay.
+    Nobody of a listener that stays notices, nobody is reset, who is told to
+    go is told so, and who has not said yet who he is, that he cannot stay."""
     stay = [small.client(on=i % 2, keepalive=0) for i in range(4)]
     for c in stay:
         c.subscribe("t/#", qos=1)
     crosses(stay, "t/0", 0)
-    with Storm(small) as storm:
+    with Storm(small, "churn", "--clients", "200", "--rate", "5000",
+               "--seconds", "600", "--warmup", "0") as churn, \
+            Storm(small, "connect", "--clients", "3000", "--rate",
+                  "1000") as kept:
+        small.wait_metric("connects_total", lambda v: v > 1000)
         for n, to in enumerate((8, 2, 8, 2)):
             scale(small, to)
             crosses(stay, "t/%d" % n, n)
@@ -125,16 +118,20 @@ def test_two_eight_two_under_a_storm(small):
                 for c in far:
                     c.subscribe("t/#", qos=1)
                 crosses(stay + far, "t/far", n)
+                small.wait_metric("connects_total", lambda v: v > 50,
+                                  process="listener.7")
                 for c in far:
                     c.close()
-        end = time.monotonic() + 20
-        while storm.served <= 100 and time.monotonic() < end:
-            time.sleep(0.01)                # it goes on when we are quick
-    assert storm.odd == []
-    assert storm.served > 100
-    assert storm.refused <= storm.served / 10
-    for c in stay:
-        c.fence()
+        k = kept.end(early=False)
+        c = churn.end(early=True)
+    assert c["connects"] > 1000
+    assert k["connects"] + k["refused"] == 3000
+    for r in c, k:
+        assert r["reset"] == 0 and r["closed"] == r["told"]
+        assert r["refused"] <= r["connects"] / 10
+    assert k["told"] > 0                    # of listeners that went away
+    for s in stay:
+        s.fence()
     small.check_alive()
 
 
@@ -155,18 +152,32 @@ def test_who_is_scaled_away_tells_its_clients(small):
     assert not any(p == "listener.2" for p, _ in small.metrics())
 
 
+def test_who_is_about_to_say_who_he_is_gets_an_answer(small):
+    """Accepted by a listener that is scaled away, the CONNECT on its way."""
+    scale(small, 3)
+    late = [small.raw(on=2) for _ in range(20)]
+    for c in late[:-1]:
+        c.send_bytes(b"\x10")               # the start of a CONNECT
+    with small.raw(on=2) as c:
+        c.connect()                         # so the others are accepted
+    scaling = threading.Thread(target=scale, args=(small, 2))
+    scaling.start()
+    small.wait_log("listener.2 listener.drain")
+    for i, c in enumerate(late):
+        connect = wire.connect_packet(wire.V5, client_id="late%d" % i)
+        c.send_bytes(connect[1:] if c is not late[-1] else connect)
+    for c in late:
+        assert c.expect(wire.CONNACK).reason == wire.SERVER_UNAVAILABLE
+        c.expect_closed()
+    scaling.join()
+
+
 # A listener that is full
 
 def cpu_ticks(pid):
     with open("/proc/%d/stat" % pid) as f:
         rest = f.read().rsplit(")", 1)[1].split()
     return int(rest[11]) + int(rest[12])
-
-
-def served_by(n):
-    """{listener: clients}"""
-    return {p: v for (p, m), v in n.metrics().items()
-            if m == "connections" and p.startswith("listener.")}
 
 
 def refused(n):
@@ -272,4 +283,61 @@ def test_out_of_descriptors(make_full):
         c.fence()
         c.disconnect()
     n.wait_log("listener.0 listener.room")
+    n.check_alive()
+
+
+def test_accept_meets_the_descriptor_limit(make_full):
+    """EMFILE, well before the listener would call itself full: others of the
+    process took what it counted on."""
+    n = make_full(max_connections=0)
+    kept = [n.client(on=0, keepalive=0) for _ in range(3)]
+    for a, b in (0, 1), (1, 0):             # libzmq needs some to connect
+        n.wait_log("listener.%d bus.peer_up peer=listener.%d" % (a, b))
+    n.wait_log("router router.synced owner=listener.0")
+    pid = n.pid("listener.0")
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    taken = {int(fd) for fd in os.listdir("/proc/%d/fd" % pid)}
+    lowest = min(set(range(max(taken) + 2)) - taken)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest, before[1]))
+    for i, (version, reason) in enumerate(((wire.V5, 0x97), (wire.V311, 3))):
+        os.kill(pid, signal.SIGSTOP)
+        c = n.raw(on=0, version=version)
+        c.send_bytes(wire.connect_packet(version, client_id="late"))
+        os.kill(pid, signal.SIGCONT)
+        assert c.expect(wire.CONNACK).reason == reason
+        c.expect_closed()
+        assert refused(n) == i + 1
+    n.wait_log("listener.0 listener.full")
+    assert "limit=descriptors" in n.logs()
+    n.wait_log("sockets.dealt moved=8")
+    assert all([try_one(n) for _ in range(30)])     # by the other one
+    assert refused(n) == 2
+    before_ticks = cpu_ticks(pid)
+    time.sleep(1)                           # in which it has nothing to do
+    assert cpu_ticks(pid) - before_ticks < 20
+    for c in kept:
+        c.fence()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    kept.pop().disconnect()
+    n.wait_log("listener.0 listener.room")
+    n.client(on=0, keepalive=0).fence()
+    n.check_alive()
+
+
+def test_room_is_left_for_the_bus_of_many_listeners(make_full):
+    """Each sibling takes descriptors of a listener: 5, and 8 are left."""
+    n = make_full(max_connections=0, listeners=16)
+    for i in range(1, 16):
+        n.wait_log("listener.0 bus.peer_up peer=listener.%d " % i)
+    pid = n.pid("listener.0")
+    limit = 64 + 8 * 15 + 10
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+    for _ in range(10):
+        n.client(on=0, keepalive=0)
+    n.wait_log("listener.0 listener.full clients=10 limit=connections")
+    n.kill("listener.7")                    # all are connected to anew
+    n.wait_ready("listener.7", not_pid=n.pids["listener.7"])
+    incarnation = n.status()["listener.7"]["incarnation"]
+    n.wait_log("listener.0 bus.peer_up peer=listener.7 incarnation=%s"
+               % incarnation)
     n.check_alive()

@@ -119,12 +119,12 @@ class Clients:
         self.open = []
 
     def client(self, client_id="", version=wire.V5, on=0, auto=False,
-               rcvbuf=None, **opts):
+               rcvbuf=None, mss=None, **opts):
         """A connected client of listener `on` (an index, or "external")."""
         if version == wire.V31 and not client_id:
             Clients.made += 1
             client_id = "c%d.%d" % (os.getpid(), Clients.made)
-        c = wire.Client(self.addr(on), version, auto, rcvbuf)
+        c = wire.Client(self.addr(on), version, auto, rcvbuf, mss=mss)
         self.open.append(c)
         c.connect(client_id, **opts)
         return c

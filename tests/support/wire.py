@@ -469,12 +469,15 @@ class Client:
     or send_bytes()."""
 
     def __init__(self, addr, version=V5, auto=False, rcvbuf=None,
-                 source=None):
+                 source=None, mss=None):
         self.version = version
         self.auto = auto
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        if mss:
+            # The broker's kernel gives room for ten and more of them.
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mss)
         if source:
             self.sock.bind((source, 0))
         self.sock.settimeout(DEADLINE)
