@@ -385,31 +385,53 @@ groups_may_send(const struct listener *l, const struct conn *c)
 	    c->kept->bytes < l->conf->mqtt_max_mqueue_bytes;
 }
 
-void
-groups_keep(struct listener *l, struct conn *c, struct pub *p,
-    const struct group_id *group, uint16_t id)
+int
+groups_keep_message(struct conn *c, struct message *m, struct group_id group,
+    uint16_t id)
 {
 	struct kept_one *k;
 
 	if (c->kept == NULL && (c->kept = calloc(1, sizeof(*c->kept))) == NULL)
-		goto nomem;
-	if (deliver_message(l, p) == NULL ||
-	    (k = malloc(sizeof(*k))) == NULL)
-		goto nomem;
-	k->m = message_ref(p->m);
-	k->group = *group;
-	k->id = id;
+		return ERR_NOMEM;
+	if ((k = malloc(sizeof(*k))) == NULL)
+		return ERR_NOMEM;
 	if (htab_add(&c->kept->by_id, id_hash(id), k) < 0) {
-		message_unref(&k->m);
 		free(k);
-		goto nomem;
+		return ERR_NOMEM;
 	}
-	c->kept->bytes += message_size(k->m);
-	return;
+	k->m = message_ref(m);
+	k->group = group;
+	k->id = id;
+	c->kept->bytes += message_size(m);
+	return 0;
+}
 
-nomem:
-	/* It is on its way; only nobody else will get it. */
-	metric_inc(&m_dropped_memory);
+void
+groups_keep(struct listener *l, struct conn *c, struct pub *p,
+    const struct group_id *group, uint16_t id)
+{
+	/* It is on its way; without memory only nobody else will get it. */
+	if (deliver_message(l, p) == NULL ||
+	    groups_keep_message(c, p->m, *group, id) < 0)
+		metric_inc(&m_dropped_memory);
+}
+
+int
+groups_each_kept(const struct conn *c, int (*each)(void *ctx,
+    struct message *m, struct group_id group, uint16_t id), void *ctx)
+{
+	const struct kept_one	*k;
+	size_t			 i;
+	int			 rc;
+
+	if (c->kept == NULL)
+		return 0;
+	for (i = 0; c->kept->by_id.cells != NULL &&
+	    i <= c->kept->by_id.mask; i++)
+		if ((k = c->kept->by_id.cells[i].item) != NULL &&
+		    (rc = each(ctx, k->m, k->group, k->id)) != 0)
+			return rc;
+	return 0;
 }
 
 void

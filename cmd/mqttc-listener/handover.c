@@ -207,6 +207,14 @@ give_client(struct giver *g, struct conn *c)
 	    row.username.len + row.stash.len, c->io.fd);
 }
 
+/* The name of f if it is a group. */
+static struct slice
+share_of(const struct index_filter *f)
+{
+	return f->is_group ? (struct slice){ (uint8_t *)f->share->name,
+	    f->share->name_len } : (struct slice){ NULL, 0 };
+}
+
 static int
 give_subs(struct giver *g, const struct conn *c)
 {
@@ -221,9 +229,10 @@ give_subs(struct giver *g, const struct conn *c)
 		s = &link->filter->subs[link->pos];
 		row = (struct handover_sub){
 		    { (uint8_t *)link->filter->text, link->filter->len },
-		    s->id, s->qos, s->no_local, s->rap };
-		if ((rc = parcel_put(&g->p, HANDOVER_SUB, &row, row.text.len,
-		    -1)) < 0)
+		    s->id, s->qos, s->no_local, s->rap,
+		    link->filter->is_group, share_of(link->filter) };
+		if ((rc = parcel_put(&g->p, HANDOVER_SUB, &row, row.text.len +
+		    row.share.len, -1)) < 0)
 			return rc;
 	}
 	return 0;
@@ -231,15 +240,46 @@ give_subs(struct giver *g, const struct conn *c)
 
 static int	queued_rc;		/* of the walk, which only stops */
 
+static struct slice
+pack_group(uint8_t out[HANDOVER_GROUP], struct group_id id)
+{
+	put_le64(out, id.hi);
+	put_le64(out + 8, id.lo);
+	return (struct slice){ out, HANDOVER_GROUP };
+}
+
+static struct group_id
+group_of(const struct slice *packed)
+{
+	return (struct group_id){ get_le64(packed->data),
+	    get_le64(packed->data + 8) };
+}
+
+static int
+give_kept(void *ctx, struct message *m, struct group_id group, uint16_t id)
+{
+	struct giver		*g = ctx;
+	struct handover_kept	 row = { .id = id };
+	uint8_t			 packed[HANDOVER_GROUP];
+	int			 rc;
+
+	if ((rc = give_message(g, m, &row.message)) < 0)
+		return rc;
+	row.group = pack_group(packed, group);
+	return parcel_put(&g->p, HANDOVER_KEPT, &row, row.group.len, -1);
+}
+
 static bool
 give_queued(void *ctx, struct message *m, const struct mqueue_how *how)
 {
 	struct giver		*g = ctx;
 	struct handover_queued	 row = { .qos = how->qos,
 				    .retain = how->retain };
-	uint8_t			*ids = NULL;
+	uint8_t			*ids = NULL, packed[HANDOVER_GROUP];
 	uint32_t		 i;
 
+	if (how->group != NULL)
+		row.group = pack_group(packed, *how->group);
 	if ((queued_rc = give_message(g, m, &row.message)) < 0)
 		return false;
 	if (how->nids > 0) {
@@ -251,7 +291,8 @@ give_queued(void *ctx, struct message *m, const struct mqueue_how *how)
 			put_le32(ids + 4 * i, how->ids[i]);
 		row.ids = (struct slice){ ids, how->nids * 4u };
 	}
-	queued_rc = parcel_put(&g->p, HANDOVER_QUEUED, &row, row.ids.len, -1);
+	queued_rc = parcel_put(&g->p, HANDOVER_QUEUED, &row, row.ids.len +
+	    row.group.len, -1);
 	free(ids);
 	return queued_rc == 0;
 }
@@ -427,7 +468,8 @@ give_conn(struct giver *g, struct conn *c)
 	    (rc = give_answers(g, c->answers)) < 0 ||
 	    (rc = give_aliases(g, c->aliases)) < 0 ||
 	    (rc = give_will(g, c->will)) < 0 ||
-	    (rc = give_out(g, c)) < 0)
+	    (rc = give_out(g, c)) < 0 ||
+	    (rc = groups_each_kept(c, give_kept, g)) < 0)
 		return rc;
 	queued_rc = 0;
 	if (c->mqueue != NULL)
@@ -524,9 +566,11 @@ give_filter(void *ctx, struct index_filter *f)
 {
 	struct giver		*g = ctx;
 	struct handover_filter	 row = { { (uint8_t *)f->text, f->len },
-				    f->route_seq, f->advertised };
+				    f->route_seq, f->told, f->is_group,
+				    share_of(f) };
 
-	filter_rc = parcel_put(&g->p, HANDOVER_FILTER, &row, f->len, -1);
+	filter_rc = parcel_put(&g->p, HANDOVER_FILTER, &row, f->len +
+	    row.share.len, -1);
 	return filter_rc;
 }
 
@@ -1006,24 +1050,29 @@ take_client(struct taker *t, const struct handover_client *h)
 	return list_add(&t->clients, &t->nclients, c);
 }
 
-/* The text is the client's own, so a shared subscription would be one. */
 static int
 take_sub(struct taker *t, const struct handover_sub *s)
 {
 	struct index_sub	 opts;
 	struct index_filter	*f;
-	struct topic_sub	 topic;
+	const char		*text = (const char *)s->text.data;
+	int			 rc;
 
-	if (topic_sub_parse(s->text.data, s->text.len, INDEX_LEVELS_MAX,
-	    &topic) < 0 || topic.shared)
+	if (topic_filter_check(s->text.data, s->text.len,
+	    INDEX_LEVELS_MAX) < 0)
 		return ERR_PROTO;
 	memset(&opts, 0, sizeof(opts));
 	opts.id = s->id & 0xfffffff;
 	opts.qos = s->qos & 3;
 	opts.no_local = s->no_local;
 	opts.rap = s->rap;
-	return MIN(index_subscribe(t->l->index, &t->c->subs,
-	    (const char *)topic.filter.data, topic.filter.len, &opts, &f), 0);
+	if (!s->shared)
+		return MIN(index_subscribe(t->l->index, &t->c->subs, text,
+		    s->text.len, &opts, &f), 0);
+	if ((rc = index_share(t->l->index, &t->c->subs, &s->share, text,
+	    s->text.len, &opts, &f)) < 0)
+		return rc;
+	return groups_learn(t->l, f);
 }
 
 static int
@@ -1032,6 +1081,7 @@ take_queued(struct taker *t, const struct handover_queued *q)
 	struct conn		*c = t->c;
 	struct mqueue_how	 how = { .qos = (uint8_t)q->qos,
 				    .retain = q->retain };
+	struct group_id		 group;
 	uint32_t		*ids = NULL, i;
 	int			 rc;
 
@@ -1048,11 +1098,24 @@ take_queued(struct taker *t, const struct handover_queued *q)
 			ids[i] = get_le32(q->ids.data + 4 * i);
 		how.ids = ids;
 	}
+	if (q->group.len > 0) {
+		group = group_of(&q->group);
+		how.group = &group;
+	}
 	/* All of them: what is bounded is what comes, not what is here. */
 	rc = mqueue_push(c->mqueue, t->messages[q->message - 1], &how,
 	    UINT32_MAX, SIZE_MAX);
 	free(ids);
 	return rc;
+}
+
+static int
+take_kept(struct taker *t, const struct handover_kept *k)
+{
+	if (k->message == 0 || k->message > t->nmessages)
+		return ERR_PROTO;
+	return groups_keep_message(t->c, t->messages[k->message - 1],
+	    group_of(&k->group), (uint16_t)k->id);
 }
 
 static int
@@ -1233,13 +1296,13 @@ take_will(struct taker *t, const struct handover_will *h)
 static int
 take_filter(struct taker *t, const struct handover_filter *h)
 {
-	struct index_filter *f = index_find(t->l->index,
-	    (const char *)h->text.data, h->text.len);
+	struct index_filter *f = index_find(t->l->index, h->shared ?
+	    &h->share : NULL, (const char *)h->text.data, h->text.len);
 
 	if (f == NULL)
 		return ERR_PROTO;
 	f->route_seq = h->route_seq;
-	f->advertised = h->advertised;
+	f->told = h->told;
 	return 0;
 }
 
@@ -1310,6 +1373,8 @@ take_of_client(struct taker *t, enum handover_kind kind,
 		return take_sub(t, &row->sub);
 	case HANDOVER_QUEUED:
 		return take_queued(t, &row->queued);
+	case HANDOVER_KEPT:
+		return take_kept(t, &row->kept);
 	case HANDOVER_OUT:
 		return take_out(t, &row->out);
 	case HANDOVER_ANSWER:

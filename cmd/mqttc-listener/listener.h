@@ -521,6 +521,12 @@ bool groups_may_send(const struct listener *l, const struct conn *c);
 /* c was sent p for this group with QoS 1 and this packet identifier. */
 void groups_keep(struct listener *l, struct conn *c, struct pub *p,
     const struct group_id *group, uint16_t id);
+/* The same for a successor; takes its own reference. ERR_NOMEM. */
+int groups_keep_message(struct conn *c, struct message *m,
+    struct group_id group, uint16_t id);
+/* Walk what c has not answered; each() returns nonzero to stop. */
+int groups_each_kept(const struct conn *c, int (*each)(void *ctx,
+    struct message *m, struct group_id group, uint16_t id), void *ctx);
 /* c, whose kept is not NULL, answered that. */
 void groups_answered(struct conn *c, uint16_t id);
 /* A member is gone, its subscriptions too: what it had not answered and what it

@@ -93,6 +93,8 @@ static const struct wire_col sub_cols[] = {
 	COL(3, WIRE_U32, sub, qos),
 	COL(4, WIRE_BOOL, sub, no_local),
 	COL(5, WIRE_BOOL, sub, rap),
+	COL(6, WIRE_BOOL, sub, shared),
+	COL(7, WIRE_SLICE, sub, share),
 };
 
 static const struct wire_col queued_cols[] = {
@@ -100,6 +102,13 @@ static const struct wire_col queued_cols[] = {
 	COL(2, WIRE_U32, queued, qos),
 	COL(3, WIRE_BOOL, queued, retain),
 	COL(4, WIRE_SLICE, queued, ids),
+	COL(5, WIRE_SLICE, queued, group),
+};
+
+static const struct wire_col kept_cols[] = {
+	COL(1, WIRE_U32, kept, message),
+	COL(2, WIRE_U32, kept, id),
+	COL(3, WIRE_SLICE, kept, group),
 };
 
 static const struct wire_col out_cols[] = {
@@ -139,7 +148,9 @@ static const struct wire_col will_cols[] = {
 static const struct wire_col filter_cols[] = {
 	COL(1, WIRE_SLICE, filter, text),
 	COL(2, WIRE_U64, filter, route_seq),
-	COL(3, WIRE_BOOL, filter, advertised),
+	COL(3, WIRE_U32, filter, told),
+	COL(4, WIRE_BOOL, filter, shared),
+	COL(5, WIRE_SLICE, filter, share),
 };
 
 static const struct wire_col waiter_cols[] = {
@@ -193,6 +204,7 @@ static const struct {
 	ROW(ALIAS_OUT, alias),
 	ROW(WINDOW, window),
 	ROW(INBOUND, inbound),
+	ROW(KEPT, kept),
 	ROW(WILL, will),
 	ROW(FILTER, filter),
 	ROW(WAITER, waiter),
@@ -228,6 +240,18 @@ is_array(const struct slice *s, size_t size, size_t max)
 }
 
 static bool
+is_share(bool shared, const struct slice *name)
+{
+	return shared ? is_text(name) && name->len > 0 : name->len == 0;
+}
+
+static bool
+is_group(const struct slice *id)
+{
+	return id->len == HANDOVER_GROUP;
+}
+
+static bool
 client_is_possible(const struct handover_client *c)
 {
 	return is_text(&c->client_id) && is_text(&c->username) &&
@@ -253,10 +277,14 @@ is_possible(const union handover_row *r, enum handover_kind kind)
 		return client_is_possible(&r->client);
 	case HANDOVER_SUB:
 		return is_text(&r->sub.text) && r->sub.text.len > 0 &&
+		    is_share(r->sub.shared, &r->sub.share) &&
 		    r->sub.qos <= 2 && r->sub.id < 1u << 28;
 	case HANDOVER_QUEUED:
 		return r->queued.qos <= 2 &&
+		    (r->queued.group.len == 0 || is_group(&r->queued.group)) &&
 		    is_array(&r->queued.ids, 4, UINT16_MAX);
+	case HANDOVER_KEPT:
+		return r->kept.id - 1 < UINT16_MAX && is_group(&r->kept.group);
 	case HANDOVER_OUT:
 		return r->out.begin <= r->out.end;
 	case HANDOVER_ANSWER:
@@ -275,7 +303,8 @@ is_possible(const union handover_row *r, enum handover_kind kind)
 	case HANDOVER_INBOUND:
 		return is_array(&r->inbound.ids, 2, UINT16_MAX);
 	case HANDOVER_FILTER:
-		return is_text(&r->filter.text) && r->filter.text.len > 0;
+		return is_text(&r->filter.text) && r->filter.text.len > 0 &&
+		    is_share(r->filter.shared, &r->filter.share);
 	case HANDOVER_SUB_WAIT:
 		return r->sub_wait.id - 1 < UINT16_MAX &&
 		    r->sub_wait.type <= UINT8_MAX &&

@@ -52,6 +52,7 @@ enum handover_kind {
 	HANDOVER_END		= 21,
 	HANDOVER_COMMIT		= 22,	/* they are yours */
 	HANDOVER_ABORT		= 23,	/* they stay here */
+	HANDOVER_KEPT		= 24,	/* of the client, for a group */
 
 	HANDOVER_SEEN		= 32,	/* descriptors so far */
 	HANDOVER_PREPARED	= 33,	/* all is here, nothing was done */
@@ -114,15 +115,23 @@ struct handover_client {
 };
 
 struct handover_sub {
-	struct slice	text;		/* as the client named it */
+	struct slice	text;		/* the bare filter */
 	uint32_t	id, qos;
 	bool		no_local, rap;
+	bool		shared;
+	struct slice	share;		/* the group's name */
 };
 
 struct handover_queued {
 	uint32_t	message, qos;
 	bool		retain;
 	struct slice	ids;		/* 4 bytes each */
+	struct slice	group;		/* its id, hi and lo (8 bytes each) */
+};
+
+struct handover_kept {
+	uint32_t	message, id;	/* packet identifier */
+	struct slice	group;
 };
 
 struct handover_out {
@@ -130,7 +139,7 @@ struct handover_out {
 	uint32_t	blob, begin, end;	/* blob 0: data */
 };
 
-enum { HANDOVER_WAIT = 12, HANDOVER_CELL = 3 };
+enum { HANDOVER_WAIT = 12, HANDOVER_CELL = 3, HANDOVER_GROUP = 16 };
 
 struct handover_answer {
 	uint32_t	id, type, reason;
@@ -158,7 +167,9 @@ struct handover_will {
 struct handover_filter {
 	struct slice	text;
 	uint64_t	route_seq;
-	bool		advertised;
+	uint32_t	told;		/* 1; of a group, how many members */
+	bool		shared;
+	struct slice	share;
 };
 
 struct handover_waiter {
@@ -193,6 +204,7 @@ union handover_row {
 	struct handover_client	 client;
 	struct handover_sub	 sub;
 	struct handover_queued	 queued;
+	struct handover_kept	 kept;
 	struct handover_out	 out;
 	struct handover_answer	 answer;
 	struct handover_alias	 alias;

@@ -489,9 +489,10 @@ index_has(const struct index *ix, struct index_owner *o,
 }
 
 struct index_filter *
-index_find(const struct index *ix, const char *text, size_t len)
+index_find(const struct index *ix, const struct slice *name, const char *text,
+    size_t len)
 {
-	return find(ix, text, len);
+	return find(ix, name, text, len);
 }
 
 static int

@@ -133,9 +133,10 @@ void index_filter_drop(struct index *ix, struct index_filter *f);
 bool index_has(const struct index *ix, struct index_owner *owner,
     const struct slice *name, const char *text, size_t len);
 
-/* The filter of this very text, or NULL. */
-struct index_filter *index_find(const struct index *ix, const char *text,
-    size_t len);
+/* The filter of this very text, or (name not NULL) that group of it; NULL if
+ * there is none. */
+struct index_filter *index_find(const struct index *ix,
+    const struct slice *name, const char *text, size_t len);
 
 /*
  * Every filter that matches a topic, some of which may have groups and no

@@ -322,6 +322,38 @@ def test_subscriptions_and_their_options(two, topic):
     sub.expect_nothing()
 
 
+@pytest.mark.parametrize("qos", [1, 2])
+def test_members_of_a_group(make_node, topic, qos):
+    """What a member has not answered, and what waits for it, still goes to
+    another one when it leaves its second process; counts are as before."""
+    two = make_node(listeners=2)
+    lazy = two.client(on=0, props={"receive_maximum": 4})
+    others = [two.client(on=i, auto=True) for i in (0, 1)]
+    pub = two.client(on=1)
+    lazy.subscribe("$share/g/" + topic, qos=qos)
+    for i in range(10):
+        pub.publish(topic, b"%d" % i, qos=qos)
+    assert numbers(lazy.read_publishes(4)) == [0, 1, 2, 3]
+    for c in others:
+        c.subscribe("$share/g/" + topic, qos=qos)
+    two.upgrade("listener.0")
+    for i in range(10, 40):                     # turns go on, one in three
+        pub.publish(topic, b"%d" % i, qos=qos)
+    seen = []
+    for c in others:
+        seen += numbers(c.read_publishes(10))
+    assert len(set(seen)) == 20
+    lazy.reset()
+    rest = set(range(0 if qos == 1 else 4, 40)) - set(seen)
+    while rest:
+        for c in others:
+            for p in c.fence():
+                if p.kind == wire.PUBLISH:
+                    rest.remove(int(p.payload))
+    for c in others:
+        assert all(p.kind == wire.PUBREL for p in c.fence())
+
+
 def test_figures_go_on(two, topic):
     def figures():
         m = two.metrics()

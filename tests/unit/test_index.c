@@ -386,12 +386,12 @@ a_filter_is_found_by_its_text(void **state UNUSED)
 
 	subscribe(ix, &o, "a/+/#");
 	subscribe(ix, &o, "a/b");
-	assert_non_null(f = index_find(ix, "a/+/#", 5));
+	assert_non_null(f = index_find(ix, NULL, "a/+/#", 5));
 	assert_string_equal(f->text, "a/+/#");
-	assert_non_null(f = index_find(ix, "a/b", 3));
+	assert_non_null(f = index_find(ix, NULL, "a/b", 3));
 	assert_string_equal(f->text, "a/b");
-	assert_null(index_find(ix, "a/+/#", 3));
-	assert_null(index_find(ix, "a/c", 3));
+	assert_null(index_find(ix, NULL, "a/+/#", 3));
+	assert_null(index_find(ix, NULL, "a/c", 3));
 	drop_all(ix, &o);
 	index_free(&ix);
 }
