@@ -256,7 +256,8 @@ class Node(Clients):
             env=self.environment(), cwd=self.dir, text=True,
             preexec_fn=die_with_parent)
         self.reader = threading.Thread(target=self.read_stdout, daemon=True,
-                                       args=(self.proc.stdout,))
+                                       args=(self.proc.stdout, self.lines,
+                                             self.said_ready))
         self.reader.start()
         if not self.said_ready.wait(START_S):
             self.fail("not ready in %g s" % START_S)
@@ -269,12 +270,14 @@ class Node(Clients):
             self.pids = {"supervise": self.proc.pid}
         return self
 
-    def read_stdout(self, stream):
+    # Of one supervisor: that of the one before may still be reading.
+    @staticmethod
+    def read_stdout(stream, lines, said_ready):
         for line in stream:
-            self.lines.append(line)
+            lines.append(line)
             if "ready" in line:
-                self.said_ready.set()
-        self.said_ready.set()
+                said_ready.set()
+        said_ready.set()
 
     # Looking
 
