@@ -756,7 +756,7 @@ reason(const struct parcel *p, int rc, bool giving)
 		    "the old process took too long";
 	if (rc == ERR_IO && (errno == EPIPE || errno == ECONNRESET))
 		return giving ? "the new process is gone" :
-		    "the old process gave up";
+		    "the old process died or gave up";
 	if (rc == ERR_PROTO)
 		return giving ? "the new process said something wrong" :
 		    "the old process said something wrong";

@@ -87,6 +87,7 @@ struct proc {
 	bool			 want, want_said;
 	bool			 full, full_said;
 	uint64_t		 successor;	/* not 0: we began as one */
+	bool			 taking;	/* the handler is at it */
 	bool			 taken;		/* and have the place now */
 	bool			 handover_say;	/* handover_op, with why */
 	SupHandoverOp		 handover_op;
@@ -185,10 +186,6 @@ disconnect(struct proc *p)
 	p->ready_said = p->drain_said = p->want_said = false;
 	p->full_said = false;
 	p->pong = p->handover_say = false;
-	if (proc_is_successor(p)) {	/* the other one serves on */
-		proc_exit(p, EX_TEMPFAIL);
-		return;
-	}
 	memset(p->drop_said, 0, sizeof(p->drop_said));
 	for (i = 0; i < p->nheld; i++)
 		p->held[i].said = p->held[i].next = false;
@@ -196,7 +193,11 @@ disconnect(struct proc *p)
 		p->mine[i].said = false;
 	for (i = 0; i < p->ntheirs; i++)
 		p->theirs[i].said = false;
-	ev_timer_again(p->loop, &p->knock);
+	/* The other one serves on; but what is under way is between us two. */
+	if (proc_is_successor(p) && !p->taking)
+		proc_exit(p, EX_TEMPFAIL);
+	else
+		ev_timer_again(p->loop, &p->knock);
 }
 
 static enum proc_state
@@ -816,6 +817,7 @@ on_handover(struct proc *p, int *fds, size_t nfds)
 		return ERR_PROTO;
 	}
 	if (p->h.handover != NULL && !p->draining) {
+		p->taking = !give;
 		p->h.handover(p->ctx, fds[0], give);
 		return 0;
 	}
