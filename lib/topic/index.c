@@ -25,8 +25,9 @@ struct anchor {
 	uint64_t	 hash;		/* of the literal levels, folded */
 	uint16_t	 depth;
 	uint16_t	 nshapes, cap;
-	uint32_t	 prefix_len;	/* bytes of text, without the slash */
-	struct shape	*shapes;
+	uint16_t	 prefix_len;	/* bytes of text, without the slash */
+	struct shape	*shapes;	/* &one as long as that is enough */
+	struct shape	 one;
 	char		 prefix[];
 };
 
@@ -90,8 +91,17 @@ filter_free(struct index_filter *f)
 	}
 	if (f->is_group)
 		free(f->share);
-	free(f->subs);
+	if (f->subs != &f->one)
+		free(f->subs);
 	free(f);
+}
+
+static void
+anchor_free(struct anchor *a)
+{
+	if (a->shapes != &a->one)
+		free(a->shapes);
+	free(a);
 }
 
 static void
@@ -117,12 +127,8 @@ index_free(struct index **pix)
 	free_filters(&ix->plain);
 	free_filters(&ix->wild);
 	for (i = 0; ix->anchors.cells != NULL && i <= ix->anchors.mask; i++) {
-		struct anchor *a = ix->anchors.cells[i].item;
-
-		if (a != NULL) {
-			free(a->shapes);
-			free(a);
-		}
+		if (ix->anchors.cells[i].item != NULL)
+			anchor_free(ix->anchors.cells[i].item);
 	}
 	htab_fini(&ix->anchors);
 	free(ix->found);
@@ -294,6 +300,18 @@ owner_shapes(const struct index *ix, const struct index_owner *o,
 	return n;
 }
 
+/* An array of `cap` elements: from `old`, or if that is NULL with the n that lie
+ * at `one`. */
+static void *
+grow(void *old, const void *one, size_t n, size_t cap, size_t size)
+{
+	void *grown = realloc(old, cap * size);
+
+	if (grown != NULL && old == NULL)
+		memcpy(grown, one, n * size);
+	return grown;
+}
+
 /* The anchor for p with one more filter counted in its shape. */
 static int
 anchor_hold(struct index *ix, const struct parts *p, const char *text,
@@ -308,8 +326,10 @@ anchor_hold(struct index *ix, const struct parts *p, const char *text,
 			return ERR_NOMEM;
 		a->hash = p->anchor_hash;
 		a->depth = p->depth;
-		a->prefix_len = (uint32_t)p->prefix_len;
+		a->prefix_len = (uint16_t)p->prefix_len;
 		memcpy(a->prefix, text, p->prefix_len);
+		a->shapes = &a->one;
+		a->cap = 1;
 	}
 	if ((s = shape_find(a, &p->shape)) == NULL) {
 		rc = ERR_FULL;
@@ -317,9 +337,10 @@ anchor_hold(struct index *ix, const struct parts *p, const char *text,
 			goto fail;
 		rc = ERR_NOMEM;
 		if (a->nshapes == a->cap) {
-			uint16_t cap = a->cap == 0 ? 1 : (uint16_t)(a->cap * 2);
+			uint16_t cap = (uint16_t)(a->cap * 2);
 
-			grown = realloc(a->shapes, cap * sizeof(*grown));
+			grown = grow(a->shapes == &a->one ? NULL : a->shapes,
+			    &a->one, a->nshapes, cap, sizeof(*grown));
 			if (grown == NULL)
 				goto fail;
 			a->shapes = grown;
@@ -341,10 +362,8 @@ anchor_hold(struct index *ix, const struct parts *p, const char *text,
 	return 0;
 
 fail:
-	if (fresh != NULL) {
-		free(fresh->shapes);
-		free(fresh);
-	}
+	if (fresh != NULL)
+		anchor_free(fresh);
 	return rc;
 }
 
@@ -362,8 +381,7 @@ anchor_release(struct index *ix, struct anchor *a, const struct shape *shape)
 	ix->at_depth[a->depth]--;
 	while (ix->depth_max > 0 && ix->at_depth[ix->depth_max] == 0)
 		ix->depth_max--;
-	free(a->shapes);
-	free(a);
+	anchor_free(a);
 }
 
 static int
@@ -376,13 +394,14 @@ filter_new(struct index *ix, const struct parts *p, const char *text,
 
 	if ((f = calloc(1, sizeof(*f) + len + 1)) == NULL)
 		return ERR_NOMEM;
-	f->hash = p->hash;
+	f->subs = &f->one;
+	f->cap = 1;
 	f->len = (uint16_t)len;
 	memcpy(f->text, text, len);
 	if (p->wild && (rc = anchor_hold(ix, p, text, &a)) < 0)
 		goto free_filter;
 	f->anchor = a;
-	if ((rc = htab_add(p->wild ? &ix->wild : &ix->plain, f->hash, f)) < 0)
+	if ((rc = htab_add(p->wild ? &ix->wild : &ix->plain, p->hash, f)) < 0)
 		goto release_anchor;
 	*out = f;
 	return 0;
@@ -411,6 +430,8 @@ share_new(struct index_filter *f, const struct slice *name,
 		return ERR_NOMEM;
 	}
 	g->is_group = true;
+	g->subs = &g->one;
+	g->cap = 1;
 	g->anchor = f->anchor;
 	g->len = f->len;
 	memcpy(g->text, f->text, f->len);
@@ -450,15 +471,14 @@ index_filter_drop(struct index *ix, struct index_filter *f)
 	}
 	if (f->share != NULL)
 		return;
+	(void)parts_of(ix, f->text, f->len, &p);
 	if (f->anchor != NULL) {
-		(void)parts_of(ix, f->text, f->len, &p);
-		htab_del(&ix->wild, f->hash, f);
+		htab_del(&ix->wild, p.hash, f);
 		anchor_release(ix, f->anchor, &p.shape);
 	} else {
-		htab_del(&ix->plain, f->hash, f);
+		htab_del(&ix->plain, p.hash, f);
 	}
-	free(f->subs);
-	free(f);
+	filter_free(f);
 }
 
 /* Where owner stands among f's subscribers, searched on the shorter side. */
@@ -511,8 +531,9 @@ link_add(struct index_owner *o, struct index_filter *f,
 		o->cap = cap;
 	}
 	if (f->nsubs == f->cap) {
-		cap = f->cap == 0 ? 1 : f->cap * 2;
-		if ((subs = realloc(f->subs, cap * sizeof(*subs))) == NULL)
+		cap = f->cap * 2;
+		if ((subs = grow(f->subs == &f->one ? NULL : f->subs, &f->one,
+		    f->nsubs, cap, sizeof(*subs))) == NULL)
 			return ERR_NOMEM;
 		f->subs = subs;
 		f->cap = cap;

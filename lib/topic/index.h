@@ -40,8 +40,8 @@ struct index_sub {
 };
 
 struct index_filter {
-	uint64_t	  hash;
-	struct index_sub *subs;
+	struct index_sub *subs;		/* &one as long as that is enough */
+	struct index_sub  one;
 	uint32_t	  nsubs, cap;
 	void		 *anchor;	/* NULL: no wildcard */
 	struct index_share *share;	/* its groups; a group's own */
