@@ -82,6 +82,49 @@ list(struct listener *l, const struct query *q, uint8_t *buf, size_t size)
 	return reply_end(&w, cursor);
 }
 
+/* Where names of shared subscriptions are put together. */
+struct names {
+	uint8_t	*buf;
+	size_t	 at;
+};
+
+static size_t
+names_size(const struct conn *c, size_t n)
+{
+	const struct index_filter	*f;
+	size_t				 i, size = 1;
+
+	for (i = 0; i < n; i++) {
+		f = c->subs.links[i].filter;
+		if (f->is_group)
+			size += strlen("$share//") + f->share->name_len +
+			    f->len;
+	}
+	return size;
+}
+
+/* The filter as it was subscribed to; $queue is the group of that name. */
+static struct slice
+name_of(const struct index_filter *f, struct names *names)
+{
+	static const char	share[] = "$share/";
+	struct slice		name = { (const uint8_t *)f->text, f->len };
+	uint8_t			*p;
+
+	if (!f->is_group)
+		return name;
+	name.data = p = names->buf + names->at;
+	memcpy(p, share, sizeof(share) - 1);
+	p += sizeof(share) - 1;
+	memcpy(p, f->share->name, f->share->name_len);
+	p += f->share->name_len;
+	*p++ = '/';
+	memcpy(p, f->text, f->len);
+	name.len = (size_t)(p + f->len - name.data);
+	names->at += name.len;
+	return name;
+}
+
 static long
 one(struct listener *l, const struct query *q, uint8_t *buf, size_t size,
     bool kick)
@@ -90,6 +133,7 @@ one(struct listener *l, const struct query *q, uint8_t *buf, size_t size,
 	struct reply_writer	 w;
 	struct client_row	 row;
 	struct sub_row		*subs = NULL;
+	struct names		 names = { NULL, 0 };
 	struct conn		*c;
 	char			 peer[64];
 	size_t			 i, n;
@@ -102,13 +146,12 @@ one(struct listener *l, const struct query *q, uint8_t *buf, size_t size,
 		row_of(l, c, &row, peer);
 		n = MIN(c->subs.n, (uint32_t)QUERY_SUBS_MAX);
 		if (!kick && n > 0 &&
-		    (subs = calloc(n, sizeof(*subs))) != NULL) {
+		    (subs = calloc(n, sizeof(*subs))) != NULL &&
+		    (names.buf = malloc(names_size(c, n))) != NULL) {
 			for (i = 0; i < n; i++) {
 				k = &c->subs.links[i];
 				s = &k->filter->subs[k->pos];
-				subs[i].filter = (struct slice){
-				    (const uint8_t *)k->filter->text,
-				    k->filter->len };
+				subs[i].filter = name_of(k->filter, &names);
 				subs[i].options = (uint32_t)(s->qos |
 				    s->no_local << 2 | s->rap << 3);
 				subs[i].id = s->id;
@@ -119,6 +162,7 @@ one(struct listener *l, const struct query *q, uint8_t *buf, size_t size,
 		while (reply_client(&w, &row) < 0 && row.subs_told > 0)
 			row.subs_told /= 2;	/* long filters: tell fewer */
 		free(subs);
+		free(names.buf);
 		if (kick) {
 			log_info("client.kicked", "client=%s",
 			    log_quote(c->client_id));

@@ -529,3 +529,36 @@ def test_supervisor_killed(make_node, topic):
     for name in before:
         if name != "supervise":
             assert after[name]["pid"] == before[name]["pid"]
+
+
+# --- Shared subscriptions -----------------------------------------------------
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_members_on_a_listener_that_dies(three, topic, qos):
+    """What it had not taken goes to members elsewhere, unless it may have been
+    sent with QoS 2; every publisher is answered."""
+    members = [three.client(on=i, auto=True) for i in (0, 1, 2)]
+    for m in members:
+        m.subscribe("$share/g/" + topic, qos=qos)
+    pub = three.client(on=0)
+    pid = three.kill("listener.1", signal.SIGSTOP)
+    try:
+        for i in range(60):
+            pub.send_publish(topic, b"%d" % i, qos=qos, pid=i + 1)
+        early = pub.fence()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    answered = [p.pid for p in early
+                if p.kind in (wire.PUBACK, wire.PUBREC)]
+    for i in range(60 - len(answered)):
+        pub.expect(wire.PUBACK if qos == 1 else wire.PUBREC)
+    want = 60 if qos == 1 else 40
+    seen = []
+    while len(seen) < want:
+        for m in (members[0], members[2]):
+            seen += [int(p.payload) for p in m.fence()
+                     if p.kind == wire.PUBLISH]
+    assert len(set(seen)) == len(seen) == want
+    three.wait_ready("listener.1", not_pid=pid)
+    for m in (members[0], members[2]):
+        assert not [p for p in m.fence() if p.kind == wire.PUBLISH]

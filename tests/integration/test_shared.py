@@ -198,6 +198,19 @@ def test_sizes(node, topic, size):
         assert [len(p.payload) for p in m.read_publishes(2)] == [size] * 2
 
 
+@pytest.mark.skipif(mqttc.FOREIGN is not None, reason="asks our tools")
+def test_tools_show_them(node, topic):
+    c = node.client("shows" + topic[-5:].replace("/", "_"), on=1)
+    c.subscribe(["$share/g/%s" % topic, "$queue/%s" % topic, topic])
+    rows = node.tool_json("mqttc-clients", "show", "shows" + topic[-5:].replace("/", "_"))
+    assert {r["filter"] for r in rows if "filter" in r} == {
+        "$share/g/" + topic, "$share/$queue/" + topic, topic}
+    rows = [r for r in node.tool_json("mqttc-route", "list")
+            if r["filter"] == topic]
+    assert {(r["group"], r["members"]) for r in rows} == {
+        (None, None), ("g", 1), ("$queue", 1)}
+
+
 def test_no_member_no_delivery(node, topic):
     m = member(node, topic, on=1)
     pub = node.client(on=0)
@@ -213,6 +226,31 @@ def test_will_of_a_client(node, topic):
     c = node.client(will={"topic": topic, "payload": b"0", "qos": 1})
     c.reset()
     once_each(gather(members, 1), 1)
+
+
+@pytest.mark.skipif(mqttc.FOREIGN is not None, reason="ours to bound")
+def test_many_groups_of_one_filter(make_node, topic):
+    """All of them get it; those beyond the bound are refused, not half there."""
+    node = make_node()
+    a, b = node.client(on=0), node.client(on=1)
+    for i in range(0, 1000, 100):
+        for c, g in ((a, "a"), (b, "a"), (b, "b")):
+            c.subscribe(["$share/%s%d/%s" % (g, k, topic)
+                         for k in range(i, i + 100)])
+        if g == "b" and i >= 500:
+            break
+    codes = a.subscribe(["$share/x%d/%s" % (k, topic) for k in range(500)],
+                        expect=False)
+    assert set(codes) <= {0, wire.QUOTA_EXCEEDED}
+    pub = node.client(on=0)
+    pub.publish(topic, b"x", qos=1)
+    n = 600 + 600 + codes.count(0)
+    got = 0
+    while got < n:
+        for c in (a, b):
+            got += sum(p.kind == wire.PUBLISH for p in c.fence())
+    for c in (a, b):
+        assert c.fence() == []
 
 
 # --- Strategies -------------------------------------------------------------
