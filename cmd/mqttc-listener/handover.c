@@ -23,8 +23,10 @@
 #include "listener.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -1587,6 +1589,25 @@ take_place(struct listener *l, int fd)
 	go_on(&t);
 	taker_fini(&t);
 	close(fd);
+}
+
+/*
+ * The kernel lets a grace period pass, some 10 ms, each time it makes the table
+ * of descriptors of a process with threads larger: better now, without threads
+ * and before the other one stands still.
+ */
+void
+handover_expect(void)
+{
+	struct rlimit	rl;
+	int		fd;
+
+	if (getrlimit(RLIMIT_NOFILE, &rl) < 0)
+		return;
+	fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC,
+	    (int)MIN(rl.rlim_cur - 1, (rlim_t)UINT16_MAX));
+	if (fd >= 0)
+		close(fd);
 }
 
 void

@@ -623,6 +623,7 @@ void main_limits(struct listener *l);	/* of the index, by the configuration */
 /* --- handover.c --- */
 
 void on_handover(void *ctx, int fd, bool give);
+void handover_expect(void);		/* before there are threads */
 /* At the end of a turn: give if somebody is waiting for it. */
 void handover_turn(struct listener *l);
 

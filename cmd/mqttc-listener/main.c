@@ -214,6 +214,8 @@ init(struct listener *l)
 	main_limits(l);
 	metrics_init();
 	sys_init(l);
+	if (proc_is_successor(l->proc))
+		handover_expect();
 	if ((rc = flow_open(l)) < 0)
 		fatal(EX_OSERR, "bus.open", "cannot bind %s: %s",
 		    proc_endpoint(l->proc), err_str(rc));
