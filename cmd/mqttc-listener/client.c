@@ -22,8 +22,6 @@ enum {
 	HEARD_MIN = 512			/* bytes of one still on its way */
 };
 
-static void on_client(EV_P_ ev_io *w, int revents);
-
 struct conn *
 client_new(struct listener *l, int fd)
 {
@@ -35,8 +33,11 @@ client_new(struct listener *l, int fd)
 	c->version = MQTT_NONE;
 	c->heard_ms = l->now_ms;
 	c->packet_granted = l->conf->mqtt_max_packet_size;
-	ev_io_init(&c->io, on_client, fd, EV_READ);
-	ev_io_start(l->loop, &c->io);
+	c->fd = fd;
+	if (poll_add(l, c) < 0) {
+		free(c);
+		return NULL;
+	}
 	wheel_set(&l->wheel, &c->timer,
 	    l->now_ms + l->conf->listener_connect_timeout_ms);
 	if ((c->next = l->conns) != NULL)
@@ -68,7 +69,7 @@ client_free(struct listener *l, struct conn *c)
 void
 client_release(struct listener *l, struct conn *c)
 {
-	if (--c->holds == 0 && c->state == CONN_DOOMED && c->io.fd < 0)
+	if (--c->holds == 0 && c->state == CONN_DOOMED && c->fd < 0)
 		client_free(l, c);
 }
 
@@ -78,7 +79,6 @@ client_doom(struct listener *l, struct conn *c)
 	if (c->state == CONN_DOOMED)
 		return;
 	c->state = CONN_DOOMED;
-	ev_io_stop(l->loop, &c->io);
 	wheel_clear(&l->wheel, &c->timer);
 	c->doom_next = l->doomed;
 	l->doomed = c;
@@ -96,8 +96,9 @@ client_reap(struct listener *l)
 	while ((c = l->doomed) != NULL) {
 		l->doomed = c->doom_next;
 		connect_end(l, c);
-		close(c->io.fd);
-		c->io.fd = -1;
+		poll_del(l, c);
+		close(c->fd);
+		c->fd = -1;
 		if ((*c->prev = c->next) != NULL)
 			c->next->prev = c->prev;
 		l->nconns--;
@@ -142,8 +143,8 @@ client_peer(const struct conn *c, char *buf, size_t size)
 	socklen_t		 len = sizeof(ss);
 	char			 host[INET6_ADDRSTRLEN] = "";
 
-	if (c->io.fd < 0 ||
-	    getpeername(c->io.fd, (struct sockaddr *)&ss, &len) < 0) {
+	if (c->fd < 0 ||
+	    getpeername(c->fd, (struct sockaddr *)&ss, &len) < 0) {
 		snprintf(buf, size, "-");
 	} else if (ss.ss_family == AF_INET) {
 		const struct sockaddr_in *a = (const void *)&ss;
@@ -198,14 +199,7 @@ client_due(void *ctx, struct wheel_node *n)
 void
 client_watch(struct listener *l, struct conn *c)
 {
-	int want = (c->parked || c->deaf || c->eof ? 0 : EV_READ) |
-	    (c->blocked ? EV_WRITE : 0);
-
-	ev_io_stop(l->loop, &c->io);
-	if (want != 0) {
-		ev_io_modify(&c->io, want);
-		ev_io_start(l->loop, &c->io);
-	}
+	poll_want(l, c, !c->parked && !c->deaf && !c->eof, c->blocked);
 }
 
 void
@@ -480,23 +474,12 @@ client_unpark_all(struct listener *l)
 	}
 }
 
-void
-client_resume_waiting(struct listener *l)
+/* There is, or may be, more of c to be read, and nothing will tell so again. */
+static void
+read_later(struct listener *l, struct conn *c)
 {
-	struct conn *c, *list = l->waiting, *next;
-
-	l->waiting = NULL;
-	for (c = list; c != NULL; c = next) {
-		next = c->list_next;
-		c->waiting = false;
-		if (c->state <= CONN_OPEN) {
-			if (may_go_on(l, c))
-				client_resume(l, c);
-			else
-				client_wait(l, c);
-		}
-		client_release(l, c);
-	}
+	c->unread = true;
+	client_wait(l, c);
 }
 
 /* A large packet grows where it lies, doubling, up to its end. */
@@ -518,22 +501,21 @@ stash_grow(struct conn *c)
 	return true;
 }
 
-static void
-on_readable(struct listener *l, struct conn *c)
+/* One read(2) and what it brought. True: there may be more to read. */
+static bool
+read_once(struct listener *l, struct conn *c)
 {
 	uint8_t	*buf;
 	size_t	 have = c->stash_len, room, done;
 	ssize_t	 n;
 	uint32_t need;
-	bool	 own = have > STASH_SMALL;
+	bool	 own = have > STASH_SMALL, more;
 
-	if (c->waiting || turn_is_over(l) || l->job.active)
-		return;			/* level-triggered: asked again */
 	if (own) {
 		if (!stash_grow(c)) {
 			metric_inc(&m_dropped_memory);
 			client_doom(l, c);
-			return;
+			return false;
 		}
 		buf = c->stash;
 		room = c->stash_cap - have;
@@ -543,13 +525,17 @@ on_readable(struct listener *l, struct conn *c)
 			memcpy(buf, c->stash, have);
 		room = READ_SIZE;
 	}
-	n = read(c->io.fd, buf + have, room);
+	n = read(c->fd, buf + have, room);
 	metric_inc(&m_reads);
 	if (n <= 0) {
-		if (n == 0 || (errno != EAGAIN && errno != EINTR))
+		more = n < 0 && errno == EINTR;
+		if (n == 0 || (!more && errno != EAGAIN))
 			client_doom(l, c);
-		return;
+		return more;
 	}
+	/* Less than there was room for is all there was; its end comes as news
+	 * of its own, unless it was told already. */
+	more = (size_t)n == room || c->ends;
 	if (n >= HEARD_MIN)
 		c->heard_ms = l->now_ms;
 	if (UNLIKELY(out_is_choked(l, c))) {
@@ -568,27 +554,59 @@ on_readable(struct listener *l, struct conn *c)
 	if (own) {
 		c->stash_len = (uint32_t)have;
 		if (c->stash_need > have)
-			return;		/* the packet is not whole yet */
+			return more;	/* the packet is not whole yet */
 	}
 	done = consume(l, c, buf, have, &need);
 	if (c->state > CONN_OPEN)
-		return;
+		return false;
 	if (own || have != done || c->stash != NULL)
 		stash(l, c, buf + done, have - done, need);
+	return more;
 }
 
 static void
-on_client(EV_P_ ev_io *w, int revents)
+on_readable(struct listener *l, struct conn *c)
 {
-	struct listener	*l = ev_userdata(EV_A);
-	struct conn	*c = CONTAINER_OF(w, struct conn, io);
+	if (c->waiting || turn_is_over(l) || l->job.active) {
+		read_later(l, c);
+		return;
+	}
+	c->unread = false;
+	if (UNLIKELY(read_once(l, c)))
+		read_later(l, c);
+}
 
-	if (revents & EV_WRITE) {
+void
+client_resume_waiting(struct listener *l)
+{
+	struct conn *c, *list = l->waiting, *next;
+
+	l->waiting = NULL;
+	for (c = list; c != NULL; c = next) {
+		next = c->list_next;
+		c->waiting = false;
+		if (c->state <= CONN_OPEN) {
+			if (may_go_on(l, c))
+				client_resume(l, c);
+			else
+				client_wait(l, c);
+			if (c->unread && c->state <= CONN_OPEN && c->wants_in)
+				on_readable(l, c);
+		}
+		client_release(l, c);
+	}
+}
+
+void
+client_news(struct listener *l, struct conn *c, bool in, bool out, bool ends)
+{
+	c->ends |= ends;
+	if (out && c->state != CONN_DOOMED) {
 		c->blocked = true;
 		out_flush(l, c);
 		if (c->state == CONN_OPEN && !c->blocked)
 			deliver_queued(l, c);
 	}
-	if (revents & EV_READ && c->state <= CONN_OPEN && !c->parked)
+	if (in && c->state <= CONN_OPEN && !c->parked)
 		on_readable(l, c);
 }

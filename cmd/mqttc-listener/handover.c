@@ -206,7 +206,7 @@ give_client(struct giver *g, struct conn *c)
 		row.username = text_of(c->username);
 	c->fan_slot = ++g->nclients;	/* scratch between fan-outs */
 	return parcel_put(&g->p, HANDOVER_CLIENT, &row, row.client_id.len +
-	    row.username.len + row.stash.len, c->io.fd);
+	    row.username.len + row.stash.len, c->fd);
 }
 
 /* The name of f if it is a group. */

@@ -6,6 +6,7 @@
  *	main.c		wiring, the turn, drain
  *	accept.c	listening sockets, limits
  *	client.c	one client's socket: reading, parking, closing
+ *	poll.c		which of them the kernel has news of
  *	out.c		its output buffer
  *	connect.c	CONNECT, one holder per client id, DISCONNECT
  *	subscribe.c	SUBSCRIBE, UNSUBSCRIBE, SUBACKs that wait for routes
@@ -139,7 +140,6 @@ enum conn_state {
 
 struct conn {
 	struct conn	*next, **prev;	/* of all that have a socket */
-	ev_io		 io;
 	struct wheel_node timer;	/* connect timeout, then keep-alive */
 	struct index_owner subs;
 	struct out	 out;
@@ -184,6 +184,8 @@ struct conn {
 	uint8_t		 qos_granted;
 	uint8_t		 version;
 	uint8_t		 state;		/* enum conn_state */
+	int		 fd;
+	uint32_t	 poll_tag;	/* tells it from others of that fd */
 	bool		 clean_start : 1;
 	bool		 dirty : 1;	/* in the list of outputs to write */
 	bool		 blocked : 1;	/* socket full: EPOLLOUT will tell */
@@ -192,6 +194,10 @@ struct conn {
 	bool		 waiting : 1;	/* has whole packets for the next turn */
 	bool		 graceful : 1;	/* DISCONNECT 0x00: no will */
 	bool		 eof : 1;	/* nothing more is read */
+	bool		 wants_in : 1;	/* of the kernel: see poll.c */
+	bool		 wants_out : 1;
+	bool		 unread : 1;	/* not all was read that was told */
+	bool		 ends : 1;	/* it shut its side, or broke */
 	bool		 expiry_asked : 1;	/* CONNECT had a session expiry */
 	bool		 ended : 1;	/* connect_end() was here */
 };
@@ -325,6 +331,13 @@ struct listener {
 	uint64_t	 full_ms;	/* since when */
 	uint64_t	 accept_ms;	/* not before this; 0 */
 
+	/* poll.c */
+	ev_io		 poll;
+	int		 poll_fd;
+	uint32_t	 poll_tag;	/* last given */
+	struct conn	**by_fd;
+	size_t		 cap_by_fd;
+
 	/* flow.c */
 	struct peer	 peers[PEERS_MAX];
 	uint32_t	 self;		/* our own instance */
@@ -396,6 +409,16 @@ void out_flush_dirty(struct listener *l);
 void out_clear(struct listener *l, struct conn *c);
 void out_pool_free(struct listener *l);
 
+/* --- poll.c --- */
+
+int poll_open(struct listener *l);	/* ERR_IO */
+void poll_close(struct listener *l);
+/* c->fd is new; input is wanted. ERR_IO, ERR_NOMEM. */
+int poll_add(struct listener *l, struct conn *c);
+/* What client_news is to come for. */
+void poll_want(struct listener *l, struct conn *c, bool in, bool out);
+void poll_del(struct listener *l, struct conn *c);	/* before close(2) */
+
 /* --- accept.c --- */
 
 void on_sockets(void *ctx, const struct proc_socket *s, size_t n);
@@ -427,6 +450,9 @@ void client_unpark_all(struct listener *l);	/* those who may go on */
 void client_resume_waiting(struct listener *l);
 void client_reap(struct listener *l);
 void client_due(void *ctx, struct wheel_node *n);
+/* c can be read, or written to; it has ended on the other side. */
+void client_news(struct listener *l, struct conn *c, bool in, bool out,
+    bool ends);
 const char *client_peer(const struct conn *c, char *buf, size_t size);
 
 /* --- connect.c --- */

@@ -4,6 +4,7 @@
  */
 #include "listener.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -216,6 +217,9 @@ init(struct listener *l)
 	sys_init(l);
 	if (proc_is_successor(l->proc))
 		handover_expect();
+	if (poll_open(l) < 0)
+		fatal(EX_OSERR, "listener.poll", "no epoll set: %s",
+		    strerror(errno));
 	if ((rc = flow_open(l)) < 0)
 		fatal(EX_OSERR, "bus.open", "cannot bind %s: %s",
 		    proc_endpoint(l->proc), err_str(rc));
@@ -251,6 +255,7 @@ fini(struct listener *l)
 	routes_fini(l);
 	groups_fini(l);
 	htab_fini(&l->clients);
+	poll_close(l);
 	out_pool_free(l);
 	free(l->targets);
 	free(l->sub_ids);

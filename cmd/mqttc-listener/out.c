@@ -199,8 +199,8 @@ out_flush(struct listener *l, struct conn *c)
 			iov[niov].iov_len = k->end - k->begin;
 			want += iov[niov++].iov_len;
 		}
-		n = niov == 1 ? write(c->io.fd, iov[0].iov_base,
-		    iov[0].iov_len) : writev(c->io.fd, iov, niov);
+		n = niov == 1 ? write(c->fd, iov[0].iov_base,
+		    iov[0].iov_len) : writev(c->fd, iov, niov);
 		metric_inc(&m_writes);
 		if (n < 0) {
 			if (errno == EINTR)
