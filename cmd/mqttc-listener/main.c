@@ -155,6 +155,9 @@ main_limits(struct listener *l)
 	};
 
 	index_set_limits(l->index, &lim);
+	/* libev sleeps before it looks again only while less than this has
+	 * gone by since it looked last: what comes in quiet is not delayed. */
+	ev_set_io_collect_interval(l->loop, l->conf->listener_coalesce_us / 1e6);
 }
 
 static void

@@ -30,6 +30,7 @@ struct conf {
 	uint32_t	listener_processes;
 	uint32_t	listener_sockets;
 	uint32_t	listener_max_connections;	/* 0: by descriptors */
+	uint32_t	listener_coalesce_us;		/* 0: not at all */
 	uint32_t	listener_output_max;		/* bytes a client */
 	uint32_t	listener_connect_timeout_ms;
 

@@ -67,6 +67,12 @@ const struct conf_key conf_keys[] = {
 	    "it may open descriptors. One that is full leaves new clients to the "
 	    "others until a twentieth of its own has left; when all are full, "
 	    "new ones are refused."),
+	U32("listener.coalesce", listener_coalesce_us, "200", 0, 10000, "us",
+	    CONF_RELOAD,
+	    "How long a busy listener pauses after it worked, so that more has "
+	    "come when it looks again: half the CPU at many small messages, for "
+	    "at most this much latency. What comes while nothing happens is not "
+	    "delayed. 0: no pause."),
 	SIZE("listener.output_max", listener_output_max, "1MB", 4 * KB, GB,
 	    CONF_RELOAD,
 	    "Output waiting for one client before its messages stay in the "
