@@ -67,6 +67,8 @@ def pids(node):
     ["fanout", "--subscribers", "5"],
     ["fanin", "--publishers", "5"],
     ["wildcard", "--filters", "40", "--subscribers", "4",
+     "--publishers", "2"],
+    ["shared", "--groups", "3", "--members", "4",
      "--publishers", "2"]], ids=lambda load: load[0])
 def test_what_is_sent_arrives_once_and_in_order(node, load, qos, mqtt):
     r, = figures(*load, "--qos", qos, "--mqtt", mqtt, "--count", "50",
@@ -74,9 +76,12 @@ def test_what_is_sent_arrives_once_and_in_order(node, load, qos, mqtt):
     assert list(r) == KEYS
     assert r["mode"] == load[0] and r["qos"] == int(qos)
     assert r["published"] == 50 * r["publishers"]
-    fan = 5 if load[0] == "fanout" else 1
+    fan = {"fanout": 5, "shared": 3}.get(load[0], 1)
     assert r["delivered"] == r["measured"] == fan * r["published"]
     assert {k: r[k] for k in FAULTS} == dict.fromkeys(FAULTS, 0)
+    if load[0] == "shared":
+        # Each of two listeners takes turns of its own.
+        assert r["member_most"] - r["member_least"] <= 2
     assert 0 < r["latency_p50_us"] <= r["latency_p999_us"] \
         <= r["latency_max_us"]
     assert r["pss_bytes"] > 100000 and not r["interrupted"]
