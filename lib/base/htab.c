@@ -55,7 +55,7 @@ htab_add(struct htab *t, uint64_t hash, void *item)
 	size_t	ncells = t->cells == NULL ? 0 : t->mask + 1;
 	int	rc;
 
-	if ((t->n + 1) * 4 > ncells * 3 &&
+	if ((t->n + 1) * 5 > ncells * 4 &&
 	    (rc = resize(t, ncells == 0 ? CELLS_MIN : ncells * 2)) < 0)
 		return rc;
 	place(t->cells, t->mask, hash, item);

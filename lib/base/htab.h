@@ -7,7 +7,7 @@
  *	if (same(p, key))
  *		return p;
  *
- * Linear probing, at most 3/4 full, halves again when 1/8 full. Not thread safe.
+ * Linear probing, at most 4/5 full, halves again when 1/8 full. Not thread safe.
  */
 #ifndef BASE_HTAB_H
 #define BASE_HTAB_H
