@@ -228,6 +228,8 @@ send_own(struct listener *l, struct pub *p, struct conn *c,
 		drop(c, &m_dropped_memory);
 		return;
 	}
+	if (UNLIKELY(how->group != NULL) && how->qos == 1)
+		groups_keep(l, c, p, how->group, o.packet_id);
 	head = size - p->v.payload.len;
 	if ((dst = out_reserve(l, c, head + (apart ? 0 :
 	    p->v.payload.len))) == NULL)
@@ -238,8 +240,6 @@ send_own(struct listener *l, struct pub *p, struct conn *c,
 	else if (p->v.payload.len > 0)
 		memcpy(dst + head, p->v.payload.data, p->v.payload.len);
 	trace_out(p, c, how, o.packet_id);
-	if (UNLIKELY(how->group != NULL) && how->qos == 1)
-		groups_keep(l, c, p, how->group, o.packet_id);
 	sent(l, c, how, size);
 }
 
@@ -269,6 +269,8 @@ send_now(struct listener *l, struct pub *p, struct conn *c,
 		drop(c, &m_dropped_memory);
 		return;
 	}
+	if (UNLIKELY(how->group != NULL) && how->qos == 1)
+		groups_keep(l, c, p, how->group, id);
 	if ((dst = out_reserve(l, c, e->len)) == NULL)
 		return;
 	memcpy(dst, l->enc + e->off, e->len);
@@ -279,8 +281,6 @@ send_now(struct listener *l, struct pub *p, struct conn *c,
 	if (!e->whole)
 		(void)out_blob(l, c, p->blob, p->v.payload.len);
 	trace_out(p, c, how, id);
-	if (UNLIKELY(how->group != NULL) && how->qos == 1)
-		groups_keep(l, c, p, how->group, id);
 	sent(l, c, how, e->size);
 }
 

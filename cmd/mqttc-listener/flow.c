@@ -352,15 +352,16 @@ extension(const struct pick *picks, size_t npicks, uint32_t to)
 	return (struct slice){ buf, len };
 }
 
-/* p as a record. Its payload lies in a blob when it may have to travel apart. */
+/* p as a record for at most so many groups. Its payload lies in a blob when it
+ * may have to travel apart. */
 static int
-record_of(const struct listener *l, struct pub *p, struct record *r)
+record_of(struct pub *p, size_t groups, struct record *r)
 {
 	r->id = p->id;
 	r->expiry_s = p->v.expiry_s;
 	r->flags = (uint16_t)(p->v.qos | (p->v.retain ? RECORD_RETAIN : 0) |
 	    RECORD_LIVE);
-	r->ext = (struct slice){ NULL, l->npicks * (4 + 16) };
+	r->ext = (struct slice){ NULL, groups * (4 + 16) };
 	r->topic = p->v.topic;
 	r->client_id = p->client_id;
 	r->properties = p->v.props;
@@ -414,7 +415,7 @@ flow_publish(struct listener *l, struct pub *p, struct routes_found *to,
 	n = LIKELY(l->npicks == 0) ? to->ndests : add_picked(l, to);
 	if (n == 0)
 		return 0;
-	if (record_of(l, p, &r) < 0)
+	if (record_of(p, l->npicks, &r) < 0)
 		return ERR_NOMEM;
 	if (p->v.qos > 0)
 		for (i = 0; i < n; i++) {
@@ -477,7 +478,7 @@ flow_pass(struct listener *l, struct pub *p, const struct pick *to,
 
 	/* An id of our own: those of a stream rise. */
 	p->id = msgid_next(&l->ids);
-	if ((rc = record_of(l, p, &r)) < 0)
+	if ((rc = record_of(p, 1, &r)) < 0)
 		return rc;
 	r.flags |= RECORD_GROUPS;
 	r.ext = extension(to, 1, to->to);

@@ -261,6 +261,35 @@ give_member(struct listener *l, struct pub *p, struct index_filter *g)
 	return true;
 }
 
+/* To a listener that has members: the one that is picked, or when the stream to
+ * it has no room, any other. 0, ERR_NOTFOUND if there is none, or what the last
+ * stream said. */
+static int
+give_far(struct listener *l, struct pub *p, const struct routes_group *far,
+    unsigned hops)
+{
+	struct pick	one = { .id = far->id };
+	int64_t		picked = pick(l, p, far, NULL);
+	uint32_t	i, to;
+	int		rc;
+
+	if (picked < 0 || picked == l->self)
+		return ERR_NOTFOUND;
+	one.to = (uint32_t)picked;
+	rc = flow_pass(l, p, &one, hops + 1);
+	for (i = 0; rc < 0 && i < far->nslots; i++) {
+		to = far->slots[i].instance;
+		if (to == l->self || to == (uint32_t)picked ||
+		    l->peers[to].bus == NULL || far->slots[i].members == 0)
+			continue;
+		one.to = to;
+		rc = flow_pass(l, p, &one, hops + 1);
+	}
+	if (rc == 0)
+		metric_inc(&m_shared_passed_on);
+	return rc;
+}
+
 /*
  * To one member of the group, wherever it has any. Returns false if there was
  * nobody, or no room on the way; that is counted here.
@@ -271,9 +300,8 @@ give(struct listener *l, struct pub *p, struct group_id id, unsigned hops)
 	struct index_filter	*local = find(l, id);
 	struct routes_found	 r = { .ngroups = 0 };
 	const struct routes_group *far = NULL;
-	struct pick		 one = { .id = id };
-	int64_t			 to;
 	size_t			 i;
+	int			 rc = ERR_NOTFOUND;
 
 	if (local != NULL && !l->draining && give_member(l, p, local))
 		return true;
@@ -284,19 +312,13 @@ give(struct listener *l, struct pub *p, struct group_id id, unsigned hops)
 			if (group_id_eq(r.groups[i].id, id))
 				far = &r.groups[i];
 	}
-	if (far != NULL && (to = pick(l, p, far, NULL)) >= 0 &&
-	    to != l->self) {
-		one.to = (uint32_t)to;
-		if (flow_pass(l, p, &one, hops + 1) == 0) {
-			metric_inc(&m_shared_passed_on);
-			return true;
-		}
-		metric_inc(&m_dropped_stream_full);
-		return false;
-	}
+	if (far != NULL && (rc = give_far(l, p, far, hops)) == 0)
+		return true;
 	if (local != NULL && give_member(l, p, local))
 		return true;
-	metric_inc(&m_shared_nobody);
+	metric_inc(rc == ERR_NOTFOUND ? &m_shared_nobody : rc == ERR_NOMEM ?
+	    &m_dropped_memory : p->v.qos == 0 ? &m_dropped_credit :
+	    &m_dropped_stream_full);
 	return false;
 }
 

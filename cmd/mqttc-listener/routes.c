@@ -526,8 +526,8 @@ groups_room(struct found_groups *g, size_t ngroups, size_t nslots)
 }
 
 /* The groups in m, ours included, out of the FIB. Between fib_enter and
- * fib_leave. */
-static void
+ * fib_leave. False: not all of them; that is counted here. */
+static bool
 groups_of(const struct listener *l, const struct fib_match *m,
     struct found_groups *g)
 {
@@ -541,7 +541,7 @@ groups_of(const struct listener *l, const struct fib_match *m,
 		nslots += m->groups[i].nslots;
 	if (!groups_room(g, m->ngroups, nslots)) {
 		metric_inc(&m_dropped_memory);
-		return;
+		return false;
 	}
 	for (i = 0; i < m->ngroups; i++) {
 		from = &m->groups[i];
@@ -560,6 +560,9 @@ groups_of(const struct listener *l, const struct fib_match *m,
 		g->nslots += to->nslots;
 		g->ngroups += to->nslots > 0;
 	}
+	if (m->groups_short)
+		metric_inc(&m_dropped_memory);
+	return !m->groups_short;
 }
 
 /* A copy of g in one piece, or NULL. */
@@ -656,9 +659,9 @@ routes_ahead(struct listener *l, const uint8_t *buf, size_t len,
 		if (found[i].groups_short)
 			continue;	/* alone it may fit */
 		k = instances_of(l, &found[i], dests, ANSWER_DESTS);
-		groups_of(l, &found[i], &found_groups);
-		answer_keep(l, topics[i].data, topics[i].len, v, dests, k,
-		    &found_groups);
+		if (groups_of(l, &found[i], &found_groups))
+			answer_keep(l, topics[i].data, topics[i].len, v, dests,
+			    k, &found_groups);
 	}
 	if (!fib_leave(l->fib->reader)) {
 		metric_inc(&m_fib_evicted);
@@ -702,6 +705,7 @@ routes_match(struct listener *l, const char *topic, size_t len,
 	struct fib_match	 m = { 0 };
 	uint64_t		 version;
 	size_t			 i;
+	bool			 whole;
 
 	r->dests = dests;
 	r->ndests = r->ngroups = 0;
@@ -726,13 +730,15 @@ routes_match(struct listener *l, const char *topic, size_t len,
 		fib_enter(l->fib->reader);
 		fib_match(l->fib->reader, topic, len, &m);
 		r->ndests = instances_of(l, &m, dests, PEERS_MAX);
-		groups_of(l, &m, &found_groups);
+		whole = groups_of(l, &m, &found_groups);
 		if (fib_leave(l->fib->reader))
 			break;
 		metric_inc(&m_fib_evicted);
 		version = fib_reader_version(l->fib->reader);
 	}
-	answer_keep(l, topic, len, version, dests, r->ndests, &found_groups);
+	if (whole)
+		answer_keep(l, topic, len, version, dests, r->ndests,
+		    &found_groups);
 	r->groups = found_groups.groups;
 	r->ngroups = found_groups.ngroups;
 	running(l, r);

@@ -562,3 +562,30 @@ def test_members_on_a_listener_that_dies(three, topic, qos):
     three.wait_ready("listener.1", not_pid=pid)
     for m in (members[0], members[2]):
         assert not [p for p in m.fence() if p.kind == wire.PUBLISH]
+
+
+def test_full_stream_to_one_member(make_node, topic):
+    """What a member leaves behind goes to one who can be reached, when the
+    stream to another is full."""
+    node = make_node(listeners=3, options={"bus.credit": "64KB",
+                                           "bus.stream_max": "64KB"})
+    lazy = node.client(on=0)
+    lazy.subscribe("$share/g/" + topic, qos=1)
+    pub = node.client(on=0)
+    for i in range(10):
+        pub.publish(topic, b"%02d" % i + b"x" * 5000, qos=1)
+    assert len(lazy.read_publishes(10)) == 10
+    there, busy = [node.client(on=i, auto=True) for i in (1, 2)]
+    for c in (there, busy):
+        c.subscribe("$share/g/" + topic, qos=1)
+    there.subscribe(topic + "/full", qos=1)
+    flood = node.client(on=0)
+    pid = node.kill("listener.1", signal.SIGSTOP)
+    for i in range(40):
+        flood.send_publish(topic + "/full", b"x" * 4000, qos=1, pid=i + 1)
+    flood.fence()
+    assert node.metric("dropped_stream_full_total", "listener.0") > 0
+    lazy.reset()        # 5000 bytes do not fit where 4000 did not
+    got = [p.payload[:2] for p in busy.read_publishes(10)]
+    os.kill(pid, signal.SIGKILL)
+    assert sorted(got) == [b"%02d" % i for i in range(10)]

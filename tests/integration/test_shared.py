@@ -364,6 +364,41 @@ def test_strategy_is_reloaded(make_node, topic, tmp_path):
     assert spread(gather(members, 10), members) == [5, 5]
 
 
+def test_switched_off_later(make_node, topic, tmp_path):
+    """Who is a member stays one; nobody new is let in."""
+    conf = tmp_path / "mqttc.conf"
+    conf.write_text("mqtt.shared_subscription = on\n")
+    node = make_node(args=["-f", str(conf)])
+    members = [member(node, topic, on=i) for i in (0, 1)]
+    conf.write_text("mqtt.shared_subscription = off\n")
+    node.tool("mqttc-ctl", "-f", str(conf), "reload")
+    for on in (0, 1):
+        for _ in range(100):
+            c = node.client(on=on)
+            if c.connack.props.get("shared_subscription_available") == 0:
+                break
+        assert c.subscribe("$share/g/" + topic, expect=False) == [
+            wire.SHARED_NOT_SUPPORTED]
+    send(node, topic, 10, [node.client(on=0)])
+    got = gather(members, 10)
+    once_each(got, 10)
+    assert spread(got, members) == [5, 5]
+    assert members[0].unsubscribe("$share/g/" + topic) == [0]
+    send(node, topic, 4, [node.client(on=0)])
+    once_each(gather(members, 4), 4)
+
+
+@pytest.mark.parametrize("size", range(61180, 61460, 20))
+def test_left_behind_at_the_bound_of_a_frame(node, topic, size):
+    """A record with a group in it travels alone a little earlier."""
+    lazy = member(node, topic, auto=False)
+    node.client().publish(topic, b"x" * size, qos=1)
+    assert len(lazy.read_publish().payload) == size
+    other = member(node, topic, on=1)
+    lazy.reset()
+    assert other.read_publish().payload == b"x" * size
+
+
 # --- Members that go --------------------------------------------------------
 
 @pytest.mark.parametrize("how", ["disconnect", "reset", "taken over"])
