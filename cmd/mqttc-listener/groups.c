@@ -25,11 +25,12 @@ enum {
 static struct index_filter *
 find(const struct listener *l, struct group_id id)
 {
+	uint64_t		 h = share_hash(id, l->seed);
 	struct index_filter	*g;
 	size_t			 i;
 
-	for (i = htab_first(&l->groups, id.lo);
-	    (g = htab_at(&l->groups, id.lo, &i)) != NULL; i++)
+	for (i = htab_first(&l->groups, h);
+	    (g = htab_at(&l->groups, h, &i)) != NULL; i++)
 		if (group_id_eq(g->share->id, id))
 			return g;
 	return NULL;
@@ -43,7 +44,7 @@ groups_learn(struct listener *l, struct index_filter *g)
 	if (s->named)
 		return 0;
 	s->id = group_id_of(s->name, s->name_len, g->text, g->len);
-	if (htab_add(&l->groups, s->id.lo, g) < 0)
+	if (htab_add(&l->groups, share_hash(s->id, l->seed), g) < 0)
 		return ERR_NOMEM;
 	s->named = true;
 	return 0;
@@ -53,7 +54,7 @@ void
 groups_forget(struct listener *l, struct index_filter *g)
 {
 	if (g->share->named)
-		htab_del(&l->groups, g->share->id.lo, g);
+		htab_del(&l->groups, share_hash(g->share->id, l->seed), g);
 	g->share->named = false;
 }
 

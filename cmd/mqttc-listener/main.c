@@ -204,7 +204,7 @@ init(struct listener *l)
 	wheel_init(&l->wheel, l->now_ms);
 	htab_init(&l->clients);
 	htab_init(&l->groups);
-	share_table_init(&l->shares);
+	share_table_init(&l->shares, l->seed);
 	l->random |= 1;				/* its generator knows no 0 */
 	l->subs_tail = &l->subs_head;
 	l->parked_tail = &l->parked;

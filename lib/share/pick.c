@@ -1,12 +1,20 @@
 #include "share/pick.h"
 
 #include <stdlib.h>
+#include <xxhash.h>
 #include "base/util.h"
 
 void
-share_table_init(struct share_table *t)
+share_table_init(struct share_table *t, uint64_t seed)
 {
 	htab_init(&t->states);
+	t->seed = seed;
+}
+
+uint64_t
+share_hash(struct group_id id, uint64_t seed)
+{
+	return XXH3_64bits_withSeed(&id, sizeof(id), seed);
 }
 
 void
@@ -23,11 +31,12 @@ share_table_fini(struct share_table *t)
 struct share_state *
 share_state(struct share_table *t, struct group_id id, uint64_t random)
 {
+	uint64_t		 h = share_hash(id, t->seed);
 	struct share_state	*st;
 	size_t			 i;
 
-	for (i = htab_first(&t->states, id.lo);
-	    (st = htab_at(&t->states, id.lo, &i)) != NULL; i++)
+	for (i = htab_first(&t->states, h);
+	    (st = htab_at(&t->states, h, &i)) != NULL; i++)
 		if (group_id_eq(st->id, id))
 			return st;
 	if (t->states.n >= SHARE_STATES)
@@ -36,11 +45,26 @@ share_state(struct share_table *t, struct group_id id, uint64_t random)
 		return NULL;
 	st->id = id;
 	st->cursor = (uint32_t)random;
-	if (htab_add(&t->states, id.lo, st) < 0) {
+	if (htab_add(&t->states, h, st) < 0) {
 		free(st);
 		return NULL;
 	}
 	return st;
+}
+
+int
+share_each(const struct share_table *t, int (*each)(void *ctx,
+    const struct share_state *st), void *ctx)
+{
+	const struct share_state	*st;
+	size_t				 i;
+	int				 rc;
+
+	for (i = 0; t->states.cells != NULL && i <= t->states.mask; i++)
+		if ((st = t->states.cells[i].item) != NULL &&
+		    (rc = each(ctx, st)) != 0)
+			return rc;
+	return 0;
 }
 
 static size_t

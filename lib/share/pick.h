@@ -42,15 +42,25 @@ enum { SHARE_STATES = 65536 };
 
 struct share_table {
 	struct htab	states;
+	uint64_t	seed;
 };
 
-void share_table_init(struct share_table *t);
+/* seed keys the hashes: random, so that nobody can aim at one cell by the names
+ * of groups. */
+void share_table_init(struct share_table *t, uint64_t seed);
 void share_table_fini(struct share_table *t);
+
+/* The hash of a group for tables by its id, keyed likewise. */
+uint64_t share_hash(struct group_id id, uint64_t seed);
 
 /* The state of a group, made when it is not there; its cursor then begins at
  * random. Valid until the next call. NULL if out of memory. */
 struct share_state *share_state(struct share_table *t, struct group_id id,
     uint64_t random);
+
+/* Walk the states; each() returns nonzero to stop, which is returned. */
+int share_each(const struct share_table *t, int (*each)(void *ctx,
+    const struct share_state *st), void *ctx);
 
 /*
  * Which of n slots gets it: an index, or n if none has a member. The order of

@@ -168,7 +168,7 @@ states_are_bounded(void **state UNUSED)
 	struct share_state	*st;
 	uint64_t		 i;
 
-	share_table_init(&t);
+	share_table_init(&t, 1);
 	for (i = 0; i < SHARE_STATES + 10; i++) {
 		st = share_state(&t, (struct group_id){ i, i }, i);
 		assert_non_null(st);
@@ -176,6 +176,52 @@ states_are_bounded(void **state UNUSED)
 		    st);
 		assert_true(t.states.n <= SHARE_STATES);
 	}
+	share_table_fini(&t);
+}
+
+/* Whoever picks names by their hashes makes no crowd in a table. */
+static void
+names_cannot_be_aimed(void **state UNUSED)
+{
+	struct share_table	t;
+	uint64_t		i;
+	size_t			run = 0, longest = 0;
+
+	share_table_init(&t, 0x9d2c5680f1a4b36e);
+	for (i = 1; i <= 1000; i++)
+		assert_non_null(share_state(&t, (struct group_id){ i,
+		    i << 32 }, 0));
+	for (i = 0; i <= t.states.mask; i++) {
+		run = t.states.cells[i].item == NULL ? 0 : run + 1;
+		longest = MAX(longest, run);
+	}
+	assert_true(longest < 100);
+	share_table_fini(&t);
+}
+
+static int
+count_state(void *ctx, const struct share_state *st)
+{
+	unsigned *n = ctx;
+
+	assert_int_equal(st->cursor, st->id.hi);
+	return ++*n == 3;
+}
+
+static void
+states_are_walked(void **state UNUSED)
+{
+	struct share_table	t;
+	unsigned		n = 0;
+	uint64_t		i;
+
+	share_table_init(&t, 1);
+	assert_int_equal(share_each(&t, count_state, &n), 0);
+	for (i = 0; i < 2; i++)
+		(void)share_state(&t, (struct group_id){ i, 7 }, i);
+	assert_int_equal(share_each(&t, count_state, &n), 0);
+	assert_int_equal(n, 2);
+	assert_int_equal(share_each(&t, count_state, &n), 1);
 	share_table_fini(&t);
 }
 
@@ -192,6 +238,8 @@ main(void)
 		cmocka_unit_test(local_members_come_first),
 		cmocka_unit_test(nobody_is_nobody),
 		cmocka_unit_test(states_are_bounded),
+		cmocka_unit_test(names_cannot_be_aimed),
+		cmocka_unit_test(states_are_walked),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
