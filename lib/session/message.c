@@ -10,7 +10,8 @@ message_new(const struct message_view *v, struct blob *blob, uint64_t now_ms)
 	struct message	*m;
 	uint8_t		*p;
 
-	m = malloc(sizeof(*m) + v->topic.len + v->props.len + own);
+	m = malloc(sizeof(*m) + v->topic.len + v->props.len +
+	    v->client_id.len + own);
 	if (m == NULL)
 		return NULL;
 	m->refs = 1;
@@ -18,6 +19,7 @@ message_new(const struct message_view *v, struct blob *blob, uint64_t now_ms)
 	m->retain = v->retain;
 	m->topic_len = (uint16_t)v->topic.len;
 	m->props_len = (uint32_t)v->props.len;
+	m->client_id_len = (uint16_t)v->client_id.len;
 	m->payload_len = (uint32_t)v->payload.len;
 	m->expiry_s = v->expiry_s;
 	m->arrived_ms = now_ms;
@@ -29,6 +31,9 @@ message_new(const struct message_view *v, struct blob *blob, uint64_t now_ms)
 	if (v->props.len > 0)
 		memcpy(p, v->props.data, v->props.len);
 	p += v->props.len;
+	if (v->client_id.len > 0)
+		memcpy(p, v->client_id.data, v->client_id.len);
+	p += v->client_id.len;
 	if (own > 0)
 		memcpy(p, v->payload.data, own);
 	return m;
@@ -63,6 +68,8 @@ message_view(const struct message *m, uint64_t now_ms, struct message_view *v)
 	p += m->topic_len;
 	v->props = (struct slice){ p, m->props_len };
 	p += m->props_len;
+	v->client_id = (struct slice){ p, m->client_id_len };
+	p += m->client_id_len;
 	v->payload = (struct slice){ m->blob == NULL ? p : m->blob->data,
 	    m->payload_len };
 	v->qos = m->qos;

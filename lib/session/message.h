@@ -20,6 +20,7 @@ struct message_view {
 	struct slice	 topic;
 	struct slice	 props;		/* as forwarded; see mqtt/publish */
 	struct slice	 payload;
+	struct slice	 client_id;	/* the publisher's, if it is kept */
 	uint32_t	 expiry_s;	/* left at arrival; MESSAGE_NO_EXPIRY */
 	uint8_t		 qos;
 	bool		 retain;
@@ -33,10 +34,12 @@ struct message {
 	uint32_t	 props_len;
 	uint32_t	 payload_len;
 	uint32_t	 expiry_s;
+	uint16_t	 client_id_len;
 	uint64_t	 arrived_ms;
 	uint64_t	 id_hi, id_lo;	/* the caller's: its message id */
 	struct blob	*blob;		/* the payload if it is shared */
-	uint8_t		 bytes[];	/* topic, props, payload if not */
+	uint8_t		 bytes[];	/* topic, props, client id, payload if
+					 * it is not */
 };
 
 /*
@@ -52,11 +55,19 @@ void message_unref(struct message **m);
 void message_view(const struct message *m, uint64_t now_ms,
     struct message_view *v);
 
-/* Bytes m holds, for bounds. */
+/* Bytes m holds, for bounds; those that a message made of v would. */
 static inline size_t
 message_size(const struct message *m)
 {
-	return sizeof(*m) + m->topic_len + m->props_len + m->payload_len;
+	return sizeof(*m) + m->topic_len + m->props_len + m->client_id_len +
+	    m->payload_len;
+}
+
+static inline size_t
+message_view_size(const struct message_view *v)
+{
+	return sizeof(struct message) + v->topic.len + v->props.len +
+	    v->client_id.len + v->payload.len;
 }
 
 #endif

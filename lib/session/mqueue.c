@@ -97,6 +97,16 @@ mqueue_push(struct mqueue *q, struct message *m, const struct mqueue_how *how,
 	return dropped;
 }
 
+bool
+mqueue_fits(const struct mqueue *q, size_t bytes, const struct mqueue_how *how,
+    uint32_t max_n, size_t max_bytes)
+{
+	uint32_t n = q == NULL ? 0 : q->n;
+	size_t	 held = q == NULL ? 0 : q->bytes;
+
+	return n < max_n && held + bytes + how_size(how) <= max_bytes;
+}
+
 struct message *
 mqueue_peek(const struct mqueue *q, const struct mqueue_how **how)
 {

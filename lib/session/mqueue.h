@@ -41,6 +41,11 @@ struct mqueue {
 int mqueue_push(struct mqueue *q, struct message *m,
     const struct mqueue_how *how, uint32_t max_n, size_t max_bytes);
 
+/* Would it hold a message of so many bytes (message_size) without dropping any?
+ * q may be NULL: an empty one. */
+bool mqueue_fits(const struct mqueue *q, size_t bytes,
+    const struct mqueue_how *how, uint32_t max_n, size_t max_bytes);
+
 /* The oldest message, borrowed, or NULL. */
 struct message *mqueue_peek(const struct mqueue *q,
     const struct mqueue_how **how);

@@ -104,6 +104,54 @@ bytes_are_bounded_too(void **state UNUSED)
 }
 
 static void
+what_fits_drops_nothing(void **state UNUSED)
+{
+	struct message		*m = make("t", MESSAGE_NO_EXPIRY);
+	struct group_id		 id = { 1, 2 };
+	const uint32_t		 sub = 5;
+	struct mqueue_how	 how = { .qos = 1, .group = &id, .ids = &sub,
+	    .nids = 1 };
+	size_t			 size = message_size(m);
+	size_t			 each = size + sizeof(id) + sizeof(sub);
+	struct mqueue		 q = { 0 };
+
+	assert_true(mqueue_fits(NULL, size, &how, 1, each));
+	assert_false(mqueue_fits(NULL, size, &how, 1, each - 1));
+	assert_int_equal(mqueue_push(&q, m, &how, 10, SIZE_MAX), 0);
+	assert_true(mqueue_fits(&q, size, &how, 2, 2 * each));
+	assert_false(mqueue_fits(&q, size, &how, 1, SIZE_MAX));
+	assert_false(mqueue_fits(&q, size, &how, 2, 2 * each - 1));
+	assert_int_equal(mqueue_push(&q, m, &how, 2, 2 * each), 0);
+	assert_int_equal(mqueue_push(&q, m, &how, 3, 3 * each - 1), 1);
+	mqueue_clear(&q);
+	message_unref(&m);
+}
+
+static void
+the_publisher_may_be_kept(void **state UNUSED)
+{
+	struct message_view	 v = {
+		.topic = { (const uint8_t *)"t", 1 },
+		.props = { (const uint8_t *)"pp", 2 },
+		.payload = { (const uint8_t *)"body", 4 },
+		.client_id = { (const uint8_t *)"who", 3 },
+		.expiry_s = MESSAGE_NO_EXPIRY,
+	};
+	struct message		*m = message_new(&v, NULL, 0);
+	struct message_view	 back;
+
+	assert_non_null(m);
+	assert_int_equal(message_size(m), message_view_size(&v));
+	message_view(m, 0, &back);
+	assert_int_equal(back.client_id.len, 3);
+	assert_memory_equal(back.client_id.data, "who", 3);
+	assert_int_equal(back.payload.len, 4);
+	assert_memory_equal(back.payload.data, "body", 4);
+	assert_memory_equal(back.props.data, "pp", 2);
+	message_unref(&m);
+}
+
+static void
 subscription_ids_are_kept(void **state UNUSED)
 {
 	struct message		*m = make("t", MESSAGE_NO_EXPIRY);
@@ -263,6 +311,8 @@ main(void)
 		cmocka_unit_test(first_in_first_out),
 		cmocka_unit_test(the_drop_order_is_qos0_then_oldest),
 		cmocka_unit_test(bytes_are_bounded_too),
+		cmocka_unit_test(what_fits_drops_nothing),
+		cmocka_unit_test(the_publisher_may_be_kept),
 		cmocka_unit_test(subscription_ids_are_kept),
 		cmocka_unit_test(the_group_is_kept),
 		cmocka_unit_test(expiry_counts_down_in_the_queue),
