@@ -289,8 +289,13 @@ send_now(struct listener *l, struct pub *p, struct conn *c,
 struct message *
 deliver_message(struct listener *l, struct pub *p)
 {
-	if (p->m == NULL && (p->v.payload.len <= SHARE_MIN || share(p)) &&
-	    (p->m = message_new(&p->v, p->blob, l->now_ms)) != NULL) {
+	struct message_view v = p->v;
+
+	if (p->m != NULL)
+		return p->m;
+	if (v.payload.len > SHARE_MIN && !share(p))
+		return NULL;
+	if ((p->m = message_new(&v, p->blob, l->now_ms)) != NULL) {
 		p->m->id_hi = p->id.hi;
 		p->m->id_lo = p->id.lo;
 	}
@@ -329,6 +334,15 @@ window_ready(struct listener *l, struct conn *c)
 	return !window_is_full(c->window);
 }
 
+/* Is there no room for it in the window or the socket? */
+static inline bool
+must_wait(struct listener *l, struct conn *c, const struct mqueue_how *how)
+{
+	return UNLIKELY(out_is_choked(l, c)) ||
+	    (how->qos > 0 && !window_ready(l, c)) ||
+	    (UNLIKELY(how->group != NULL) && !groups_may_send(l, c));
+}
+
 void
 deliver(struct listener *l, struct pub *p, struct conn *c,
     const struct mqueue_how *how)
@@ -336,12 +350,34 @@ deliver(struct listener *l, struct pub *p, struct conn *c,
 	if (UNLIKELY(c->state != CONN_OPEN))
 		return;
 	if (UNLIKELY(c->mqueue != NULL && c->mqueue->n > 0) ||
-	    UNLIKELY(out_is_choked(l, c)) ||
-	    (how->qos > 0 && !window_ready(l, c)) ||
-	    (UNLIKELY(how->group != NULL) && !groups_may_send(l, c)))
+	    must_wait(l, c, how))
 		enqueue(l, p, c, how);
 	else
 		send_now(l, p, c, how);
+}
+
+bool
+deliver_has_room(struct listener *l, const struct pub *p, struct conn *c,
+    const struct mqueue_how *how)
+{
+	if ((c->mqueue == NULL || c->mqueue->n == 0) && !must_wait(l, c, how))
+		return true;
+	return mqueue_fits(c->mqueue, message_view_size(&p->v), how,
+	    l->conf->mqtt_max_mqueue_len, l->conf->mqtt_max_mqueue_bytes);
+}
+
+bool
+deliver_is_too_large(const struct pub *p, const struct conn *c,
+    const struct mqueue_how *how)
+{
+	struct mqtt_publish_out o;
+
+	if (LIKELY(c->max_packet == 0))
+		return false;
+	fill(&o, &p->v, how);
+	/* An alias may make it fit. */
+	return c->alias_max == 0 &&
+	    is_too_large(c, mqtt_publish_size(c->version, &o));
 }
 
 void
@@ -360,9 +396,7 @@ deliver_queued(struct listener *l, struct conn *c)
 			drop(c, &m_dropped_expired);
 			continue;
 		}
-		if (out_is_choked(l, c) ||
-		    (how->qos > 0 && !window_ready(l, c)) ||
-		    (how->group != NULL && !groups_may_send(l, c)))
+		if (must_wait(l, c, how))
 			return;
 		p.m = m;
 		p.blob = m->blob;

@@ -17,7 +17,8 @@
 #include "topic/filter.h"
 
 enum {
-	ASKED_MAX = 64		/* members asked whether they have room */
+	ASKED_MAX = 64,		/* members asked whether they have room */
+	FULL_HOPS_MAX = 2	/* listeners that may pass it on for want of it */
 };
 
 /* --- Groups that have members here ---------------------------------------- */
@@ -86,46 +87,103 @@ hash_of(const struct listener *l, const struct pub *p)
 	return 0;
 }
 
-static bool
-has_room(const struct listener *l, const struct conn *c)
+/* How the member s gets p; its identifier goes to *id. */
+static struct mqueue_how
+how_of(const struct pub *p, const struct index_filter *g,
+    const struct index_sub *s, uint32_t *id)
 {
-	return c->mqueue == NULL ||
-	    (c->mqueue->n < l->conf->mqtt_max_mqueue_len &&
-	    c->mqueue->bytes < l->conf->mqtt_max_mqueue_bytes);
+	*id = s->id;
+	return (struct mqueue_how){
+		.ids = id,
+		.nids = s->id != 0,
+		.qos = (uint8_t)MIN((unsigned)p->v.qos, (unsigned)s->qos),
+		.retain = s->rap && p->v.retain,
+		.group = &g->share->id,
+	};
 }
 
-/* The member of g that gets p, or NULL if there is none to get it. */
+/* Would p be dropped if s got it? */
+static bool
+takes(struct listener *l, const struct pub *p, const struct index_filter *g,
+    const struct index_sub *s)
+{
+	struct conn		*c = conn_of(s->owner);
+	uint32_t		 id;
+	struct mqueue_how	 how = how_of(p, g, s, &id);
+
+	/* Too large is for ever; full is what may happen to who goes by habit
+	 * or hash. */
+	return !deliver_is_too_large(p, c, &how) &&
+	    (!share_may_pass_on(strategy(l)) ||
+	    deliver_has_room(l, p, c, &how));
+}
+
+/* The member of g that gets p: one that would not drop it; or, if any will do,
+ * one that would. NULL if there is none. */
 static const struct index_sub *
-member_of(struct listener *l, const struct pub *p, struct index_filter *g)
+member_of(struct listener *l, const struct pub *p, struct index_filter *g,
+    bool any)
 {
 	enum share_strategy	 how = strategy(l);
-	const struct index_sub	*s, *first = NULL;
-	uint32_t		 at, i, member = 0;
+	const struct index_sub	*s, *got = NULL;
+	uint32_t		 at, i, asked = 0;
 
 	if (g->nsubs == 0)
 		return NULL;
 	at = share_pick_member(how, g->share->cursor, g->nsubs, hash_of(l, p),
 	    next_random(l));
-	for (i = 0; i < g->nsubs; i++) {
+	for (i = 0; i < g->nsubs && asked <= ASKED_MAX; i++) {
 		s = &g->subs[(at + i) % g->nsubs];
 		if (conn_of(s->owner)->state != CONN_OPEN)
 			continue;
-		if (first == NULL) {
-			first = s;
-			member = (at + i) % g->nsubs;
-		}
-		if (has_room(l, conn_of(s->owner))) {
-			first = s;
-			member = (at + i) % g->nsubs;
+		if (any && got == NULL)
+			got = s;
+		if (takes(l, p, g, s)) {
+			got = s;
 			break;
 		}
-		/* It would drop a message that others have room for. */
-		if (!share_may_pass_on(how) || i >= ASKED_MAX)
-			break;
+		asked++;
 	}
-	if (first != NULL)
-		g->share->cursor = share_next_cursor(how, member);
-	return first;
+	if (got != NULL)
+		g->share->cursor = share_next_cursor(how,
+		    (uint32_t)(got - g->subs));
+	return got;
+}
+
+/* Is there room for p on the way to listener i, or no way to go? */
+static bool
+is_open_to(const struct listener *l, const struct pub *p, uint32_t i)
+{
+	const struct bus_peer	*bus = l->peers[i].bus;
+	size_t			 size = RECORD_HEADER + 4 + 16 +
+	    p->v.topic.len + p->client_id.len + p->v.props.len +
+	    p->v.payload.len;
+
+	return i == l->self || (!bus_peer_blocked(bus) &&
+	    bus_peer_room(bus, size, p->v.qos));
+}
+
+/* Rather to one that takes more than to one that takes nothing now, be it
+ * stopped or busy. */
+static void
+leave_out_blocked(const struct listener *l, const struct pub *p,
+    struct share_slot *slots, size_t n)
+{
+	bool	able = false, unable = false;
+	size_t	i;
+
+	for (i = 0; i < n; i++) {
+		if (slots[i].members == 0)
+			continue;
+		if (is_open_to(l, p, slots[i].instance))
+			able = true;
+		else
+			unable = true;
+	}
+	for (i = 0; i < n && able && unable; i++)
+		if (slots[i].members > 0 &&
+		    !is_open_to(l, p, slots[i].instance))
+			slots[i].members = 0;
 }
 
 /*
@@ -165,6 +223,8 @@ pick(struct listener *l, const struct pub *p, const struct routes_group *far,
 		for (i = 0; i < n; i++)
 			if (slots[i].instance == l->self)
 				slots[i].members = 0;
+	if (share_may_pass_on(how))
+		leave_out_blocked(l, p, slots, n);
 	random = next_random(l);
 	i = share_pick_slot(how, share_state(&l->shares, id, random), slots, n,
 	    l->self, hash_of(l, p), random);
@@ -242,24 +302,36 @@ groups_pick(struct listener *l, const struct pub *p,
 
 /* --- Giving ----------------------------------------------------------------- */
 
-/* To a member of g. False: there is none. */
+/* To a member of g (see member_of). False: there is none. */
 static bool
-give_member(struct listener *l, struct pub *p, struct index_filter *g)
+give_member(struct listener *l, struct pub *p, struct index_filter *g,
+    bool any)
 {
 	const struct index_sub	*s;
 	struct mqueue_how	 how;
 	uint32_t		 id;
 
-	if ((s = member_of(l, p, g)) == NULL)
+	if ((s = member_of(l, p, g, any)) == NULL)
 		return false;
-	id = s->id;
-	how.ids = &id;
-	how.nids = id != 0;
-	how.qos = (uint8_t)MIN((unsigned)p->v.qos, (unsigned)s->qos);
-	how.retain = s->rap && p->v.retain;
-	how.group = &g->share->id;
+	how = how_of(p, g, s, &id);
 	deliver(l, p, conn_of(s->owner), &how);
 	return true;
+}
+
+/* The group as the FIB knows it, or NULL; good until the next look. */
+static const struct routes_group *
+look_up(struct listener *l, const struct pub *p, struct group_id id)
+{
+	struct routes_found	r = { .ngroups = 0 };
+	size_t			i;
+
+	if (l->nremote == 0)
+		return NULL;
+	routes_match(l, (const char *)p->v.topic.data, p->v.topic.len, &r);
+	for (i = 0; i < r.ngroups; i++)
+		if (group_id_eq(r.groups[i].id, id))
+			return &r.groups[i];
+	return NULL;
 }
 
 /* To a listener that has members: the one that is picked, or when the stream to
@@ -291,31 +363,33 @@ give_far(struct listener *l, struct pub *p, const struct routes_group *far,
 	return rc;
 }
 
+/* How often it may be passed on from here: not for ever between listeners whose
+ * members are all full. */
+static unsigned
+hops_max(const struct listener *l, const struct index_filter *local)
+{
+	return local == NULL || local->nsubs == 0 || l->draining ?
+	    RECORD_HOPS_MAX : FULL_HOPS_MAX;
+}
+
 /*
- * To one member of the group, wherever it has any. Returns false if there was
- * nobody, or no room on the way; that is counted here.
+ * To one member of the group, of which local are those here (or NULL): one that
+ * takes it, here or elsewhere; else one that drops it. Returns false if there
+ * was nobody, or no room on the way; that is counted here.
  */
 static bool
-give(struct listener *l, struct pub *p, struct group_id id, unsigned hops)
+give(struct listener *l, struct pub *p, struct group_id id,
+    struct index_filter *local, unsigned hops)
 {
-	struct index_filter	*local = find(l, id);
-	struct routes_found	 r = { .ngroups = 0 };
-	const struct routes_group *far = NULL;
-	size_t			 i;
+	const struct routes_group *far;
 	int			 rc = ERR_NOTFOUND;
 
-	if (local != NULL && !l->draining && give_member(l, p, local))
+	if (local != NULL && !l->draining && give_member(l, p, local, false))
 		return true;
-	if (hops < RECORD_HOPS_MAX && l->nremote > 0) {
-		routes_match(l, (const char *)p->v.topic.data, p->v.topic.len,
-		    &r);
-		for (i = 0; i < r.ngroups && far == NULL; i++)
-			if (group_id_eq(r.groups[i].id, id))
-				far = &r.groups[i];
-	}
-	if (far != NULL && (rc = give_far(l, p, far, hops)) == 0)
+	if (hops < hops_max(l, local) && (far = look_up(l, p, id)) != NULL &&
+	    (rc = give_far(l, p, far, hops)) == 0)
 		return true;
-	if (local != NULL && give_member(l, p, local))
+	if (local != NULL && give_member(l, p, local, true))
 		return true;
 	metric_inc(rc == ERR_NOTFOUND ? &m_shared_nobody : rc == ERR_NOMEM ?
 	    &m_dropped_memory : p->v.qos == 0 ? &m_dropped_credit :
@@ -329,9 +403,8 @@ groups_deliver(struct listener *l, struct pub *p)
 	size_t i;
 
 	for (i = 0; i < l->npicks; i++)
-		if (l->picks[i].local != NULL &&
-		    !give_member(l, p, l->picks[i].local))
-			(void)give(l, p, l->picks[i].id, 0);
+		if (l->picks[i].local != NULL)
+			(void)give(l, p, l->picks[i].id, l->picks[i].local, 0);
 }
 
 void
@@ -349,10 +422,8 @@ groups_record(struct listener *l, struct pub *p, const struct record *r)
 		id = (struct group_id){ get_le64(v.data),
 		    get_le64(v.data + 8) };
 		local = find(l, id);
-		if (is_false(local, p))
-			continue;
-		if (local == NULL || !give_member(l, p, local))
-			(void)give(l, p, id, record_hops(r));
+		if (!is_false(local, p))
+			(void)give(l, p, id, local, record_hops(r));
 	}
 }
 
@@ -376,7 +447,7 @@ groups_again(struct listener *l, const struct record *r)
 		publish_of_record(&p, r, NULL);
 		p.id = msgid_next(&l->ids);
 		l->enc_len = 0;
-		if (give(l, &p, id, record_hops(r)))
+		if (give(l, &p, id, find(l, id), record_hops(r)))
 			metric_inc(&m_shared_redispatched);
 		pub_fini(&p);
 	}
@@ -491,7 +562,7 @@ give_again(struct listener *l, struct message *m, struct group_id group)
 	if (m->blob != NULL)
 		p.blob = blob_ref(m->blob);
 	l->enc_len = 0;
-	if (give(l, &p, group, 0))
+	if (give(l, &p, group, find(l, group), 0))
 		metric_inc(&m_shared_redispatched);
 	pub_fini(&p);
 }

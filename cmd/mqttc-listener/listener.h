@@ -521,6 +521,12 @@ void deliver(struct listener *l, struct pub *p, struct conn *c,
 /* p->m, the form in which p is kept: made when it is not there yet, with a
  * large payload shared. NULL if out of memory. */
 struct message *deliver_message(struct listener *l, struct pub *p);
+/* Would c get p now, or later out of its queue, with nothing dropped for it? */
+bool deliver_has_room(struct listener *l, const struct pub *p, struct conn *c,
+    const struct mqueue_how *how);
+/* Is p larger than c takes [MQTT-3.1.2-24]? */
+bool deliver_is_too_large(const struct pub *p, const struct conn *c,
+    const struct mqueue_how *how);
 /* The window or the socket has room: send what is queued. */
 void deliver_queued(struct listener *l, struct conn *c);
 void on_puback(struct listener *l, struct conn *c, const struct mqtt_frame *f);

@@ -478,6 +478,7 @@ pub_init(struct listener *l, struct conn *c, const struct mqtt_publish *m,
 	p->v.payload = m->payload;
 	p->v.props.data = NULL;
 	p->v.props.len = 0;
+	p->v.client_id = (struct slice){ NULL, 0 };
 	p->v.expiry_s = MESSAGE_NO_EXPIRY;
 	p->v.qos = m->qos;
 	p->v.retain = false;

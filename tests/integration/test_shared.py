@@ -3,6 +3,7 @@ message, whichever listeners members and publishers are on; who that is, and
 what happens when it goes."""
 
 import collections
+import signal
 import threading
 import time
 
@@ -484,6 +485,91 @@ def test_full_member_is_passed_over(make_node, topic):
     stuck.reset()
     assert len(other.read_publishes(6)) == 6
     assert node.metric("dropped_queue_full_total") == 0
+
+
+@pytest.mark.parametrize("on", [0, 1])
+def test_full_members_of_a_listener_are_passed_over(make_node, topic, on):
+    """Whichever listener the one with room is on."""
+    node = make_node(options={"mqtt.max_mqueue_len": "5"})
+    stuck = member(node, topic, on=1, auto=False,
+                   props={"receive_maximum": 1})
+    other = member(node, topic, on=0)
+    pub = node.client(on=on)
+    for i in range(40):
+        pub.publish(topic, b"%d" % i, qos=1)
+    stuck.read_publish()
+    got = other.read_publishes(34)
+    assert len({p.payload for p in got}) == 34
+    stuck.reset()
+    assert len(other.read_publishes(6)) == 6
+    assert node.metric("dropped_queue_full_total") == 0
+
+
+def test_all_members_full(make_node, topic):
+    """With nobody to pass it to it is dropped where it is, and counted."""
+    node = make_node(options={"mqtt.max_mqueue_len": "5"})
+    stuck = [member(node, topic, on=i, auto=False,
+                    props={"receive_maximum": 1}) for i in (0, 1)]
+    pub = node.client(on=0)
+    for i in range(40):
+        pub.publish(topic, b"%d" % i, qos=1)
+    assert node.wait_metric("dropped_queue_full_total",
+                            lambda n: n == 40 - 2 * 6) == 28
+    for c in stuck:
+        c.expect(wire.PUBLISH)
+        c.expect_nothing()
+
+
+def test_full_in_bytes(make_node, topic):
+    node = make_node(options={"mqtt.max_mqueue_bytes": "100KB"})
+    stuck = member(node, topic, auto=False, props={"receive_maximum": 1})
+    other = member(node, topic)
+    pub = node.client()
+    for i in range(10):
+        pub.publish(topic, b"%d " % i + bytes(60000), qos=1)
+        other.inbox.extend(other.fence())       # answers
+    stuck.read_publish()
+    assert len({p.payload for p in other.read_publishes(8)}) == 8
+    stuck.reset()
+    assert len(other.read_publishes(2)) == 2
+    assert node.metric("dropped_queue_full_total") == 0
+
+
+@pytest.mark.skipif(mqttc.FOREIGN is not None, reason="may discard them")
+@pytest.mark.parametrize("on", [0, 1])
+@pytest.mark.parametrize("qos", [0, 1])
+def test_too_large_for_one_is_for_another(node, topic, on, qos):  # 3.1.2.11.4
+    small = member(node, topic, on=0, props={"maximum_packet_size": 200})
+    large = member(node, topic, on=on)
+    pub = node.client(on=0)
+    for i in range(10):
+        pub.publish(topic, b"%d" % i + bytes(200), qos=qos)
+    assert len({p.payload for p in large.read_publishes(10)}) == 10
+    assert small.fence() == []
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_stopped_listener_is_passed_over(make_node, topic, qos):
+    """Once it has all that may be under way to it."""
+    node = make_node(options={"bus.credit": "64KB", "bus.stream_max": "64KB",
+                              "mqtt.receive_maximum": "1000",
+                              "supervise.hang_timeout": "10m"})
+    members = [member(node, topic, on=i, qos=qos) for i in (0, 1)]
+    pub = node.client(on=0)
+    node.kill("listener.1", signal.SIGSTOP)
+    try:
+        for i in range(160):
+            pub.send_publish(topic, b"%d " % i + bytes(1000), qos=qos)
+        pub.inbox.extend(pub.fence())
+        assert len(members[0].read_publishes(90)) == 90
+    finally:
+        node.kill("listener.1", signal.SIGCONT)
+    acks = [pub.expect(wire.PUBACK).reason for _ in range(160 * qos)]
+    n = len(gather(members, 160 - 90))
+    assert n == 70
+    assert set(acks) <= {wire.SUCCESS}
+    assert node.metric("dropped_no_credit_total") == 0
+    assert node.metric("dropped_stream_full_total") == 0
 
 
 @pytest.mark.parametrize("qos", [1, 2])
