@@ -295,6 +295,8 @@ deliver_message(struct listener *l, struct pub *p)
 		return p->m;
 	if (v.payload.len > SHARE_MIN && !share(p))
 		return NULL;
+	v.client_id = groups_keep_id(l) ? p->client_id :
+	    (struct slice){ NULL, 0 };
 	if ((p->m = message_new(&v, p->blob, l->now_ms)) != NULL) {
 		p->m->id_hi = p->id.hi;
 		p->m->id_lo = p->id.lo;

@@ -397,6 +397,26 @@ give(struct listener *l, struct pub *p, struct group_id id,
 	return false;
 }
 
+/* The same for what somebody left behind: picked anew among all there are. */
+static bool
+give_anew(struct listener *l, struct pub *p, struct group_id id, unsigned hops)
+{
+	struct index_filter	*local = find(l, id);
+	const struct routes_group *far = NULL;
+	struct pick		 one = { .id = id };
+	int64_t			 to;
+
+	if (hops < RECORD_HOPS_MAX && (far = look_up(l, p, id)) != NULL &&
+	    (to = pick(l, p, far, local)) >= 0 && to != l->self) {
+		one.to = (uint32_t)to;
+		if (flow_pass(l, p, &one, hops + 1) == 0) {
+			metric_inc(&m_shared_passed_on);
+			return true;
+		}
+	}
+	return give(l, p, id, local, hops);
+}
+
 void
 groups_deliver(struct listener *l, struct pub *p)
 {
@@ -427,6 +447,18 @@ groups_record(struct listener *l, struct pub *p, const struct record *r)
 	}
 }
 
+/* What is left at the time of id of what r had when it got its own. */
+static uint32_t
+expiry_left(const struct record *r, struct msgid id)
+{
+	uint64_t held_s;
+
+	if (r->expiry_s == RECORD_NO_EXPIRY || id.hi <= r->id.hi)
+		return r->expiry_s;
+	held_s = (id.hi - r->id.hi) / 1000000000;
+	return held_s >= r->expiry_s ? 0 : r->expiry_s - (uint32_t)held_s;
+}
+
 void
 groups_again(struct listener *l, const struct record *r)
 {
@@ -446,8 +478,12 @@ groups_again(struct listener *l, const struct record *r)
 		    get_le64(v.data + 8) };
 		publish_of_record(&p, r, NULL);
 		p.id = msgid_next(&l->ids);
+		if ((p.v.expiry_s = expiry_left(r, p.id)) == 0) {
+			metric_inc(&m_dropped_expired);
+			continue;
+		}
 		l->enc_len = 0;
-		if (give(l, &p, id, find(l, id), record_hops(r)))
+		if (give_anew(l, &p, id, record_hops(r)))
 			metric_inc(&m_shared_redispatched);
 		pub_fini(&p);
 	}
@@ -558,11 +594,12 @@ give_again(struct listener *l, struct message *m, struct group_id group)
 		return;
 	}
 	p.id = msgid_next(&l->ids);
+	p.client_id = p.v.client_id;
 	p.m = message_ref(m);
 	if (m->blob != NULL)
 		p.blob = blob_ref(m->blob);
 	l->enc_len = 0;
-	if (give(l, &p, group, find(l, group), 0))
+	if (give_anew(l, &p, group, 0))
 		metric_inc(&m_shared_redispatched);
 	pub_fini(&p);
 }

@@ -548,6 +548,13 @@ void groups_deliver(struct listener *l, struct pub *p);
 void groups_record(struct listener *l, struct pub *p, const struct record *r);
 /* Who should have taken r is gone: pick again. */
 void groups_again(struct listener *l, const struct record *r);
+/* Does it matter later whose a message was? */
+static inline bool
+groups_keep_id(const struct listener *l)
+{
+	return UNLIKELY(l->conf->mqtt_shared_strategy == SHARE_HASH_CLIENTID);
+}
+
 /* May c have more that is to be kept? */
 bool groups_may_send(const struct listener *l, const struct conn *c);
 /* c was sent p for this group with QoS 1 and this packet identifier. */

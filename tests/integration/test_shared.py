@@ -318,6 +318,26 @@ def test_hash_clientid(group, topic):
     assert len(seen) > 1
 
 
+def test_hash_clientid_of_what_is_left_behind(make_node, topic):
+    """It goes where the publisher's next message goes."""
+    node = make_node(options={STRATEGY: "hash_clientid"})
+    members = [member(node, topic, on=i % 2, auto=False) for i in range(4)]
+    pubs = [node.client("pub%d" % k, on=k % 2) for k in range(24)]
+    for k, pub in enumerate(pubs):
+        pub.publish(topic, b"%d" % k, qos=1)
+    first = gather(members, 24)
+    members[1].reset()
+    left = members[:1] + members[2:]
+    mine = [k for k in range(24) if first[b"%d" % k] == [1]]
+    assert len(mine) > 1
+    got = gather(left, len(mine))
+    node.client(on=1).subscribe(topic + "/x")   # it is known that one left
+    for k in mine:
+        pubs[k].publish(topic, b"%d" % k, qos=1)
+    assert gather(left, len(mine)) == got
+    assert len({tuple(who) for who in got.values()}) > 1
+
+
 def test_hash_topic(make_node, topic):
     node = make_node(options={STRATEGY: "hash_topic"})
     members = [member(node, topic + "/+", on=i % 2) for i in range(4)]
@@ -570,6 +590,26 @@ def test_stopped_listener_is_passed_over(make_node, topic, qos):
     assert set(acks) <= {wire.SUCCESS}
     assert node.metric("dropped_no_credit_total") == 0
     assert node.metric("dropped_stream_full_total") == 0
+
+
+def test_expired_on_the_way_to_a_dead_listener(make_node, topic):
+    """What it had not acknowledged is older by then."""
+    node = make_node(options={"supervise.hang_timeout": "10m"})
+    here, _ = [member(node, topic, on=i) for i in (0, 1)]
+    pub = node.client(on=0)
+    node.kill("listener.1", signal.SIGSTOP)
+    for expiry in (1, 1000):
+        for _ in range(2):                      # one for each of them
+            pub.send_publish(topic, b"%d" % expiry, qos=1,
+                             props={"message_expiry_interval": expiry})
+    got = here.read_publishes(2)
+    time.sleep(1.1)                             # the message's own second
+    node.kill("listener.1", signal.SIGKILL)
+    got += here.read_publishes(1)
+    node.wait_ready("listener.1")
+    assert [p.payload for p in got] == [b"1", b"1000", b"1000"]
+    assert got[2].props["message_expiry_interval"] <= 999
+    assert here.fence() == []
 
 
 @pytest.mark.parametrize("qos", [1, 2])
