@@ -155,8 +155,9 @@ give_message(struct giver *g, struct message *m, uint32_t *number)
 	row.arrived_ms = m->arrived_ms;
 	row.id_hi = m->id_hi;
 	row.id_lo = m->id_lo;
+	row.client_id = v.client_id;
 	if ((rc = parcel_put(&g->p, HANDOVER_MESSAGE, &row, row.topic.len +
-	    row.props.len + row.payload.len, -1)) < 0)
+	    row.props.len + row.payload.len + row.client_id.len, -1)) < 0)
 		return rc;
 	*number = ++g->nmessages;
 	return m->refs > 1 ? told_add(g, m, *number) : 0;
@@ -232,7 +233,8 @@ give_subs(struct giver *g, const struct conn *c)
 		row = (struct handover_sub){
 		    { (uint8_t *)link->filter->text, link->filter->len },
 		    s->id, s->qos, s->no_local, s->rap,
-		    link->filter->is_group, share_of(link->filter) };
+		    link->filter->is_group, share_of(link->filter),
+		    link->filter->is_group ? link->pos + 1 : 0 };
 		if ((rc = parcel_put(&g->p, HANDOVER_SUB, &row, row.text.len +
 		    row.share.len, -1)) < 0)
 			return rc;
@@ -569,11 +571,24 @@ give_filter(void *ctx, struct index_filter *f)
 	struct giver		*g = ctx;
 	struct handover_filter	 row = { { (uint8_t *)f->text, f->len },
 				    f->route_seq, f->told, f->is_group,
-				    share_of(f) };
+				    share_of(f),
+				    f->is_group ? f->share->cursor : 0 };
 
 	filter_rc = parcel_put(&g->p, HANDOVER_FILTER, &row, f->len +
 	    row.share.len, -1);
 	return filter_rc;
+}
+
+static int
+give_share(void *ctx, const struct share_state *st)
+{
+	struct giver		*g = ctx;
+	struct handover_share	 row = { .cursor = st->cursor,
+				    .sticky = st->sticky };
+	uint8_t			 packed[HANDOVER_GROUP];
+
+	row.group = pack_group(packed, st->id);
+	return parcel_put(&g->p, HANDOVER_SHARE, &row, row.group.len, -1);
 }
 
 struct waiting {
@@ -664,6 +679,8 @@ give_all(struct giver *g, uint64_t frozen_ms)
 	index_each(l->index, give_filter, g);
 	if (filter_rc < 0)
 		return filter_rc;
+	if ((rc = share_each(&l->shares, give_share, g)) < 0)
+		return rc;
 	for (; w.instance < PEERS_MAX; w.instance++)
 		if ((rc = answer_waiters_each(&l->peers[w.instance],
 		    give_waiter, &w)) < 0)
@@ -819,6 +836,13 @@ handover_turn(struct listener *l)
 
 /* --- Taking ----------------------------------------------------------------- */
 
+/* Where a member is to stand in its group when all are there. */
+struct place {
+	struct index_filter *group;
+	struct index_owner *owner;
+	uint32_t	 at;
+};
+
 struct taker {
 	struct listener	*l;
 	struct parcel	 p;
@@ -829,6 +853,8 @@ struct taker {
 	struct blob	**blobs;
 	size_t		 nclients, nmessages, nblobs;
 	struct conn	*c;		/* the last one */
+	struct place	*places;
+	size_t		 nplaces, cap_places;
 	struct {
 		uint64_t incarnation;
 		char	 name[BUS_NAME_MAX], endpoint[BUS_ENDPOINT_MAX];
@@ -946,8 +972,8 @@ take_message(struct taker *t, const struct handover_message *h)
 {
 	struct message_view	 v = {
 		.topic = h->topic, .props = h->props, .payload = h->payload,
-		.expiry_s = h->expiry_s, .qos = (uint8_t)h->qos,
-		.retain = h->retain,
+		.client_id = h->client_id, .expiry_s = h->expiry_s,
+		.qos = (uint8_t)h->qos, .retain = h->retain,
 	};
 	struct blob		*blob = NULL;
 	struct message		*m;
@@ -1053,6 +1079,23 @@ take_client(struct taker *t, const struct handover_client *h)
 }
 
 static int
+place_add(struct taker *t, struct index_filter *group, uint32_t at)
+{
+	struct place	*grown;
+	size_t		 cap;
+
+	if (t->nplaces == t->cap_places) {
+		cap = t->cap_places == 0 ? 64 : t->cap_places * 2;
+		if ((grown = realloc(t->places, cap * sizeof(*grown))) == NULL)
+			return ERR_NOMEM;
+		t->places = grown;
+		t->cap_places = cap;
+	}
+	t->places[t->nplaces++] = (struct place){ group, &t->c->subs, at };
+	return 0;
+}
+
+static int
 take_sub(struct taker *t, const struct handover_sub *s)
 {
 	struct index_sub	 opts;
@@ -1072,9 +1115,10 @@ take_sub(struct taker *t, const struct handover_sub *s)
 		return MIN(index_subscribe(t->l->index, &t->c->subs, text,
 		    s->text.len, &opts, &f), 0);
 	if ((rc = index_share(t->l->index, &t->c->subs, &s->share, text,
-	    s->text.len, &opts, &f)) < 0)
+	    s->text.len, &opts, &f)) < 0 ||
+	    (rc = groups_learn(t->l, f)) < 0)
 		return rc;
-	return groups_learn(t->l, f);
+	return s->place == 0 ? 0 : place_add(t, f, s->place - 1);
 }
 
 static int
@@ -1305,6 +1349,34 @@ take_filter(struct taker *t, const struct handover_filter *h)
 		return ERR_PROTO;
 	f->route_seq = h->route_seq;
 	f->told = h->told;
+	if (f->is_group)
+		f->share->cursor = h->cursor;
+	return 0;
+}
+
+static int
+take_share(struct taker *t, const struct handover_share *h)
+{
+	struct share_state *st = share_state(&t->l->shares,
+	    group_of(&h->group), 0);
+
+	if (st == NULL)
+		return ERR_NOMEM;
+	st->cursor = h->cursor;
+	st->sticky = h->sticky;
+	return 0;
+}
+
+/* Members stand in the order in which they stood: hashes and habits go by it. */
+static int
+take_places(struct taker *t)
+{
+	size_t i;
+
+	for (i = 0; i < t->nplaces; i++)
+		if (index_place(t->places[i].group, t->places[i].owner,
+		    t->places[i].at) < 0)
+			return ERR_PROTO;
 	return 0;
 }
 
@@ -1419,6 +1491,8 @@ take_row(struct taker *t, enum handover_kind kind,
 		return take_client(t, &row->client);
 	case HANDOVER_FILTER:
 		return take_filter(t, &row->filter);
+	case HANDOVER_SHARE:
+		return take_share(t, &row->share);
 	case HANDOVER_WAITER:
 		return take_waiter(t, &row->waiter);
 	case HANDOVER_SUB_WAIT:
@@ -1452,8 +1526,11 @@ take_all(struct taker *t)
 			return rc;
 	}
 	main_limits(t->l);
-	return t->headed && t->p.ngot == 0 ? bus_import_end(t->l->bus) :
-	    ERR_PROTO;
+	if (!t->headed || t->p.ngot > 0)
+		return ERR_PROTO;
+	if ((rc = take_places(t)) < 0)
+		return rc;
+	return bus_import_end(t->l->bus);
 }
 
 /* Is the place ours? See the beginning of this file. */
@@ -1550,6 +1627,7 @@ taker_fini(struct taker *t)
 	free(t->messages);
 	free(t->blobs);
 	free(t->clients);
+	free(t->places);
 	free(t->peers);
 	parcel_fini(&t->p);
 }

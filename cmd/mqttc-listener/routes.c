@@ -78,6 +78,8 @@ struct batch {
 	struct routes_writer	 w;
 	uint8_t			*buf;
 	bool			 open, failed;
+	bool			 removes;	/* a row, since it was begun */
+	bool			 lost;		/* a removal that failed */
 };
 
 static int
@@ -121,11 +123,13 @@ batch_send(struct batch *b, bool snapshot_end)
 	rc = bus_stream_send(l->router, KIND_ROUTES, b->buf, len, NULL);
 	if (rc == 0) {
 		l->snapshot_first = false;
+		b->removes = false;
 		return;
 	}
 	assert(rc != ERR_INVAL);	/* our own batch is too large */
 	/* The stream is full: this number was never used. */
 	b->failed = true;
+	b->lost |= b->removes;
 	l->route_seq--;
 	index_each(l->index, not_told, l);
 }
@@ -154,6 +158,7 @@ batch_row(struct batch *b, struct index_filter *f)
 		(void)(add ? routes_add(&b->w, &row) :
 		    routes_del(&b->w, &row));	/* ROUTES_BUF holds any one */
 	}
+	b->removes |= !add;
 	f->route_seq = b->l->route_seq;
 	f->told = wanted(f);
 }
@@ -222,6 +227,10 @@ routes_flush(struct listener *l)
 		if (tell && !b.failed && f->told != wanted(f) &&
 		    (f->told > 0 || !l->snapshot))
 			batch_row(&b, f);
+		if (tell && b.failed) {
+			b.lost |= f->nsubs == 0;
+			f->told = 0;		/* the snapshot says it */
+		}
 		if (f->nsubs == 0) {
 			if (f->is_group)
 				groups_forget(l, f);
@@ -239,10 +248,12 @@ routes_flush(struct listener *l)
 		batch_open(&b);
 	if (b.open && !l->snapshot)
 		batch_send(&b, false);
-	if (b.failed && !l->snapshot)
-		snapshot(l);			/* rows are lost: all again */
-	else if (!b.failed && l->snapshot)
+	if (!b.failed && l->snapshot)
 		snapshot_more(l, &b);
+	/* Rows are lost: all again. Those to be added, a snapshot on its way
+	 * will still say; those to be removed only a new one does. */
+	if (b.failed && (!l->snapshot || b.lost))
+		snapshot(l);
 	free(b.buf);
 }
 

@@ -52,6 +52,7 @@ static const struct wire_col message_cols[] = {
 	COL(8, WIRE_U64, message, arrived_ms),
 	COL(9, WIRE_U64, message, id_hi),
 	COL(10, WIRE_U64, message, id_lo),
+	COL(11, WIRE_SLICE, message, client_id),
 };
 
 static const struct wire_col client_cols[] = {
@@ -95,6 +96,7 @@ static const struct wire_col sub_cols[] = {
 	COL(5, WIRE_BOOL, sub, rap),
 	COL(6, WIRE_BOOL, sub, shared),
 	COL(7, WIRE_SLICE, sub, share),
+	COL(8, WIRE_U32, sub, place),
 };
 
 static const struct wire_col queued_cols[] = {
@@ -151,6 +153,13 @@ static const struct wire_col filter_cols[] = {
 	COL(3, WIRE_U32, filter, told),
 	COL(4, WIRE_BOOL, filter, shared),
 	COL(5, WIRE_SLICE, filter, share),
+	COL(6, WIRE_U32, filter, cursor),
+};
+
+static const struct wire_col share_cols[] = {
+	COL(1, WIRE_SLICE, share, group),
+	COL(2, WIRE_U32, share, cursor),
+	COL(3, WIRE_U32, share, sticky),
 };
 
 static const struct wire_col waiter_cols[] = {
@@ -205,6 +214,7 @@ static const struct {
 	ROW(WINDOW, window),
 	ROW(INBOUND, inbound),
 	ROW(KEPT, kept),
+	ROW(SHARE, share),
 	ROW(WILL, will),
 	ROW(FILTER, filter),
 	ROW(WAITER, waiter),
@@ -271,6 +281,7 @@ is_possible(const union handover_row *r, enum handover_kind kind)
 	switch (kind) {
 	case HANDOVER_MESSAGE:
 		return is_text(&r->message.topic) && r->message.qos <= 2 &&
+		    is_text(&r->message.client_id) &&
 		    r->message.props.len <= UINT32_MAX &&
 		    r->message.payload.len <= UINT32_MAX;
 	case HANDOVER_CLIENT:
@@ -285,6 +296,8 @@ is_possible(const union handover_row *r, enum handover_kind kind)
 		    is_array(&r->queued.ids, 4, UINT16_MAX);
 	case HANDOVER_KEPT:
 		return r->kept.id - 1 < UINT16_MAX && is_group(&r->kept.group);
+	case HANDOVER_SHARE:
+		return is_group(&r->share.group);
 	case HANDOVER_OUT:
 		return r->out.begin <= r->out.end;
 	case HANDOVER_ANSWER:

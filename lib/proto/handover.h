@@ -6,7 +6,8 @@
  * that must not be lost raises HANDOVER_VERSION, and who finds a version above
  * its own refuses: so a later program can follow an earlier one.
  *
- *   old: HEAD *METRIC *PEER *BUS *client *FILTER *WAITER *SUB_WAIT ORDER END
+ *   old: HEAD *METRIC *PEER *BUS *client *FILTER *SHARE *WAITER *SUB_WAIT ORDER
+ *	  END
  *	  ( COMMIT / ABORT )
  *   client: CLIENT (with one descriptor) then what it has, in any order;
  *	  BLOB and MESSAGE come before what refers to them
@@ -53,6 +54,7 @@ enum handover_kind {
 	HANDOVER_COMMIT		= 22,	/* they are yours */
 	HANDOVER_ABORT		= 23,	/* they stay here */
 	HANDOVER_KEPT		= 24,	/* of the client, for a group */
+	HANDOVER_SHARE		= 25,	/* what is remembered of a group */
 
 	HANDOVER_SEEN		= 32,	/* descriptors so far */
 	HANDOVER_PREPARED	= 33,	/* all is here, nothing was done */
@@ -94,6 +96,7 @@ struct handover_message {
 	uint32_t	expiry_s, qos;
 	bool		retain;
 	uint64_t	arrived_ms, id_hi, id_lo;
+	struct slice	client_id;
 };
 
 enum {					/* handover_client.flags */
@@ -120,6 +123,7 @@ struct handover_sub {
 	bool		no_local, rap;
 	bool		shared;
 	struct slice	share;		/* the group's name */
+	uint32_t	place;		/* among its members, + 1; 0: any */
 };
 
 struct handover_queued {
@@ -170,6 +174,12 @@ struct handover_filter {
 	uint32_t	told;		/* 1; of a group, how many members */
 	bool		shared;
 	struct slice	share;
+	uint32_t	cursor;		/* of a group: whose turn it is */
+};
+
+struct handover_share {
+	struct slice	group;
+	uint32_t	cursor, sticky;	/* as struct share_state */
 };
 
 struct handover_waiter {
@@ -212,6 +222,7 @@ union handover_row {
 	struct handover_inbound	 inbound;
 	struct handover_will	 will;
 	struct handover_filter	 filter;
+	struct handover_share	 share;
 	struct handover_waiter	 waiter;
 	struct handover_sub_wait sub_wait;
 	struct handover_order	 order;

@@ -688,6 +688,21 @@ index_unsubscribe_one(struct index *ix, struct index_owner *o,
 	return 0;
 }
 
+int
+index_place(struct index_filter *f, struct index_owner *o, uint32_t pos)
+{
+	struct index_sub	*sub = sub_find(o, f), was;
+
+	if (sub == NULL || pos >= f->nsubs)
+		return ERR_NOTFOUND;
+	was = f->subs[pos];
+	was.owner->links[was.own].pos = (uint32_t)(sub - f->subs);
+	o->links[sub->own].pos = pos;
+	f->subs[pos] = *sub;
+	*sub = was;
+	return 0;
+}
+
 static int
 found_add(struct index *ix, struct index_filter *f)
 {

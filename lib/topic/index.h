@@ -121,6 +121,11 @@ int index_unshare(struct index *ix, struct index_owner *owner,
 int index_unsubscribe_one(struct index *ix, struct index_owner *owner,
     struct index_filter **out);
 
+/* Put owner, a subscriber of f, at this place among f->subs, the one that is
+ * there in its. ERR_NOTFOUND: it is none, or there is no such place. */
+int index_place(struct index_filter *f, struct index_owner *owner,
+    uint32_t pos);
+
 /*
  * Free a filter or group that has no subscribers; a filter with groups stays as
  * long as it has any, and goes with the last one if it is not `dirty`, that is,

@@ -354,6 +354,37 @@ def test_members_of_a_group(make_node, topic, qos):
         assert all(p.kind == wire.PUBREL for p in c.fence())
 
 
+@pytest.mark.parametrize("strategy", ["sticky", "hash_topic"])
+def test_habits_of_groups(make_node, topic, strategy):
+    """Who got it before gets it after: the members stand in the same order,
+    and what is remembered of a group comes along."""
+    two = make_node(listeners=2, options={
+        "mqtt.shared_subscription_strategy": strategy})
+    members = [two.client(on=i % 2, auto=True) for i in range(8)]
+    for c in members:
+        for g in range(6):
+            c.subscribe("$share/g%d/%s/+" % (g, topic), qos=1, props=g + 1)
+    pubs = [two.client(on=i) for i in (0, 1)]
+
+    def who():
+        for on, pub in enumerate(pubs):
+            for t in range(4):
+                pub.publish("%s/%d" % (topic, t), b"%d" % on, qos=1)
+        seen = set()
+        while len(seen) < 2 * 4 * 6:
+            for i, c in enumerate(members):
+                for p in c.fence():
+                    seen.add((p.topic, p.payload,
+                              p.props["subscription_identifier"][0], i))
+        return seen
+
+    before = who()
+    two.upgrade("listener.0")
+    assert who() == before
+    two.upgrade("listener.1")
+    assert who() == before
+
+
 def test_figures_go_on(two, topic):
     def figures():
         m = two.metrics()

@@ -327,6 +327,39 @@ a_cursor_follows_the_member_that_moves(void **state UNUSED)
 	index_free(&ix);
 }
 
+static void
+members_are_put_in_order(void **state UNUSED)
+{
+	static const uint32_t	 at[4] = { 2, 0, 3, 1 };
+	struct index_owner	 o[4] = { { 0 } }, other = { 0 };
+	struct index		*ix = index_new(1, &wide);
+	struct index_sub	 opts = { .qos = 1 };
+	struct index_filter	*g, *f;
+	unsigned		 i;
+
+	for (i = 0; i < 4; i++) {
+		assert_int_equal(index_subscribe(ix, &o[i], "u", 1, &opts,
+		    &f), 1);
+		opts.id = i + 1;
+		assert_int_equal(index_share(ix, &o[i], &groups[1], "t", 1,
+		    &opts, &g), 1);
+	}
+	assert_int_equal(index_place(g, &other, 0), ERR_NOTFOUND);
+	assert_int_equal(index_place(g, &o[0], 4), ERR_NOTFOUND);
+	for (i = 0; i < 4; i++)
+		assert_int_equal(index_place(g, &o[i], at[i]), 0);
+	for (i = 0; i < 4; i++) {
+		assert_ptr_equal(g->subs[at[i]].owner, &o[i]);
+		assert_int_equal(g->subs[at[i]].id, i + 1);
+		assert_int_equal(o[i].links[g->subs[at[i]].own].pos, at[i]);
+		assert_ptr_equal(o[i].links[g->subs[at[i]].own].filter, g);
+	}
+	for (i = 0; i < 4; i++)
+		drop_all(ix, &o[i]);
+	assert_int_equal(index_nfilters(ix), 0);
+	index_free(&ix);
+}
+
 /* One client's many shapes at one anchor cost the others a bounded number of
  * probes. */
 static void
@@ -406,6 +439,7 @@ main(void)
 		cmocka_unit_test(a_filter_stays_for_its_groups),
 		cmocka_unit_test(groups_of_a_filter_are_bounded),
 		cmocka_unit_test(a_cursor_follows_the_member_that_moves),
+		cmocka_unit_test(members_are_put_in_order),
 		cmocka_unit_test(shapes_are_bounded_by_client_and_anchor),
 		cmocka_unit_test(the_deepest_filter_is_one_of_128_levels),
 		cmocka_unit_test(a_filter_is_found_by_its_text),

@@ -465,6 +465,43 @@ what_no_client_can_be_is_refused(void **state UNUSED)
 	assert_int_equal(judged(HANDOVER_OUT, &o), ERR_PROTO);
 }
 
+static void
+what_no_group_can_be_is_refused(void **state UNUSED)
+{
+	struct handover_sub	s = { .text = S("t"), .share = S("g"),
+	    .shared = true, .place = 3 };
+	struct handover_kept	k = { .message = 1, .id = 1,
+	    .group = S("0123456789abcdef") };
+	struct handover_queued	q = { .message = 1,
+	    .group = S("0123456789abcdef") };
+	struct handover_share	st = { .group = S("0123456789abcdef"),
+	    .cursor = 4, .sticky = 2 };
+	union handover_row	row;
+	uint8_t			buf[600];
+	size_t			n;
+
+	assert_int_equal(judged(HANDOVER_SUB, &s), 0);
+	s.share.len = 0;
+	assert_int_equal(judged(HANDOVER_SUB, &s), ERR_PROTO);
+	s.shared = false;
+	assert_int_equal(judged(HANDOVER_SUB, &s), 0);
+	s.share.len = 1;
+	assert_int_equal(judged(HANDOVER_SUB, &s), ERR_PROTO);
+	assert_int_equal(judged(HANDOVER_KEPT, &k), 0);
+	k.group.len = 15;
+	assert_int_equal(judged(HANDOVER_KEPT, &k), ERR_PROTO);
+	assert_int_equal(judged(HANDOVER_QUEUED, &q), 0);
+	q.group.len = 1;
+	assert_int_equal(judged(HANDOVER_QUEUED, &q), ERR_PROTO);
+	n = record(buf, sizeof(buf), HANDOVER_SHARE, &st);
+	assert_int_equal(handover_get(&row, HANDOVER_SHARE, buf +
+	    HANDOVER_FRAME, n - HANDOVER_FRAME), 0);
+	assert_int_equal(row.share.cursor, 4);
+	assert_int_equal(row.share.sticky, 2);
+	st.group.len = 0;
+	assert_int_equal(judged(HANDOVER_SHARE, &st), ERR_PROTO);
+}
+
 int
 main(void)
 {
@@ -482,6 +519,7 @@ main(void)
 		cmocka_unit_test(an_error_page_says_why),
 		cmocka_unit_test(a_client_is_told_to_a_successor),
 		cmocka_unit_test(what_no_client_can_be_is_refused),
+		cmocka_unit_test(what_no_group_can_be_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
