@@ -66,16 +66,19 @@ static uint8_t
 subscribe_one(struct listener *l, struct conn *c,
     const struct mqtt_subscription *s, uint32_t sub_id, uint64_t *seq)
 {
-	const struct slice	*group = s->topic.shared ? &s->topic.group : NULL;
-	const char		*filter = (const char *)s->topic.filter.data;
-	size_t			 len = s->topic.filter.len;
+	const struct slice	*group;
+	const char		*filter;
+	size_t			 len;
 	struct index_sub	 opts;
 	struct index_filter	*f;
 	uint8_t			 qos;
 	int			 rc;
 
 	if (s->reason != 0)
-		return (uint8_t)s->reason;
+		return (uint8_t)s->reason;	/* and no topic is set */
+	group = s->topic.shared ? &s->topic.group : NULL;
+	filter = (const char *)s->topic.filter.data;
+	len = s->topic.filter.len;
 	if (s->topic.shared && !l->conf->mqtt_shared_subscription)
 		return MQTT_SHARED_NOT_SUPPORTED;
 	if (!l->conf->mqtt_wildcard_subscription &&

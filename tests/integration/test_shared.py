@@ -90,17 +90,38 @@ def test_switched_off(make_node):                           # 3.2.2.3.13
         "$share/g/t", expect=False) == [0x80]
 
 
+@pytest.mark.parametrize("version", [V31, V311, V5])
 @pytest.mark.parametrize("f", ["$share//t", "$share/g", "$share/",
                                "$share/g/", "$share/+/t", "$share/#/t",
-                               "$share/a+b/t", "$queue/"])
-def test_malformed(node, f):                                # MQTT-4.8.2-1, -2
-    c = node.client()
-    c.send_bytes(wire.subscribe_packet(V5, 1, [(f, 0)]))
-    p = c.read_packet()
+                               "$share/a+b/t", "$share/g#/t", "$share/g/a#",
+                               "$share/g/#/t", "$queue/", "$queue/#/t"])
+def test_malformed(node, version, f):                       # MQTT-4.8.2-1, -2
+    c = node.client(version=version)
+    c.send_bytes(wire.subscribe_packet(version, 1, [(f, 0)]))
+    try:
+        p = c.read_packet()
+    except wire.Closed:
+        assert version != V5
+        return
     if p.kind == wire.SUBACK:
-        assert p.reasons[0] in BAD_FILTER
+        assert p.reasons[0] in (BAD_FILTER if version == V5 else (0x80,))
     else:
         assert p.kind == wire.DISCONNECT and p.reason in BAD_FILTER
+
+
+def test_wildcards_mean_no_dollar_topics(make_node):        # MQTT-4.7.2-1
+    """A group of `#` is as deaf to $SYS as anybody; one that names it is not,
+    and hears each listener's figures by its members there."""
+    node = make_node(options={"sys.interval": "100ms"})
+    deaf = [node.client(on=i) for i in (0, 1)]
+    for c in deaf:
+        c.subscribe(["$share/g/#", "$share/g/+/+/#", "$queue/#"])
+    for on in (0, 1):
+        c = node.client(on=on)
+        c.subscribe("$share/g/$SYS/#")
+        assert all(p.topic.startswith("$SYS/") for p in c.read_publishes(5))
+    for c in deaf:
+        c.expect_nothing()
 
 
 def test_no_local_is_an_error(node):                        # MQTT-3.8.3-4
