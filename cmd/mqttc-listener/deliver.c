@@ -308,16 +308,19 @@ static void
 enqueue(struct listener *l, struct pub *p, struct conn *c,
     const struct mqueue_how *how)
 {
-	int n;
+	struct mqueue	left = { 0 };
+	int		n;
 
 	if (c->mqueue == NULL)
 		c->mqueue = calloc(1, sizeof(*c->mqueue));
 	if (deliver_message(l, p) == NULL || c->mqueue == NULL ||
-	    (n = mqueue_push(c->mqueue, p->m, how,
-	    l->conf->mqtt_max_mqueue_len, l->conf->mqtt_max_mqueue_bytes)) < 0) {
+	    (n = mqueue_push(c->mqueue, p->m, how, l->conf->mqtt_max_mqueue_len,
+	    l->conf->mqtt_max_mqueue_bytes, &left)) < 0) {
 		drop(c, &m_dropped_memory);
 		return;
 	}
+	if (UNLIKELY(left.n > 0))
+		n += groups_pass_over(l, &left);
 	metric_inc(&m_queued);
 	metric_add(&m_dropped_queue_full, (uint64_t)n);
 	c->dropped += (uint32_t)n;

@@ -389,11 +389,15 @@ give(struct listener *l, struct pub *p, struct group_id id,
 	if (hops < hops_max(l, local) && (far = look_up(l, p, id)) != NULL &&
 	    (rc = give_far(l, p, far, hops)) == 0)
 		return true;
-	if (local != NULL && give_member(l, p, local, true))
+	/* What was passed on so often takes nobody's place. */
+	if (local != NULL && give_member(l, p, local, hops < RECORD_HOPS_MAX))
 		return true;
-	metric_inc(rc == ERR_NOTFOUND ? &m_shared_nobody : rc == ERR_NOMEM ?
-	    &m_dropped_memory : p->v.qos == 0 ? &m_dropped_credit :
-	    &m_dropped_stream_full);
+	if (rc == ERR_NOTFOUND)
+		metric_inc(local != NULL && local->nsubs > 0 ?
+		    &m_dropped_queue_full : &m_shared_nobody);
+	else
+		metric_inc(rc == ERR_NOMEM ? &m_dropped_memory :
+		    p->v.qos == 0 ? &m_dropped_credit : &m_dropped_stream_full);
 	return false;
 }
 
@@ -582,22 +586,31 @@ groups_answered(struct conn *c, uint16_t id)
 	}
 }
 
+/* m as it goes on; then pub_fini. False: it has expired, which is counted. */
+static bool
+pub_of_message(struct listener *l, struct message *m, struct pub *p)
+{
+	memset(p, 0, sizeof(*p));
+	message_view(m, l->now_ms, &p->v);
+	if (p->v.expiry_s == 0) {
+		metric_inc(&m_dropped_expired);
+		return false;
+	}
+	p->id = msgid_next(&l->ids);
+	p->client_id = p->v.client_id;
+	p->m = message_ref(m);
+	if (m->blob != NULL)
+		p->blob = blob_ref(m->blob);
+	return true;
+}
+
 static void
 give_again(struct listener *l, struct message *m, struct group_id group)
 {
 	struct pub	p;
 
-	memset(&p, 0, sizeof(p));
-	message_view(m, l->now_ms, &p.v);
-	if (p.v.expiry_s == 0) {
-		metric_inc(&m_dropped_expired);
+	if (!pub_of_message(l, m, &p))
 		return;
-	}
-	p.id = msgid_next(&l->ids);
-	p.client_id = p.v.client_id;
-	p.m = message_ref(m);
-	if (m->blob != NULL)
-		p.blob = blob_ref(m->blob);
 	l->enc_len = 0;
 	if (give_anew(l, &p, group, 0))
 		metric_inc(&m_shared_redispatched);
@@ -663,6 +676,47 @@ groups_leave(struct listener *l, struct kept *kept, struct mqueue *q)
 		mqueue_pop(q);
 	}
 	free(q);
+}
+
+/* To a member that has room, here or at another listener, where it takes
+ * nobody's place either: else what makes room here would do so there, and what
+ * that makes room for here again. */
+static bool
+pass_over(struct listener *l, struct pub *p, struct group_id id)
+{
+	struct index_filter		*local = find(l, id);
+	const struct routes_group	*far;
+
+	if (!share_may_pass_on(strategy(l)))
+		return false;
+	if (local != NULL && give_member(l, p, local, false))
+		return true;
+	return (far = look_up(l, p, id)) != NULL &&
+	    give_far(l, p, far, RECORD_HOPS_MAX - 1) == 0;
+}
+
+int
+groups_pass_over(struct listener *l, struct mqueue *left)
+{
+	const struct mqueue_how	*how;
+	struct message		*m;
+	struct pub		 p;
+	/* We are in the middle of some other message, which is encoded there. */
+	size_t			 was = l->enc_len;
+	int			 dropped = 0;
+
+	while ((m = mqueue_peek(left, &how)) != NULL) {
+		if (pub_of_message(l, m, &p)) {
+			if (pass_over(l, &p, *how->group))
+				metric_inc(&m_shared_redispatched);
+			else
+				dropped++;
+			pub_fini(&p);
+		}
+		mqueue_pop(left);
+		l->enc_len = was;
+	}
+	return dropped;
 }
 
 void

@@ -1150,7 +1150,7 @@ take_queued(struct taker *t, const struct handover_queued *q)
 	}
 	/* All of them: what is bounded is what comes, not what is here. */
 	rc = mqueue_push(c->mqueue, t->messages[q->message - 1], &how,
-	    UINT32_MAX, SIZE_MAX);
+	    UINT32_MAX, SIZE_MAX, NULL);
 	free(ids);
 	return rc;
 }

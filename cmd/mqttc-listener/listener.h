@@ -571,6 +571,9 @@ void groups_answered(struct conn *c, uint16_t id);
 /* A member is gone, its subscriptions too: what it had not answered and what it
  * was not sent goes to others. Frees both; each may be NULL. */
 void groups_leave(struct listener *l, struct kept *kept, struct mqueue *q);
+/* The queue of a member had no room for these: to others that have. Empties it;
+ * returns how many nobody took. */
+int groups_pass_over(struct listener *l, struct mqueue *left);
 void groups_fini(struct listener *l);
 
 /* --- answers.c --- */

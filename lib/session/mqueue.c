@@ -42,7 +42,28 @@ how_copy(struct mqueue_entry *e, const struct mqueue_how *how)
 }
 
 static void
-discard(struct mqueue *q, struct mqueue_entry *e)
+append(struct mqueue *q, struct mqueue_entry *e)
+{
+	e->next = e->next0 = NULL;
+	e->prev = q->tail;
+	if (q->tail != NULL)
+		q->tail->next = e;
+	else
+		q->head = e;
+	q->tail = e;
+	if (e->how.qos == 0) {
+		if (q->tail0 != NULL)
+			q->tail0->next0 = e;
+		else
+			q->head0 = e;
+		q->tail0 = e;
+	}
+	q->n++;
+	q->bytes += entry_size(e);
+}
+
+static void
+unlink_entry(struct mqueue *q, struct mqueue_entry *e)
 {
 	if (e->prev != NULL)
 		e->prev->next = e->next;
@@ -60,13 +81,19 @@ discard(struct mqueue *q, struct mqueue_entry *e)
 	}
 	q->n--;
 	q->bytes -= entry_size(e);
+}
+
+static void
+discard(struct mqueue *q, struct mqueue_entry *e)
+{
+	unlink_entry(q, e);
 	message_unref(&e->m);
 	free(e);
 }
 
 int
 mqueue_push(struct mqueue *q, struct message *m, const struct mqueue_how *how,
-    uint32_t max_n, size_t max_bytes)
+    uint32_t max_n, size_t max_bytes, struct mqueue *left)
 {
 	struct mqueue_entry	*e;
 	int			 dropped = 0;
@@ -75,25 +102,17 @@ mqueue_push(struct mqueue *q, struct message *m, const struct mqueue_how *how,
 		return ERR_NOMEM;
 	how_copy(e, how);
 	e->m = message_ref(m);
-	e->next = e->next0 = NULL;
-	e->prev = q->tail;
-	if (q->tail != NULL)
-		q->tail->next = e;
-	else
-		q->head = e;
-	q->tail = e;
-	if (how->qos == 0) {
-		if (q->tail0 != NULL)
-			q->tail0->next0 = e;
-		else
-			q->head0 = e;
-		q->tail0 = e;
+	append(q, e);
+	while (q->n > max_n || (q->bytes > max_bytes && q->n > 0)) {
+		e = q->head0 != NULL ? q->head0 : q->head;
+		if (e->how.group != NULL && left != NULL) {
+			unlink_entry(q, e);
+			append(left, e);
+		} else {
+			discard(q, e);
+			dropped++;
+		}
 	}
-	q->n++;
-	q->bytes += entry_size(e);
-
-	for (; q->n > max_n || (q->bytes > max_bytes && q->n > 0); dropped++)
-		discard(q, q->head0 != NULL ? q->head0 : q->head);
 	return dropped;
 }
 

@@ -36,10 +36,12 @@ struct mqueue {
  * Append m (takes its own reference) and a copy of *how. Afterwards the queue
  * holds at most max_n messages and max_bytes bytes; returns how many were
  * dropped for that, m itself perhaps among them, or ERR_NOMEM (m was not
- * queued).
+ * queued). Those of shared subscriptions are not dropped but moved to *left, a
+ * queue, if that is not NULL.
  */
 int mqueue_push(struct mqueue *q, struct message *m,
-    const struct mqueue_how *how, uint32_t max_n, size_t max_bytes);
+    const struct mqueue_how *how, uint32_t max_n, size_t max_bytes,
+    struct mqueue *left);
 
 /* Would it hold a message of so many bytes (message_size) without dropping any?
  * q may be NULL: an empty one. */

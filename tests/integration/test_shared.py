@@ -561,6 +561,33 @@ def test_all_members_full(make_node, topic):
         c.expect_nothing()
 
 
+@pytest.mark.parametrize("on", [0, 1])
+def test_what_others_push_out_of_a_queue(make_node, topic, on):
+    """A member has other subscriptions as well, which fill its queue."""
+    node = make_node(options={"mqtt.max_mqueue_len": "5"})
+    stuck = member(node, topic, on=0, auto=False,
+                   props={"receive_maximum": 1})
+    stuck.subscribe(topic + "/own", qos=1)
+    other = member(node, topic, on=on)
+    pub = node.client(on=0)
+    for i in range(8):
+        pub.publish(topic, b"%d" % i, qos=1)
+    twin = node.client(on=0, auto=True)         # of the same fan-out
+    twin.subscribe(topic + "/+", qos=1)
+    for i in range(5):
+        pub.publish(topic + "/own", b"own %d" % i, qos=1)
+    first = stuck.read_publish()
+    got = other.read_publishes(7)
+    assert len({p.payload for p in got + [first]}) == 8
+    assert [p.payload for p in twin.read_publishes(5)] == [
+        b"own %d" % i for i in range(5)]
+    stuck.auto = True
+    stuck.puback(first.pid)
+    assert [p.payload for p in stuck.read_publishes(5)] == [
+        b"own %d" % i for i in range(5)]
+    assert node.metric("dropped_queue_full_total") == 0
+
+
 def test_full_in_bytes(make_node, topic):
     node = make_node(options={"mqtt.max_mqueue_bytes": "100KB"})
     stuck = member(node, topic, auto=False, props={"receive_maximum": 1})

@@ -32,7 +32,7 @@ push(struct mqueue *q, const char *name, uint8_t qos, uint32_t max,
 	struct message		*m = make(name, MESSAGE_NO_EXPIRY);
 	struct mqueue_how	 how = { .qos = qos };
 
-	assert_int_equal(mqueue_push(q, m, &how, max, SIZE_MAX), dropped);
+	assert_int_equal(mqueue_push(q, m, &how, max, SIZE_MAX, NULL), dropped);
 	message_unref(&m);
 }
 
@@ -94,10 +94,10 @@ bytes_are_bounded_too(void **state UNUSED)
 	int			 i;
 
 	for (i = 0; i < 3; i++)
-		assert_int_equal(mqueue_push(&q, m, &how, 100, 3 * each), 0);
-	assert_int_equal(mqueue_push(&q, m, &how, 100, 3 * each), 1);
+		assert_int_equal(mqueue_push(&q, m, &how, 100, 3 * each, NULL), 0);
+	assert_int_equal(mqueue_push(&q, m, &how, 100, 3 * each, NULL), 1);
 	assert_int_equal(q.n, 3);
-	assert_int_equal(mqueue_push(&q, m, &how, 100, each - 1), 4);
+	assert_int_equal(mqueue_push(&q, m, &how, 100, each - 1, NULL), 4);
 	assert_int_equal(q.n, 0);
 	assert_int_equal(m->refs, 1);
 	message_unref(&m);
@@ -117,13 +117,44 @@ what_fits_drops_nothing(void **state UNUSED)
 
 	assert_true(mqueue_fits(NULL, size, &how, 1, each));
 	assert_false(mqueue_fits(NULL, size, &how, 1, each - 1));
-	assert_int_equal(mqueue_push(&q, m, &how, 10, SIZE_MAX), 0);
+	assert_int_equal(mqueue_push(&q, m, &how, 10, SIZE_MAX, NULL), 0);
 	assert_true(mqueue_fits(&q, size, &how, 2, 2 * each));
 	assert_false(mqueue_fits(&q, size, &how, 1, SIZE_MAX));
 	assert_false(mqueue_fits(&q, size, &how, 2, 2 * each - 1));
-	assert_int_equal(mqueue_push(&q, m, &how, 2, 2 * each), 0);
-	assert_int_equal(mqueue_push(&q, m, &how, 3, 3 * each - 1), 1);
+	assert_int_equal(mqueue_push(&q, m, &how, 2, 2 * each, NULL), 0);
+	assert_int_equal(mqueue_push(&q, m, &how, 3, 3 * each - 1, NULL), 1);
 	mqueue_clear(&q);
+	message_unref(&m);
+}
+
+static void
+what_a_group_was_to_get_is_left_over(void **state UNUSED)
+{
+	struct message		*m = make("g", MESSAGE_NO_EXPIRY);
+	struct group_id		 id = { 1, 2 };
+	struct mqueue_how	 shared = { .qos = 1, .group = &id };
+	struct mqueue_how	 plain = { .qos = 0 };
+	const struct mqueue_how	*how;
+	struct mqueue		 q = { 0 }, left = { 0 };
+
+	assert_int_equal(mqueue_push(&q, m, &shared, 2, SIZE_MAX, &left), 0);
+	assert_int_equal(mqueue_push(&q, m, &plain, 2, SIZE_MAX, &left), 0);
+	plain.qos = 1;
+	assert_int_equal(mqueue_push(&q, m, &plain, 2, SIZE_MAX, &left), 1);
+	assert_int_equal(left.n, 0);		/* QoS 0 went */
+	assert_int_equal(mqueue_push(&q, m, &plain, 2, SIZE_MAX, &left), 0);
+	assert_int_equal(left.n, 1);
+	assert_int_equal(q.n, 2);
+	assert_ptr_equal(mqueue_peek(&left, &how), m);
+	assert_true(group_id_eq(*how->group, id));
+	shared.qos = 0;				/* itself, the only QoS 0 */
+	assert_int_equal(mqueue_push(&q, m, &shared, 2, SIZE_MAX, &left), 0);
+	assert_int_equal(left.n, 2);
+	assert_int_equal(mqueue_push(&q, m, &shared, 2, SIZE_MAX, NULL), 1);
+	mqueue_clear(&q);
+	mqueue_clear(&left);
+	assert_int_equal(left.bytes, 0);
+	assert_int_equal(m->refs, 1);
 	message_unref(&m);
 }
 
@@ -161,7 +192,7 @@ subscription_ids_are_kept(void **state UNUSED)
 	const struct mqueue_how	*got;
 	struct mqueue		 q = { 0 };
 
-	assert_int_equal(mqueue_push(&q, m, &how, 1, SIZE_MAX), 0);
+	assert_int_equal(mqueue_push(&q, m, &how, 1, SIZE_MAX, NULL), 0);
 	message_unref(&m);
 	assert_non_null(mqueue_peek(&q, &got));
 	assert_int_equal(got->qos, 2);
@@ -184,10 +215,10 @@ the_group_is_kept(void **state UNUSED)
 	const struct mqueue_how	*got;
 	struct mqueue		 q = { 0 };
 
-	assert_int_equal(mqueue_push(&q, m, &how, 2, SIZE_MAX), 0);
+	assert_int_equal(mqueue_push(&q, m, &how, 2, SIZE_MAX, NULL), 0);
 	id.lo = 3;
 	how.nids = 0;
-	assert_int_equal(mqueue_push(&q, m, &how, 2, SIZE_MAX), 0);
+	assert_int_equal(mqueue_push(&q, m, &how, 2, SIZE_MAX, NULL), 0);
 	message_unref(&m);
 	assert_non_null(mqueue_peek(&q, &got));
 	assert_true(group_id_eq(*got->group, (struct group_id){ 1, 2 }));
@@ -312,6 +343,7 @@ main(void)
 		cmocka_unit_test(the_drop_order_is_qos0_then_oldest),
 		cmocka_unit_test(bytes_are_bounded_too),
 		cmocka_unit_test(what_fits_drops_nothing),
+		cmocka_unit_test(what_a_group_was_to_get_is_left_over),
 		cmocka_unit_test(the_publisher_may_be_kept),
 		cmocka_unit_test(subscription_ids_are_kept),
 		cmocka_unit_test(the_group_is_kept),
