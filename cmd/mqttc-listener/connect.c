@@ -408,7 +408,6 @@ connect_end(struct listener *l, struct conn *c)
 {
 	struct message_view	 v;
 	struct index_filter	*f;
-	struct slice		 nobody = { NULL, 0 };
 
 	if (c->client_id == NULL || c->ended)
 		return;
@@ -422,7 +421,8 @@ connect_end(struct listener *l, struct conn *c)
 			metric_inc(&m_wills);
 			message_view(c->will->m, l->now_ms, &v);
 			v.expiry_s = c->will->m->expiry_s;
-			publish_own(l, &v, nobody, false);
+			publish_own(l, &v, (struct slice){ (const uint8_t *)
+			    c->client_id, c->client_id_len }, false);
 		}
 		connect_will_free(c);
 	}

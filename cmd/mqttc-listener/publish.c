@@ -178,6 +178,8 @@ job_begin(struct listener *l, struct pub *p, const struct target *targets,
 	p->blob = NULL;
 	if (j->pub.from != NULL)
 		client_hold(j->pub.from);
+	else
+		j->pub.client_id = (struct slice){ NULL, 0 };	/* borrowed */
 	message_view(j->pub.m, l->now_ms, &j->pub.v);
 	j->answer.type = 0;
 	if (owed != NULL)
