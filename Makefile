@@ -35,8 +35,8 @@ endif
 # One line each: what a room may include (always rooms above it in this list;
 # `make lint` prints what goes the other way) and the libraries it brings.
 
-MODULES	:= base log metric conf fault topic share mqtt window session fib rib \
-	   load proto shm report bus keep proc
+MODULES	:= base log metric conf fault topic share mqtt window session retain \
+	   fib rib load proto shm report bus keep proc
 
 DEPS_base    :=
 DEPS_log     := base
@@ -48,6 +48,7 @@ DEPS_share   := base topic
 DEPS_mqtt    := base topic
 DEPS_window  := base
 DEPS_session := base mqtt topic window
+DEPS_retain  := base topic
 DEPS_fib     := base
 DEPS_rib     := base topic fib
 DEPS_load    := base
