@@ -36,7 +36,7 @@ endif
 # `make lint` prints what goes the other way) and the libraries it brings.
 
 MODULES	:= base log metric conf fault topic share mqtt window session fib rib \
-	   load proto shm report bus keep proc
+	   load proto shm journal report bus keep proc
 
 DEPS_base    :=
 DEPS_log     := base
@@ -53,6 +53,7 @@ DEPS_rib     := base topic fib
 DEPS_load    := base
 DEPS_proto   := base
 DEPS_shm     := base fault
+DEPS_journal := base fault
 DEPS_report  := base
 DEPS_bus     := base log metric conf proto
 DEPS_keep    := base
