@@ -1,9 +1,6 @@
 /*
  * journal: what was written comes back, whatever happens to the files; nothing
  * else does; and what is lost is said.
- *
- * A record's body follows from its number, so that any record that comes back
- * can be checked against the model: the list of what was appended where.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,124 +15,15 @@
 #include <string.h>
 
 #include "../support/journal_dir.h"
+#include "../support/journal_model.h"
 #include "base/err.h"
-#include "journal/journal.h"
-
-#define RECORDS_MAX	4096
-
-struct model {
-	struct {
-		uint64_t	 pos;
-		uint32_t	 len, key;
-		bool		 gone;	/* dropped, or seen in a replay */
-	} r[RECORDS_MAX];
-	size_t		 n;
-	uint32_t	 key;
-};
-
-struct seen {
-	struct model	*m;
-	size_t		 n;		/* records delivered */
-	uint64_t	 last;		/* position of the last one */
-	size_t		 damages;
-	uint64_t	 lost;		/* bytes, of tail, bad and missing */
-	struct journal_damage d[64];
-};
 
 static char		dir[64];
 static struct model	model;
 static struct seen	seen;
-static uint8_t		body[1 << 20];
 
 static const struct journal_opts small = { .segment_bytes = 64 << 10,
     .cache_bytes = 1, .salt = 0x5eed };
-
-static void
-body_fill(uint32_t key, uint32_t len)
-{
-	uint32_t	 i, x = key * 2654435761u + 1;
-
-	for (i = 0; i < len; i++) {
-		x ^= x << 13;
-		x ^= x >> 17;
-		x ^= x << 5;
-		body[i] = (uint8_t)x;
-	}
-}
-
-static unsigned
-type_of(uint32_t key)
-{
-	return key * 7 & JOURNAL_TYPE_MAX;
-}
-
-static int
-try_add(struct journal *j, struct model *m, uint32_t len)
-{
-	uint32_t	 key = ++m->key, cut = len / 3;
-	uint64_t	 pos;
-	int		 rc;
-
-	assert_true(m->n < RECORDS_MAX);
-	body_fill(key, len);
-	rc = journal_append(j, type_of(key), (struct slice[]){
-	    { body, cut }, { NULL, 0 }, { body + cut, len - cut } }, 3, &pos);
-	if (rc < 0)
-		return rc;
-	assert_true(m->n == 0 || pos > m->r[m->n - 1].pos);
-	m->r[m->n].pos = pos;
-	m->r[m->n].len = len;
-	m->r[m->n].key = key;
-	m->r[m->n++].gone = false;
-	return 0;
-}
-
-static void
-add(struct journal *j, struct model *m, uint32_t len)
-{
-	assert_int_equal(try_add(j, m, len), 0);
-}
-
-static size_t
-model_find(const struct model *m, uint64_t pos)
-{
-	size_t	 i;
-
-	for (i = 0; i < m->n; i++)
-		if (m->r[i].pos == pos)
-			return i;
-	fail_msg("no record was written at %#llx", (unsigned long long)pos);
-	return 0;
-}
-
-static int
-on_record(void *ctx, uint64_t pos, unsigned type, const void *data, size_t len)
-{
-	struct seen	*s = ctx;
-	size_t		 i = model_find(s->m, pos);
-
-	assert_true(s->n == 0 || pos > s->last);
-	assert_false(s->m->r[i].gone);
-	assert_int_equal(len, s->m->r[i].len);
-	assert_int_equal(type, type_of(s->m->r[i].key));
-	body_fill(s->m->r[i].key, (uint32_t)len);
-	assert_memory_equal(data, body, len);
-	s->last = pos;
-	s->n++;
-	return 0;
-}
-
-static void
-on_damage(void *ctx, const struct journal_damage *d)
-{
-	struct seen	*s = ctx;
-
-	assert_true(s->damages < 64);
-	assert_true(strlen(journal_damage_str(d->kind)) > 2);
-	s->d[s->damages++] = *d;
-	if (d->kind != JOURNAL_HEADER)
-		s->lost += d->bytes;
-}
 
 static struct journal *
 open_from(const struct journal_opts *o, uint64_t from)
@@ -149,19 +37,6 @@ open_from(const struct journal_opts *o, uint64_t from)
 	    0);
 	assert_int_equal(journal_written(j), journal_end(j));
 	return j;
-}
-
-static void
-read_back(struct journal *j, size_t i)
-{
-	struct slice	 s;
-	unsigned	 type;
-
-	assert_int_equal(journal_read(j, model.r[i].pos, &type, &s), 0);
-	assert_int_equal(s.len, model.r[i].len);
-	assert_int_equal(type, type_of(model.r[i].key));
-	body_fill(model.r[i].key, model.r[i].len);
-	assert_memory_equal(s.data, body, s.len);
 }
 
 static int
@@ -268,9 +143,9 @@ a_record_is_read_by_its_position(void **state UNUSED)
 	assert_int_equal(journal_write(j), 0);
 	add(j, &model, 77);
 	for (i = 0; i < model.n; i++)
-		read_back(j, i);
+		read_back(j, &model, i);
 	for (i = model.n; i-- > 0;)
-		read_back(j, i);
+		read_back(j, &model, i);
 	assert_int_equal(journal_read(j, journal_end(j), NULL, &s),
 	    ERR_NOTFOUND);
 	assert_int_equal(journal_read(j, UINT64_MAX, NULL, &s), ERR_NOTFOUND);
@@ -287,7 +162,7 @@ a_record_is_read_by_its_position(void **state UNUSED)
 	j = open_from(&o, 0);
 	assert_int_equal(seen.n, 102);
 	for (i = model.n; i-- > 0;)
-		read_back(j, i);
+		read_back(j, &model, i);
 	journal_close(&j);
 }
 
@@ -366,7 +241,7 @@ a_record_may_be_larger_than_a_segment(void **state UNUSED)
 	j = open_from(&small, 0);
 	assert_int_equal(seen.n, 4);
 	assert_int_equal(seen.damages, 0);
-	read_back(j, 3);
+	read_back(j, &model, 3);
 	add(j, &model, 3);
 	assert_int_equal(journal_write(j), 0);
 	journal_close(&j);
@@ -389,7 +264,7 @@ old_segments_are_dropped_never_the_last(void **state UNUSED)
 	assert_in_range(model.r[8].pos, begin, begin + 100);
 	assert_int_equal(journal_read(j, model.r[7].pos, NULL, &s),
 	    ERR_NOTFOUND);
-	read_back(j, 8);
+	read_back(j, &model, 8);
 	assert_int_equal(dir_count(dir, "seg-"), 3);
 	journal_close(&j);
 	j = open_from(&small, begin);
@@ -419,7 +294,7 @@ a_segment_dropped_from_the_middle_is_no_damage(void **state UNUSED)
 	fill_segments(j, 5);
 	for (i = 0, bytes = 0; i < 5; bytes += s[i++].bytes)
 		assert_true(journal_segment_from(j, bytes, &s[i]));
-	read_back(j, 5);
+	read_back(j, &model, 5);
 	assert_int_equal(journal_drop_segment(j, s[1].first), 0);
 	assert_int_equal(journal_drop_segment(j, s[2].first), 0);
 	assert_int_equal(journal_drop_segment(j, s[2].first), ERR_NOTFOUND);
@@ -661,7 +536,7 @@ a_helper_syncs_while_the_loop_writes(void **state UNUSED)
 		}
 		if (i % 100 == 99 && atomic_load(&h.durable) > 0)
 			(void)journal_drop(h.j, atomic_load(&h.durable) / 2);
-		read_back(h.j, model.n - 1);
+		read_back(h.j, &model, model.n - 1);
 	}
 	end = journal_written(h.j);
 	while (atomic_load(&h.durable) < end)
@@ -705,19 +580,13 @@ small_log(void)
 	return end;
 }
 
-static uint64_t
-record_end(size_t i)
-{
-	return model.r[i].pos + 24 + (model.r[i].len + 7) / 8 * 8;
-}
-
 /* How many records of the model end at or below pos. */
 static size_t
 records_below(uint64_t pos)
 {
 	size_t	 n = 0;
 
-	while (n < model.n && record_end(n) <= pos)
+	while (n < model.n && record_end(&model, n) <= pos)
 		n++;
 	return n;
 }
@@ -734,7 +603,7 @@ goes_on(struct journal *j, size_t delivered)
 	add(j, &model, 33);
 	assert_true(model.r[model.n - 1].pos >= end);
 	assert_int_equal(journal_write(j), 0);
-	read_back(j, model.n - 1);
+	read_back(j, &model, model.n - 1);
 	journal_close(&j);
 	j = open_from(&small, 0);
 	assert_int_equal(seen.n, delivered + 1);
@@ -772,7 +641,7 @@ a_tail_torn_anywhere_is_cut(void **state UNUSED)
 				close(fd);
 			}
 			n = records_below(cut);
-			part = cut > (n > 0 ? record_end(n - 1) : 64);
+			part = cut > (n > 0 ? record_end(&model, n - 1) : 64);
 			j = open_from(&small, 0);
 			/* Zeros may be what the record ends with. */
 			if (how == 1 && seen.n == n + 1) {
@@ -818,7 +687,7 @@ a_flipped_byte_loses_one_record_at_most_and_is_told(void **state UNUSED)
 			f->data[at] ^= (uint8_t)(1u << bit);
 			j = open_from(&small, 0);
 			for (hit = model.n, i = 0; i < model.n; i++)
-				if (at >= model.r[i].pos && at < record_end(i))
+				if (at >= model.r[i].pos && at < record_end(&model, i))
 					hit = i;
 			assert_int_equal(seen.damages, 1);
 			assert_int_equal(seen.n, model.n - (hit < model.n));
@@ -831,7 +700,7 @@ a_flipped_byte_loses_one_record_at_most_and_is_told(void **state UNUSED)
 				assert_int_equal(seen.d[0].pos,
 				    model.r[hit].pos);
 				assert_int_equal(seen.d[0].bytes,
-				    record_end(hit) - model.r[hit].pos);
+				    record_end(&model, hit) - model.r[hit].pos);
 			} else {
 				assert_int_equal(seen.d[0].kind, JOURNAL_TAIL);
 			}
@@ -922,7 +791,7 @@ damage_in_the_middle_is_kept_and_skipped(void **state UNUSED)
 	assert_int_equal(seen.d[1].bytes, 2 * 16024);
 	assert_int_equal(journal_read(j, model.r[5].pos, NULL, &s),
 	    ERR_CORRUPT);
-	read_back(j, 6);
+	read_back(j, &model, 6);
 	journal_close(&j);
 	dir_take(dir, &q);
 	assert_string_equal(q.files[1].name, seen.d[1].quarantine);
@@ -969,8 +838,8 @@ a_missing_or_short_segment_is_told(void **state UNUSED)
 	assert_int_equal(seen.d[1].pos, model.r[5].pos + 100);
 	assert_int_equal(seen.d[1].pos + seen.d[1].bytes,
 	    model.r[12].pos - 64);
-	read_back(j, 4);
-	read_back(j, 12);
+	read_back(j, &model, 4);
+	read_back(j, &model, 12);
 	journal_close(&j);
 	dir_image_free(&im);
 }
@@ -1171,7 +1040,7 @@ walk_restart(struct walk *w, int how)
 	model_cut(written);
 	w->j = open_from(&small, begin);
 	for (i = n = 0; i < model.n; i++)
-		n += !model.r[i].gone && record_end(i) <= keep;
+		n += !model.r[i].gone && record_end(&model, i) <= keep;
 	if (seen.n != n)
 		fail_msg("%zu records delivered, %zu were kept", seen.n, n);
 	/* What an earlier power cut left between two segments is told again. */
@@ -1181,7 +1050,7 @@ walk_restart(struct walk *w, int how)
 		assert_in_range(seen.damages, 0, w->scars);
 	assert_true(journal_end(w->j) >= w->durable);
 	model_cut(keep);
-	while (model.n > 0 && record_end(model.n - 1) > keep)
+	while (model.n > 0 && record_end(&model, model.n - 1) > keep)
 		model.n--;
 }
 
@@ -1233,7 +1102,7 @@ walk_step(struct walk *w)
 	model_compact();
 	for (k = 0; k < 4 && model.n > 0; k++) {
 		i = rnd(model.n);
-		read_back(w->j, i);
+		read_back(w->j, &model, i);
 	}
 }
 
