@@ -92,12 +92,14 @@ sync_files(struct journal *j, uint64_t pos)
 int
 journal_sync(struct journal *j, uint64_t *out)
 {
+	int		 failed = atomic_load(&j->sync_errno), rc;
 	uint64_t	 pos;
 	bool		 dirty;
-	int		 rc;
 
-	if ((errno = atomic_load(&j->sync_errno)) != 0)
+	if (failed != 0) {
+		errno = failed;
 		return ERR_IO;
+	}
 	pos = atomic_load_explicit(&j->written, memory_order_acquire);
 	pthread_mutex_lock(&j->lock);
 	dirty = j->dir_dirty;

@@ -236,8 +236,8 @@ file_doom(struct journal *j, uint64_t first)
 	struct file	**at, *f;
 
 	pthread_mutex_lock(&j->lock);
-	for (at = &j->files; (f = *at) != NULL && f->first != first;
-	    at = &f->next)
+	for (at = &j->files; (f = *at) != NULL && (f->first != first ||
+	    f->doomed); at = &f->next)
 		;
 	if (f != NULL && f->busy) {
 		f->doomed = true;
@@ -259,12 +259,11 @@ file_revive(struct journal *j, const struct segment *s)
 
 	segment_name(name, s->first);
 	pthread_mutex_lock(&j->lock);
-	for (f = j->files; f != NULL && f->first != s->first; f = f->next)
+	for (f = j->files; f != NULL && (f->first != s->first ||
+	    f->doomed || f->fd == -1); f = f->next)
 		;
-	if (f != NULL && f->fd != -1)
+	if (f != NULL)
 		f->sealed = false;
-	else
-		f = NULL;
 	pthread_mutex_unlock(&j->lock);
 	if (f != NULL) {
 		j->cur = f;

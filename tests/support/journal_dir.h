@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define DIR_FILES	64
+#define DIR_FILES	128
 
 struct dir_file {
 	char		 name[64];

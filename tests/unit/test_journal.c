@@ -21,6 +21,7 @@
 static char		dir[64];
 static struct model	model;
 static struct seen	seen;
+static uint64_t		life;		/* its seed, while it lasts */
 
 static const struct journal_opts small = { .segment_bytes = 64 << 10,
     .cache_bytes = 1, .salt = 0x5eed };
@@ -50,6 +51,10 @@ setup(void **state UNUSED)
 static int
 teardown(void **state UNUSED)
 {
+	if (life != 0)
+		print_message("# failed in life %llu\n",
+		    (unsigned long long)life);
+	life = 0;
 	dir_remove(dir);
 	return 0;
 }
@@ -1110,12 +1115,12 @@ static void
 a_long_life_with_accidents(void **state UNUSED)
 {
 	struct walk	 w;
-	uint64_t	 s;
+	const char	*more = getenv("JOURNAL_SEEDS");
+	uint64_t	 seeds = more != NULL ? strtoul(more, NULL, 0) : 60;
 	int		 i;
 
-	for (s = 1; s <= 60; s++) {
-		print_message("# seed %d\n", (int)s);
-		seed = s * 0x9e3779b97f4a7c15u;
+	for (life = 1; life <= seeds; life++) {
+		seed = life * 0x9e3779b97f4a7c15u;
 		dir_clear(dir);
 		memset(&model, 0, sizeof(model));
 		w = (struct walk){ .j = open_from(&small, 0) };
@@ -1124,6 +1129,7 @@ a_long_life_with_accidents(void **state UNUSED)
 		walk_restart(&w, 0);
 		journal_close(&w.j);
 	}
+	life = 0;
 }
 
 int
