@@ -91,8 +91,9 @@ void journal_close(struct journal **j);
 
 /*
  * Deliver every record at or above from (a position journal_end once gave, or
- * 0 for a new log) in order, report damage (at its place in that order), cut
- * off a torn tail, and make the log ready for appending. Call it once. each
+ * 0 for a new log) in order, report damage (at its place in that order, files
+ * at the end that are nothing but noise first), cut off a torn tail, and make
+ * the log ready for appending. Call it once. each
  * and damaged may be NULL.
  *
  * Everything below from is taken to be in some checkpoint and durable; damage

@@ -222,26 +222,6 @@ header_mend(struct replay *r, struct scan *sc)
 	(void)file_write(sc->fd, p, sizeof(p), 0);
 }
 
-/* The last segment, of which not one byte is known to be ours: out of the way
- * with it, under another name. */
-static int
-segment_refuse(struct replay *r, struct scan *sc)
-{
-	struct journal_damage d = { .kind = JOURNAL_TAIL,
-	    .pos = sc->s->first, .bytes = sc->limit };
-	char		 name[NAME_BYTES];
-	int		 rc;
-
-	segment_name(name, sc->s->first);
-	quarantine_name(d.quarantine, sc->s->first);
-	if ((rc = file_rename(r->j, name, d.quarantine)) < 0)
-		return rc;
-	if (r->damaged != NULL)
-		r->damaged(r->ctx, &d);
-	sc->s->end = sc->s->first;
-	return 0;
-}
-
 /* Cut the last segment behind end, an offset. */
 static int
 tail_cut(struct replay *r, struct scan *sc, uint64_t end)
@@ -262,7 +242,7 @@ tail_cut(struct replay *r, struct scan *sc, uint64_t end)
 }
 
 /* The last segment: all of it is looked at, or it would not be known where it
- * ends. Unless it is refused it stays open for writing. */
+ * ends. It stays open for writing. */
 static int
 scan_last(struct replay *r, struct scan *sc, uint64_t from)
 {
@@ -272,11 +252,6 @@ scan_last(struct replay *r, struct scan *sc, uint64_t from)
 	if ((rc = scan_records(r, sc, MIN(HEADER_BYTES, sc->limit), from,
 	    &end)) != 0)
 		return rc;
-	if (sc->s->head_lost && end <= HEADER_BYTES) {
-		if ((rc = segment_refuse(r, sc)) == 0)
-			close(sc->fd);
-		return rc;
-	}
 	if ((rc = tail_cut(r, sc, end)) < 0)
 		return rc;
 	return files_add(r->j, sc->s->first, sc->fd, false);
@@ -319,6 +294,66 @@ scan_segment(struct replay *r, struct segment *s, uint64_t from, bool last)
 	return rc;
 }
 
+/* Whether there is any record in a segment. */
+static int
+scan_any(struct journal *j, struct scan *sc, bool *any)
+{
+	const uint8_t	*body;
+	struct head	 h;
+	uint64_t	 off, size;
+	int		 rc = 0;
+
+	for (off = HEADER_BYTES; rc == 0 && off < sc->limit; off += size)
+		rc = scan_one(j, sc, off, &h, &body, &size);
+	*any = rc > 0;
+	return MIN(rc, 0);
+}
+
+/* The last segment, of which not one byte is known to be ours: out of the way
+ * with it, under another name, so that the one before it is the last. */
+static int
+segment_refuse(struct replay *r, const struct segment *s)
+{
+	struct journal_damage d = { .kind = JOURNAL_TAIL, .pos = s->first,
+	    .bytes = s->end - s->first };
+	char		 name[NAME_BYTES];
+	int		 rc;
+
+	segment_name(name, s->first);
+	quarantine_name(d.quarantine, s->first);
+	if ((rc = file_rename(r->j, name, d.quarantine)) < 0)
+		return rc;
+	r->j->nsegs--;
+	if (r->damaged != NULL)
+		r->damaged(r->ctx, &d);
+	return 0;
+}
+
+static int
+noise_refuse(struct replay *r)
+{
+	struct journal	*j = r->j;
+	struct scan	 sc;
+	char		 name[NAME_BYTES];
+	bool		 any;
+	int		 rc;
+
+	while (j->nsegs > 0 && j->segs[j->nsegs - 1].head_lost) {
+		sc = (struct scan){ .s = &j->segs[j->nsegs - 1] };
+		sc.limit = sc.s->end - sc.s->first;
+		segment_name(name, sc.s->first);
+		if ((sc.fd = file_open(j, name, O_RDONLY)) == -1)
+			return ERR_IO;
+		rc = scan_any(j, &sc, &any);
+		close(sc.fd);
+		if (rc < 0 || any)
+			return rc;
+		if ((rc = segment_refuse(r, sc.s)) < 0)
+			return rc;
+	}
+	return 0;
+}
+
 /* --- all ----------------------------------------------------------------- */
 
 /* Deliver what there is at or above from; *at becomes the end. */
@@ -356,13 +391,12 @@ journal_replay(struct journal *j, uint64_t from, journal_each *each,
 
 	if (j->ready || from % RECORD_ALIGN != 0 || from > POS_MAX)
 		return ERR_INVAL;
-	if ((rc = scan_all(&r, from, &at)) != 0)
+	if ((rc = noise_refuse(&r)) < 0 ||
+	    (rc = scan_all(&r, from, &at)) != 0)
 		return rc;
 	s = j->nsegs > 0 ? &j->segs[j->nsegs - 1] : NULL;
 	if (at < from || (s == NULL && from > 0))
 		damage_tell(&r, JOURNAL_MISSING, at, from - at);
-	if (s != NULL && s->end == s->first)
-		j->nsegs--;		/* refused */
 	j->open_end = j->cur != NULL && at >= from;
 	if (j->cur != NULL && !j->open_end)
 		cur_seal(j);
