@@ -926,23 +926,52 @@ a_payload_that_looks_like_a_record_is_none(void **state UNUSED)
 	dir_image_free(&im);
 }
 
+/* Old blocks, moved files: valid records, but not of this place. */
+static void
+records_of_another_position_are_none(void **state UNUSED)
+{
+	struct journal	*j = open_from(&small, 0);
+	struct dir_image im;
+	uint8_t		*p;
+
+	fill_segments(j, 4);
+	journal_close(&j);
+	dir_take(dir, &im);
+	assert_int_equal(im.files[1].len, im.files[2].len);
+	p = im.files[1].data;
+	im.files[1].data = im.files[2].data;
+	im.files[2].data = p;
+	dir_put(dir, &im);
+	j = open_from(&small, 0);
+	assert_int_equal(seen.n, 8);
+	assert_int_equal(seen.lost, im.files[1].len * 2 - 128);
+	journal_close(&j);
+	dir_image_free(&im);
+}
+
 static void
 copies_of_damage_are_bounded(void **state UNUSED)
 {
 	struct dir_image im;
 	struct journal	*j;
-	char		 name[48];
+	char		 name[128];
 	unsigned	 i;
 
 	(void)small_log();
 	dir_take(dir, &im);
 	im.files[0].data[model.r[3].pos] ^= 1;
 	dir_put(dir, &im);
-	for (i = 0; i < 40; i++) {
-		snprintf(name, sizeof(name), "quarantine-%016x", i * 8);
-		if (i != 0)
-			dir_write(dir, name, "x", 1);
+	for (i = 1; i <= JOURNAL_QUARANTINES; i++) {
+		snprintf(name, sizeof(name), "quarantine-%016x", i << 20);
+		dir_write(dir, name, "x", 1);
 	}
+	j = open_from(&small, 0);
+	assert_int_equal(seen.damages, 1);
+	assert_string_equal(seen.d[0].quarantine, "");
+	assert_int_equal(dir_count(dir, "quarantine-"), JOURNAL_QUARANTINES);
+	journal_close(&j);
+	snprintf(name, sizeof(name), "%s/quarantine-%016x", dir, 1u << 20);
+	assert_int_equal(unlink(name), 0);
 	j = open_from(&small, 0);
 	assert_int_not_equal(seen.d[0].quarantine[0], '\0');
 	journal_close(&j);
@@ -1166,6 +1195,7 @@ main(void)
 		T(a_missing_or_short_segment_is_told),
 		T(a_log_shorter_than_the_checkpoint_goes_on_behind_it),
 		T(a_payload_that_looks_like_a_record_is_none),
+		T(records_of_another_position_are_none),
 		T(copies_of_damage_are_bounded),
 		T(a_long_life_with_accidents),
 	};

@@ -341,6 +341,49 @@ a_full_disk_is_waited_out(void **state UNUSED)
 	}
 }
 
+static size_t
+open_files(void)
+{
+	struct dir_image im;
+
+	dir_list("/proc/self/fd", "", &im);
+	return im.n;
+}
+
+static void
+no_file_stays_open_for_what_is_gone(void **state UNUSED)
+{
+	struct journal	*j;
+	uint64_t	 was;
+	size_t		 i, n;
+
+	start_over();
+	faults_set(NULL, 0, "");
+	j = begin(0);
+	add(j, m, 60000);
+	assert_int_equal(journal_write(j), 0);
+	assert_int_equal(journal_sync(j, NULL), 0);
+	was = journal_end(j);
+	n = open_files();
+	for (i = 0; i < 20; i++) {
+		/* The second of two new segments finds the disk full. */
+		faults_set("journal.enospc", 2, "");
+		add(j, m, 64000);
+		add(j, m, 64000);
+		assert_int_equal(journal_write(j), ERR_FULL);
+		assert_int_equal(journal_undo(j), 0);
+		assert_int_equal(journal_end(j), was);
+		cut_model(was);
+	}
+	faults_set(NULL, 0, "");
+	assert_int_equal(open_files(), n);
+	read_back(j, m, 0);
+	assert_int_equal(open_files(), n + 1);
+	assert_true(journal_drop(j, was) > 0);
+	assert_int_equal(open_files(), n);
+	journal_close(&j);
+}
+
 static int
 setup(void **state UNUSED)
 {
@@ -391,6 +434,7 @@ main(void)
 		cmocka_unit_test(whatever_fails_once_loses_nothing),
 		cmocka_unit_test(what_was_written_outlives_a_kill_anywhere),
 		cmocka_unit_test(a_full_disk_is_waited_out),
+		cmocka_unit_test(no_file_stays_open_for_what_is_gone),
 	};
 
 	return cmocka_run_group_tests_name("journal_faults", tests, setup,
