@@ -36,7 +36,7 @@
 #define JOURNAL_SEGMENT_MIN	(64u << 10)
 #define JOURNAL_SEGMENT_MAX	(1u << 30)
 #define JOURNAL_TYPE_MAX	UINT16_MAX
-#define JOURNAL_QUARANTINES	64		/* files kept; beyond: no copy */
+#define JOURNAL_QUARANTINES	64	/* files kept; beyond: no copy */
 
 struct journal;
 
@@ -93,15 +93,13 @@ void journal_close(struct journal **j);
  * Deliver every record at or above from (a position journal_end once gave, or
  * 0 for a new log) in order, report damage (at its place in that order, files
  * at the end that are nothing but noise first), cut off a torn tail, and make
- * the log ready for appending. Call it once. each
- * and damaged may be NULL.
+ * the log ready for appending. Call it once. each and damaged may be NULL.
  *
  * Everything below from is taken to be in some checkpoint and durable; damage
- * there is reported if it is in the last segment, otherwise not looked for. If the
- * log ends below it (a power cut before it was synced) that is reported as
- * missing, and the log goes on at from, so that no position at or below a
- * checkpoint is used again. Segments that journal_drop_segment took out are
- * no damage.
+ * there is reported if it is in the last segment, otherwise not looked for. If
+ * the log ends below it (a power cut before it was synced) that is reported as
+ * missing, and the log goes on at from, so that no position below a checkpoint
+ * is used again. Segments that journal_drop_segment took out are no damage.
  *
  * ERR_IO if a file cannot be read (a bad sector, too: only a human can say
  * what to do), ERR_NOMEM, ERR_INVAL, or what each returned: then only
@@ -175,7 +173,8 @@ int journal_read(struct journal *j, uint64_t pos, unsigned *type,
  * Remove segments that end at or below pos, from the oldest on, never the last
  * one. Returns how many (those dropped from the middle before do not count),
  * or ERR_IO if not even the first could be removed. After a power cut some may
- * be there again.
+ * be there again. A segment of 64 MiB costs the kernel some milliseconds: a
+ * loop that minds lets one go at a time.
  */
 int journal_drop(struct journal *j, uint64_t pos);
 

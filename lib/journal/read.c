@@ -94,7 +94,7 @@ journal_read(struct journal *j, uint64_t pos, unsigned *type,
     struct slice *body)
 {
 	const struct segment *s;
-	const uint8_t	*p;
+	const uint8_t	*p = NULL;
 	struct head	 h;
 	size_t		 i;
 	int		 rc;

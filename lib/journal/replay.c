@@ -27,7 +27,7 @@ struct scan {
 	size_t		 n;
 	bool		 bad;
 	uint64_t	 bad_from;
-	uint64_t	 noise_end;	/* behind the last byte in it not zero */
+	uint64_t	 noise_end;	/* behind its last byte not zero */
 };
 
 /* --- damage -------------------------------------------------------------- */

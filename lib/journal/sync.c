@@ -50,18 +50,34 @@ sync_file(struct journal *j, struct file *f)
 	return rc;
 }
 
-/* Take f out of the list, which is locked. */
+/* Move f from the list, which is locked, to dead. */
 static void
-file_remove(struct journal *j, struct file *f)
+file_remove(struct journal *j, struct file *f, struct file **dead)
 {
 	struct file	**at;
 
 	for (at = &j->files; *at != f; at = &(*at)->next)
 		;
 	*at = f->next;
-	if (f->fd != -1)
-		close(f->fd);
-	free(f);
+	f->next = *dead;
+	*dead = f;
+}
+
+/* Not under the lock: the last descriptor of a file that was dropped takes its
+ * blocks along, which takes its time. */
+static void
+files_close(struct file *dead)
+{
+	struct file	*f;
+	int		 saved = errno;
+
+	while ((f = dead) != NULL) {
+		dead = f->next;
+		if (f->fd != -1)
+			close(f->fd);
+		free(f);
+	}
+	errno = saved;
 }
 
 /* All files that begin below pos. One that is busy stays where it is, so its
@@ -69,7 +85,7 @@ file_remove(struct journal *j, struct file *f)
 static int
 sync_files(struct journal *j, uint64_t pos)
 {
-	struct file	*f, *next;
+	struct file	*f, *next, *dead = NULL;
 	bool		 sealed;
 	int		 rc = 0;
 
@@ -83,9 +99,10 @@ sync_files(struct journal *j, uint64_t pos)
 		f->busy = false;
 		next = f->next;
 		if (f->doomed || (rc == 0 && sealed && f->sealed))
-			file_remove(j, f);
+			file_remove(j, f, &dead);
 	}
 	pthread_mutex_unlock(&j->lock);
+	files_close(dead);
 	return rc;
 }
 

@@ -692,7 +692,8 @@ a_flipped_byte_loses_one_record_at_most_and_is_told(void **state UNUSED)
 			f->data[at] ^= (uint8_t)(1u << bit);
 			j = open_from(&small, 0);
 			for (hit = model.n, i = 0; i < model.n; i++)
-				if (at >= model.r[i].pos && at < record_end(&model, i))
+				if (at >= model.r[i].pos &&
+				    at < record_end(&model, i))
 					hit = i;
 			assert_int_equal(seen.damages, 1);
 			assert_int_equal(seen.n, model.n - (hit < model.n));
