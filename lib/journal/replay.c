@@ -150,7 +150,8 @@ scan_one(struct journal *j, struct scan *sc, uint64_t off, struct head *h,
 	if (left < RECORD_HEAD) {
 		*size = left;
 		rc = scan_need(j, sc, off, left, &p);
-		if (rc == 0 && memcmp(p, (uint8_t[RECORD_HEAD]){ 0 }, left)) {
+		if (rc == 0 && memcmp(p, (uint8_t[RECORD_HEAD]){ 0 },
+		    left) != 0) {
 			bad_begin(sc, off);
 			sc->noise_end = sc->limit;
 		}
