@@ -36,7 +36,7 @@ endif
 # `make lint` prints what goes the other way) and the libraries it brings.
 
 MODULES	:= base log metric conf fault topic share mqtt window session retain \
-	   fib rib load proto shm report bus keep proc
+	   fib rib load proto dump shm store journal report bus kv keep proc route
 
 DEPS_base    :=
 DEPS_log     := base
@@ -53,15 +53,22 @@ DEPS_fib     := base
 DEPS_rib     := base topic fib
 DEPS_load    := base
 DEPS_proto   := base
+DEPS_dump    := base mqtt topic proto
+DEPS_store   := base mqtt topic session proto
 DEPS_shm     := base fault
+DEPS_journal := base fault
 DEPS_report  := base
 DEPS_bus     := base log metric conf proto
+DEPS_kv      := base fault
 DEPS_keep    := base
 DEPS_proc    := base log metric conf fault proto shm
+DEPS_route   := base log metric topic share fib proto shm bus proc
 
 LIBS_conf    := -linih
 LIBS_report  := -ljansson
+LIBS_dump    := -ljansson
 LIBS_bus     := -lzmq -lev
+LIBS_kv      := -ltokyocabinet -lev -lpthread
 LIBS_proc    := -lev
 LIBS_proto   := -lprotobuf-nanopb
 
@@ -81,7 +88,8 @@ BINS	:= $(PROGRAMS:%=$(BUILD)/bin/%)
 closure	 = $(1) $(foreach d,$(DEPS_$(1)),$(call closure,$(d)))
 uniq	 = $(if $(1),$(firstword $(1)) $(call uniq,$(filter-out $(firstword $(1)),$(1))))
 LINK_ALL := -Wl,--start-group $(LIBS_A) -Wl,--end-group -lprotobuf-nanopb \
-	    -lzmq -lev -linih -ljansson -lm -lpthread
+	    -lzmq -lev -linih -ljansson -lm -lpthread -Wl,--as-needed \
+	    -ltokyocabinet -Wl,--no-as-needed
 
 .PHONY: all help clean setup run
 all: $(BINS)

@@ -1,6 +1,7 @@
 #include "fault/fault.h"
 
 #ifdef FAULTS
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,7 @@ static struct point {
 	enum act	act;
 } points[POINTS_MAX];
 static int npoints = -1;		/* the environment was not read yet */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* One NAME:nth=N[:do=ACT]; what is not understood ends the test loudly. */
 static void
@@ -59,33 +61,40 @@ faults_read(void)
 	free(text);
 }
 
+/* Count a visit of p; whether it is to fail. */
+static bool
+point_hit(struct point *p)
+{
+	p->visits++;
+	if (p->nth != 0 && p->visits != p->nth)
+		return false;
+	fprintf(stderr, "fault: %s visit %lu\n", p->name, p->visits);
+	switch (p->act) {
+	case ACT_FAIL:
+		return true;
+	case ACT_KILL:
+		raise(SIGKILL);
+		break;
+	case ACT_STOP:
+		raise(SIGSTOP);
+		break;
+	}
+	return false;
+}
+
 bool
 fault_hit(const char *name)
 {
+	bool	 hit = false;
 	int	 i;
 
+	pthread_mutex_lock(&lock);
 	if (npoints < 0)
 		faults_read();
-	for (i = 0; i < npoints; i++) {
-		struct point	*p = &points[i];
-
-		if (strcmp(p->name, name) != 0)
-			continue;
-		p->visits++;
-		if (p->nth != 0 && p->visits != p->nth)
-			continue;
-		fprintf(stderr, "fault: %s visit %lu\n", name, p->visits);
-		switch (p->act) {
-		case ACT_FAIL:
-			return true;
-		case ACT_KILL:
-			raise(SIGKILL);
-			break;
-		case ACT_STOP:
-			raise(SIGSTOP);
-			break;
-		}
-	}
-	return false;
+	for (i = 0; i < npoints && !hit; i++)
+		hit = strcmp(points[i].name, name) == 0 &&
+		    point_hit(&points[i]);
+	pthread_mutex_unlock(&lock);
+	return hit;
 }
 #endif

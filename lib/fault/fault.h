@@ -8,7 +8,7 @@
  * visits of that name in this process, from 1; nth=0 means every visit. With
  * `:do=kill` or `:do=stop` the process gets SIGKILL or SIGSTOP there instead.
  * Each hit says `fault: NAME visit N` on stderr, so that a test can walk nth
- * upward until a run meets no fault any more.
+ * upward until a run meets no fault any more. Any thread may visit.
  */
 #ifndef FAULT_FAULT_H
 #define FAULT_FAULT_H
