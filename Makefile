@@ -36,7 +36,7 @@ endif
 # `make lint` prints what goes the other way) and the libraries it brings.
 
 MODULES	:= base log metric conf fault topic share mqtt window session fib rib \
-	   load proto shm report bus keep proc
+	   load proto shm report bus kv keep proc
 
 DEPS_base    :=
 DEPS_log     := base
@@ -55,12 +55,14 @@ DEPS_proto   := base
 DEPS_shm     := base fault
 DEPS_report  := base
 DEPS_bus     := base log metric conf proto
+DEPS_kv      := base fault
 DEPS_keep    := base
 DEPS_proc    := base log metric conf fault proto shm
 
 LIBS_conf    := -linih
 LIBS_report  := -ljansson
 LIBS_bus     := -lzmq -lev
+LIBS_kv      := -ltokyocabinet -lev -lpthread
 LIBS_proc    := -lev
 LIBS_proto   := -lprotobuf-nanopb
 
@@ -80,7 +82,7 @@ BINS	:= $(PROGRAMS:%=$(BUILD)/bin/%)
 closure	 = $(1) $(foreach d,$(DEPS_$(1)),$(call closure,$(d)))
 uniq	 = $(if $(1),$(firstword $(1)) $(call uniq,$(filter-out $(firstword $(1)),$(1))))
 LINK_ALL := -Wl,--start-group $(LIBS_A) -Wl,--end-group -lprotobuf-nanopb \
-	    -lzmq -lev -linih -ljansson -lm -lpthread
+	    -lzmq -lev -linih -ljansson -ltokyocabinet -lm -lpthread
 
 .PHONY: all help clean setup run
 all: $(BINS)
