@@ -97,6 +97,9 @@ struct kv_tuning {
 	int	buckets;
 };
 
+/* From now on this thread is (not) the one at the tree: see sched_yield. */
+void kv_at_the_tree(bool yes);
+
 TCBDB *kv_bdb_new(const struct kv_tuning *tune);
 /* What a Tokyo Cabinet call that failed just now means: ERR_CORRUPT, ERR_FULL,
  * ERR_AGAIN, ERR_IO. */

@@ -1,6 +1,7 @@
 #include "kv/tree.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -16,7 +17,7 @@
 #include "kv/snap.h"
 
 #define ASIDE_KEPT	2		/* trees that were set aside */
-#define ASIDE_MAX	1000000
+#define ASIDE_MAX	1000000000
 #define UNFINISHED_MAX	3		/* deaths in a commit, one after another */
 #define SPACE_SPARE	(1u << 20)
 
@@ -272,29 +273,67 @@ aside_name(char *buf, size_t len, unsigned n, const char *suffix)
 	snprintf(buf, len, KV_TREE ".bad-%u%s", n, suffix);
 }
 
-static bool
-aside_there(int dirfd, unsigned n)
+/* The number in the name of a tree that was set aside, 0 for other files. */
+static unsigned
+aside_number(const char *name)
 {
-	char	name[64];
+	static const char	start[] = KV_TREE ".bad-";
+	unsigned long		n;
+	char			*end;
 
-	aside_name(name, sizeof(name), n, "");
-	return faccessat(dirfd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+	if (strncmp(name, start, sizeof(start) - 1) != 0)
+		return 0;
+	n = strtoul(name + sizeof(start) - 1, &end, 10);
+	if (n == 0 || n >= ASIDE_MAX ||
+	    (*end != '\0' && strcmp(end, KV_WAL) != 0))
+		return 0;
+	return (unsigned)n;
 }
 
-/* Give the tree the next number; the oldest of too many go. */
+/*
+ * Walk those set aside: take those up to number `gone` away and find the
+ * highest number.
+ */
+static int
+aside_walk(int dirfd, unsigned gone, unsigned *highest)
+{
+	struct dirent	*d;
+	unsigned	 n;
+	int		 fd, rc = 0, e;
+	DIR		*dir;
+
+	*highest = 0;
+	if ((fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
+		return ERR_IO;
+	if ((dir = fdopendir(fd)) == NULL) {
+		e = errno;
+		close(fd);
+		errno = e;
+		return ERR_IO;
+	}
+	while (rc == 0 && (d = readdir(dir)) != NULL) {
+		n = aside_number(d->d_name);
+		*highest = MAX(*highest, n);
+		if (n > 0 && n <= gone)
+			rc = unlink_quietly(dirfd, d->d_name);
+	}
+	e = errno;
+	closedir(dir);
+	errno = e;
+	return rc;
+}
+
+/* Give the tree the next number; of too many the oldest go. */
 static int
 set_aside(struct kv_tree *t, struct kv_report *r)
 {
 	char		name[64];
-	unsigned	n = 1, k;
+	unsigned	n, highest;
+	int		rc;
 
-	/* They are numbered without gaps; only the first ones are gone. */
-	for (k = 1; k < ASIDE_MAX; k++)
-		if (aside_there(t->dirfd, k))
-			break;
-	if (k < ASIDE_MAX)
-		for (n = k; n < ASIDE_MAX && aside_there(t->dirfd, n); n++)
-			;
+	if ((rc = aside_walk(t->dirfd, 0, &n)) < 0)
+		return rc;
+	n++;
 	aside_name(name, sizeof(name), n, "");
 	if (renameat(t->dirfd, KV_TREE, t->dirfd, name) < 0)
 		return ERR_IO;
@@ -303,15 +342,9 @@ set_aside(struct kv_tree *t, struct kv_report *r)
 	if (renameat(t->dirfd, KV_TREE KV_WAL, t->dirfd, name) < 0 &&
 	    errno != ENOENT)
 		return ERR_IO;
-	for (k = n > ASIDE_KEPT ? n - ASIDE_KEPT : 0; k > 0 &&
-	    aside_there(t->dirfd, k); k--) {
-		aside_name(name, sizeof(name), k, "");
-		if (unlink_quietly(t->dirfd, name) < 0)
-			return ERR_IO;
-		aside_name(name, sizeof(name), k, KV_WAL);
-		if (unlink_quietly(t->dirfd, name) < 0)
-			return ERR_IO;
-	}
+	if (n > ASIDE_KEPT &&
+	    (rc = aside_walk(t->dirfd, n - ASIDE_KEPT, &highest)) < 0)
+		return rc;
 	return dir_sync(t->dirfd);
 }
 
