@@ -670,6 +670,11 @@ tree_reopen(struct kv_tree *t)
 	return 0;
 }
 
+/*
+ * Undo the transaction and close without writing: tcbdbclose on a disk that
+ * fails would call back into the mapping it has just taken away. The undo log
+ * may have to be read once more, by whoever opens next.
+ */
 static void
 tree_drop(struct kv_tree *t)
 {
@@ -677,6 +682,8 @@ tree_drop(struct kv_tree *t)
 
 	if (t->bdb->tran)
 		tcbdbtranabort(t->bdb);
+	t->bdb->wmode = false;
+	t->bdb->hdb->omode &= ~(uint32_t)HDBOWRITER;
 	tcbdbdel(t->bdb);
 	t->bdb = NULL;
 	errno = e;
@@ -780,11 +787,11 @@ apply(struct kv_tree *t, const struct kv_batch *b, struct kv_entry *e,
 	if ((rc = meta_put(t->bdb, m)) < 0)
 		return rc;
 	/*
-	 * tcbdbtrancommit does this as well, but a failure in there leaves
-	 * pages of neither the old nor the new state in the cache.
+	 * tcbdbtrancommit does this as well, but once it has emptied its undo
+	 * log all must be on the disk.
 	 */
 	errno = 0;
-	if (!tcbdbmemsync(t->bdb, false))
+	if (!tcbdbmemsync(t->bdb, false) || t->bdb->hdb->fatal)
 		return bdb_failed(t->bdb);
 	if (fault_hit("kv.sync")) {
 		errno = EIO;
@@ -835,23 +842,20 @@ kv_commit(struct kv_tree *t, const struct kv_batch *b)
 	m.position = b->position;
 	m.commits++;
 	rc = apply(t, b, entries, &m);
+	errno = rc == 0 ? 0 : errno;
 	if (rc == 0 && fault_hit("kv.commit")) {
 		errno = EIO;
 		rc = ERR_IO;
 	}
+	/* Fails before its undo log is emptied: undone here or when opened. */
+	if (rc == 0 && !tcbdbtrancommit(t->bdb))
+		rc = bdb_failed(t->bdb);
 	if (rc < 0) {
 		/* We live: it was not the tree that ended us. */
 		t->mark.unfinished = 0;
 		tree_drop(t);
 		if (rc == ERR_CORRUPT)
 			tree_lose(t);
-		goto free_entries;
-	}
-	errno = 0;
-	if (!tcbdbtrancommit(t->bdb)) {
-		/* Its undo log could not be emptied: old or new? */
-		tree_drop(t);
-		rc = tree_lose(t);
 		goto free_entries;
 	}
 	t->meta = m;
