@@ -682,6 +682,8 @@ tree_drop(struct kv_tree *t)
 
 	if (t->bdb->tran)
 		tcbdbtranabort(t->bdb);
+	free(t->bdb->hdb->fbpool);	/* a reader would forget it */
+	t->bdb->hdb->fbpool = NULL;
 	t->bdb->wmode = false;
 	t->bdb->hdb->omode &= ~(uint32_t)HDBOWRITER;
 	tcbdbdel(t->bdb);
