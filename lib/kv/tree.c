@@ -680,8 +680,14 @@ tree_drop(struct kv_tree *t)
 {
 	int	e = errno;
 
-	if (t->bdb->tran)
+	/*
+	 * tcbdbtranabort alone forgets what is in the cache; it does not
+	 * know of pages that tcbdbmemsync has written.
+	 */
+	if (t->bdb->tran) {
+		tchdbtranabort(t->bdb->hdb);
 		tcbdbtranabort(t->bdb);
+	}
 	free(t->bdb->hdb->fbpool);	/* a reader would forget it */
 	t->bdb->hdb->fbpool = NULL;
 	t->bdb->wmode = false;
