@@ -515,7 +515,10 @@ kv_open(struct kv_tree **out, const char *dir, const struct kv_opts *o,
 		rc = ERR_IO;
 		goto close_mark;
 	}
-	if ((rc = load(t, known, fresh, &rep)) < 0)
+	kv_at_the_tree(true);
+	rc = load(t, known, fresh, &rep);
+	kv_at_the_tree(false);
+	if (rc < 0)
 		goto close_mark;
 	*r = rep;
 	*out = t;
@@ -601,6 +604,7 @@ kv_cursor_open(struct kv_tree *t, struct kv_cursor *c)
 	c->seen = 0;
 	if ((c->cur = tcbdbcurnew(t->bdb)) == NULL)
 		return ERR_NOMEM;
+	kv_at_the_tree(true);
 	return 0;
 }
 
@@ -639,6 +643,7 @@ void
 kv_cursor_close(struct kv_cursor *c)
 {
 	tcbdbcurdel(c->cur);
+	kv_at_the_tree(false);
 }
 
 /* --- Committing ------------------------------------------------------------- */
@@ -824,8 +829,8 @@ space_check(const struct kv_tree *t, const struct kv_batch *b)
 	return 0;
 }
 
-int
-kv_commit(struct kv_tree *t, const struct kv_batch *b)
+static int
+commit(struct kv_tree *t, const struct kv_batch *b)
 {
 	struct kv_meta	 m = t->meta;
 	struct kv_entry	*entries;
@@ -874,5 +879,16 @@ kv_commit(struct kv_tree *t, const struct kv_batch *b)
 		t->mark.dirty = true;
 free_entries:
 	free(entries);
+	return rc;
+}
+
+int
+kv_commit(struct kv_tree *t, const struct kv_batch *b)
+{
+	int	rc;
+
+	kv_at_the_tree(true);
+	rc = commit(t, b);
+	kv_at_the_tree(false);
 	return rc;
 }

@@ -22,9 +22,9 @@
  * and idx.snap and more of the log are read instead.
  *
  * Not thread safe. One thread at a time may use it, and after the start that
- * is the helper (kv/worker.h). Tokyo Cabinet is given no mutex, so it never
- * calls the sched_yield that makes it collapse under load; nothing has to be
- * put in the place of that.
+ * is the helper (kv/worker.h). Tokyo Cabinet calls sched_yield at every
+ * operation; a program with this room in it has a sched_yield of ours, which
+ * does nothing for a thread while it is in here and the usual elsewhere.
  *
  * CAVEAT: Tokyo Cabinet ends the process (exit 1) when malloc fails, and keeps
  * all leaves that a transaction touches in memory until it is committed.

@@ -9,10 +9,14 @@
  *	each	walking over all of them
  *	rebuild	opening with the tree gone
  *
- * and prints the largest memory of this process. `strace -fce fsync,fdatasync`
+ * and prints the largest memory of this process. Beside every commit another
+ * thread appends 4 KiB to a file of its own and syncs it, over and over: the
+ * latencies are what acknowledgements would see. `strace -fce fsync,fdatasync`
  * counts what is synced.
  */
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,21 +73,70 @@ put(struct kv_batch *b, unsigned long i, uint8_t salt)
 	must(kv_batch_put(b, key, (size_t)n, value, value_len), "put");
 }
 
+static char		syncs_path[300];
+static atomic_bool	syncs_end;
+static double		syncs_ms[1 << 20];
+static size_t		nsyncs;
+
+static void *
+syncs(void *arg)
+{
+	static uint8_t	page[4096];
+	int		fd = open(syncs_path, O_RDWR | O_CREAT, 0600);
+	off_t		at = 0;
+
+	(void)arg;
+	if (fd < 0 || posix_fallocate(fd, 0, 64 << 20) != 0)
+		exit(1);
+	fsync(fd);
+	for (nsyncs = 0; !atomic_load(&syncs_end) &&
+	    nsyncs < sizeof(syncs_ms) / sizeof(syncs_ms[0]); nsyncs++) {
+		double	t0 = now_s();
+
+		if (pwrite(fd, page, sizeof(page), at) < 0 ||
+		    fdatasync(fd) < 0)
+			exit(1);
+		at = (at + (off_t)sizeof(page)) % (64 << 20);
+		syncs_ms[nsyncs] = (now_s() - t0) * 1e3;
+	}
+	close(fd);
+	return NULL;
+}
+
+static int
+double_compare(const void *a, const void *b)
+{
+	double	x = *(const double *)a, y = *(const double *)b;
+
+	return x < y ? -1 : x > y;
+}
+
 static void
 commit_some(struct kv_tree *t, struct kv_batch *b, unsigned long n,
     unsigned long of)
 {
 	unsigned long	i;
+	pthread_t	thread;
 	double		t0;
 
 	kv_batch_reset(b);
 	for (i = 0; i < n; i++)
 		put(b, (unsigned long)random() % of, (uint8_t)i);
 	b->position = kv_position(t) + n;
+	atomic_store(&syncs_end, false);
+	if (pthread_create(&thread, NULL, syncs, NULL) != 0)
+		exit(1);
+	usleep(200000);
 	t0 = now_s();
 	must(kv_commit(t, b), "commit");
-	printf("commit %7lu  %8.1f ms, peak %ld MB\n", n,
-	    (now_s() - t0) * 1e3, peak_mb());
+	t0 = (now_s() - t0) * 1e3;
+	atomic_store(&syncs_end, true);
+	pthread_join(thread, NULL);
+	qsort(syncs_ms, nsyncs, sizeof(syncs_ms[0]), double_compare);
+	printf("commit %7lu  %8.1f ms, peak %ld MB; %zu syncs beside it: "
+	    "p50 %.2f p99 %.2f max %.2f ms\n", n, t0, peak_mb(), nsyncs,
+	    syncs_ms[nsyncs / 2], syncs_ms[nsyncs * 99 / 100],
+	    syncs_ms[nsyncs - 1]);
 }
 
 int
@@ -108,6 +161,7 @@ main(int argc, char **argv)
 		perror(dir);
 		return 1;
 	}
+	snprintf(syncs_path, sizeof(syncs_path), "%s/syncs", dir);
 	must(kv_open(&t, dir, NULL, &r), "open");
 	t0 = now_s();
 	for (i = 0; i < records; i++) {
