@@ -226,7 +226,7 @@ check_blocks(TCBDB *bdb, struct verdict *v)
 			watchdog(STEP_CPU_S);
 	}
 	if (n != tchdbrnum(hdb) || n != bdb->lnum + bdb->nnum ||
-	    hdb->iter < hdb->fsiz)
+	    hdb->iter != hdb->fsiz)
 		return damaged(v, "the blocks of its file");
 	return 0;
 }

@@ -573,23 +573,33 @@ kv_close(struct kv_tree **tp)
 
 /* --- Reading ---------------------------------------------------------------- */
 
+static int tree_reopen(struct kv_tree *t);
+static int tree_lose(struct kv_tree *t);
+
 int
 kv_each(struct kv_tree *t, kv_each_fn *fn, void *ctx)
 {
 	struct kv_cursor	c;
 	struct slice		key, value;
-	int			rc;
+	uint64_t		records = 0, sum = 0;
+	int			rc, stopped = 0;
 
 	if ((rc = kv_cursor_open(t, &c)) < 0)
 		return rc;
-	while ((rc = kv_cursor_next(&c, &key, &value)) == 1)
-		if ((rc = fn(ctx, &key, &value)) != 0)
+	while ((rc = kv_cursor_next(&c, &key, &value)) == 1) {
+		records++;
+		sum += get_le64(value.data - KV_SUM);
+		if ((stopped = fn(ctx, &key, &value)) != 0)
 			break;
+	}
 	kv_cursor_close(&c);
+	if (stopped != 0)
+		return stopped;
+	if (rc == ERR_CORRUPT || (rc == 0 && (records != t->meta.records ||
+	    sum != t->meta.sum)))
+		return tree_lose(t);
 	return rc;
 }
-
-static int tree_reopen(struct kv_tree *t);
 
 int
 kv_cursor_open(struct kv_tree *t, struct kv_cursor *c)

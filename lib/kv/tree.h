@@ -77,8 +77,10 @@ uint64_t kv_floor(const struct kv_tree *t);
 
 /*
  * Call fn for every record in the order of keys; what it gets is valid for the
- * call. Stops when fn returns other than 0 and returns that. ERR_CORRUPT for
- * a record whose checksum is wrong (it is not handed out), ERR_IO.
+ * call. Stops when fn returns other than 0 and returns that. ERR_IO;
+ * ERR_CORRUPT if a record's checksum is wrong (it is not handed out) or, at
+ * the end, records were missing: forget what was handed out, kv_close and
+ * kv_open again, which sets the tree aside.
  */
 typedef int kv_each_fn(void *ctx, const struct slice *key,
     const struct slice *value);

@@ -248,6 +248,13 @@ opens_on_something_committed(uint32_t round, uint32_t snap_round,
 	kv_close(&t);
 }
 
+/* A fork under a sanitizer takes its time. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define FLIP_EVERY	211
+#else
+#define FLIP_EVERY	31
+#endif
+
 /* Sparse in runs of zeros unless the environment asks for all. */
 static size_t
 next_to_flip(const struct bytes *b, size_t i)
@@ -257,7 +264,8 @@ next_to_flip(const struct bytes *b, size_t i)
 	if (getenv("KV_FLIP") != NULL)
 		return i + 1;
 	for (n = 1, i++; i < b->len; i++, n++)
-		if ((b->data[i] != 0 && n >= 31) || n == 397)
+		if ((b->data[i] != 0 && n >= FLIP_EVERY) ||
+		    n == 13 * FLIP_EVERY)
 			break;
 	return i;
 }

@@ -220,6 +220,65 @@ a_kill_there_costs_nothing(void **state UNUSED)
 	assert_true(kills > 20);
 }
 
+/* Bytes of what undoes the transaction: none makes up a record. */
+static void
+no_flipped_byte_of_an_undo_log_is_believed(void **state UNUSED)
+{
+	struct kv_report	 r;
+	struct kv_tree		*t;
+	struct bytes		 tree, wal, mark, snap;
+	volatile uint32_t	 told[2];
+	unsigned		 believed = 0, refused = 0;
+	size_t			 i;
+	pid_t			 pid;
+	int			 status;
+
+	faults_set("kv.commit", ROUNDS - 1, ":do=kill");
+	if ((pid = fork()) == 0)
+		live_and_die(&told[0], &told[1]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+	faults_set(NULL, 0, "");
+	tree = file_get(KV_TREE);
+	wal = file_get(KV_TREE KV_WAL);
+	mark = file_get(KV_MARK);
+	snap = file_get(KV_SNAP);
+	assert_true(wal.len > 300);
+	/* The last of it uncut, then cut off before each of its bytes. */
+	for (i = 0; i < 2 * wal.len; i += i < 400 ? 1 : 53) {
+		empty_dir();
+		file_put(KV_TREE, tree.data, tree.len);
+		file_put(KV_MARK, mark.data, mark.len);
+		file_put(KV_SNAP, snap.data, snap.len);
+		if (i < wal.len) {
+			wal.data[i] ^= (uint8_t)(1u << i % 8);
+			file_put(KV_TREE KV_WAL, wal.data, wal.len);
+			wal.data[i] ^= (uint8_t)(1u << i % 8);
+		} else {
+			file_put(KV_TREE KV_WAL, wal.data, i - wal.len);
+		}
+		t = open_well(&r);
+		if (!is_a_prefix(t))
+			fail_msg("byte %zu: %s", i, r.why);
+		if (r.opened) {
+			/* Undone, or with no log to undo it all there. */
+			assert_in_range(r.position, (ROUNDS - 2) * 1000u,
+			    (ROUNDS - 1) * 1000u);
+			believed++;
+		} else {
+			assert_int_equal(r.position, ROUNDS / 2 * 1000u);
+			refused++;
+		}
+		kv_close(&t);
+	}
+	print_message("%u believed, %u refused\n", believed, refused);
+	assert_true(believed > 0 && refused > 0);
+	free(tree.data);
+	free(wal.data);
+	free(mark.data);
+	free(snap.data);
+}
+
 /* As when the machine stops: the mark is of another life of it. */
 static void
 a_commit_cut_off_by_a_power_cut_is_not_believed(void **state UNUSED)
@@ -289,6 +348,7 @@ main(void)
 	const struct CMUnitTest	tests[] = {
 		T(a_call_that_fails_costs_nothing),
 		T(a_kill_there_costs_nothing),
+		T(no_flipped_byte_of_an_undo_log_is_believed),
 		T(a_commit_cut_off_by_a_power_cut_is_not_believed),
 		T(a_tree_that_kills_is_set_aside),
 	};
