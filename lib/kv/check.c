@@ -20,7 +20,7 @@
 #include "base/err.h"
 #include "kv/internal.h"
 
-#define LEAF_MEMBERS	32		/* small: a commit rewrites whole leaves */
+#define LEAF_MEMBERS	32		/* a commit rewrites whole leaves */
 #define NODE_MEMBERS	256
 #define BUCKETS		131071		/* pages of a tree of 4 M records */
 #define LEAVES_CACHED	1024
@@ -145,14 +145,12 @@ damaged(struct verdict *v, const char *why)
 static int
 check_records(TCBDB *bdb, struct verdict *v)
 {
+	static uint8_t	 last[KV_KEY_MAX];	/* we are a child */
 	struct kv_meta	 seen = { 0 };
 	BDBCUR		*cur = tcbdbcurnew(bdb);
-	uint8_t		*last = NULL;
 	int		 last_len = -1, klen, vlen, glen, n = 0;
 	bool		 have_meta = false;
 
-	if ((last = malloc(KV_KEY_MAX)) == NULL)
-		return ERR_NOMEM;
 	for (tcbdbcurfirst(cur);; tcbdbcurnext(cur)) {
 		const uint8_t	*key = tcbdbcurkey3(cur, &klen), *value, *got;
 		int		 order;
@@ -201,7 +199,6 @@ check_records(TCBDB *bdb, struct verdict *v)
 		return damaged(v, "records are missing");
 	if (seen.sum != v->meta.sum)
 		return damaged(v, "not the records that were put in");
-	free(last);
 	tcbdbcurdel(cur);
 	return 0;
 }

@@ -22,7 +22,7 @@
 #define KV_WAL		".wal"			/* Tokyo Cabinet's, behind */
 #define KV_SUM		8u			/* before every value */
 
-/* --- Records ---------------------------------------------------------------- */
+/* --- Records ------------------------------------------------------------ */
 
 /* The checksum of a record, which stands before its value in the tree. */
 static inline uint64_t
@@ -47,7 +47,7 @@ void kv_entry_at(const struct kv_batch *b, size_t *off, struct kv_entry *e);
 struct kv_meta {
 	uint64_t	position;
 	uint64_t	records;
-	uint64_t	sum;		/* of the records' checksums, mod 2^64 */
+	uint64_t	sum;		/* of their checksums, mod 2^64 */
 	uint64_t	commits;
 };
 
@@ -59,7 +59,7 @@ void kv_meta_encode(uint8_t out[KV_META_SIZE], const struct kv_meta *m);
 /* ERR_CORRUPT if it is not one, or not of this version. */
 int kv_meta_decode(struct kv_meta *m, const void *value, size_t len);
 
-/* --- mark.c ----------------------------------------------------------------- */
+/* --- mark.c ------------------------------------------------------------- */
 
 /*
  * idx.mark, one sector: whether idx.tcb may be believed. Written and synced
@@ -73,10 +73,10 @@ struct kv_mark {
 	bool		dirty;
 	bool		closed;		/* tcbdbclose() has returned */
 	bool		lost;		/* never believe this tree */
-	uint32_t	unfinished;	/* transactions in a row without an end */
+	uint32_t	unfinished;	/* transactions in a row, no end */
 	uint64_t	commits;	/* of the tree when clean */
-	uint64_t	head;		/* closed: checksum of the file's head */
-	uint8_t		boot[16];	/* written in this life of the machine */
+	uint64_t	head;		/* closed: sum of the file's head */
+	uint8_t		boot[16];	/* this life of the machine */
 };
 
 /*
@@ -91,7 +91,7 @@ int kv_mark_write(int fd, struct kv_mark *m);
 /* Was it written since the machine was started? */
 bool kv_mark_same_boot(const struct kv_mark *m);
 
-/* --- check.c ---------------------------------------------------------------- */
+/* --- check.c ------------------------------------------------------------ */
 
 struct kv_tuning {
 	int	buckets;

@@ -29,7 +29,7 @@ struct kv_snap_info {
 struct kv_snap_source {
 	long		(*read)(void *ctx, void *buf, size_t len);
 	void		*ctx;
-	uint64_t	 size;		/* bytes in all: bounds what is believed */
+	uint64_t	 size;		/* bytes in all */
 };
 
 /*

@@ -18,7 +18,7 @@
 
 #define ASIDE_KEPT	2		/* trees that were set aside */
 #define ASIDE_MAX	1000000000
-#define UNFINISHED_MAX	3		/* deaths in a commit, one after another */
+#define UNFINISHED_MAX	3		/* deaths in a commit, in a row */
 #define SPACE_SPARE	(1u << 20)
 
 struct kv_tree {
@@ -34,7 +34,7 @@ struct kv_tree {
 	bool		 lost;
 };
 
-/* --- Small things ----------------------------------------------------------- */
+/* --- Small things ------------------------------------------------------- */
 
 uint64_t
 kv_position(const struct kv_tree *t)
@@ -103,7 +103,7 @@ dir_sync(int dirfd)
 	return fsync(dirfd) < 0 ? ERR_IO : 0;
 }
 
-/* --- Opening ---------------------------------------------------------------- */
+/* --- Opening ------------------------------------------------------------ */
 
 static int
 meta_read(TCBDB *bdb, struct kv_meta *m)
@@ -265,7 +265,7 @@ del_bdb:
 	return rc;
 }
 
-/* --- Setting aside ---------------------------------------------------------- */
+/* --- Setting aside ------------------------------------------------------ */
 
 static void
 aside_name(char *buf, size_t len, unsigned n, const char *suffix)
@@ -348,7 +348,7 @@ set_aside(struct kv_tree *t, struct kv_report *r)
 	return dir_sync(t->dirfd);
 }
 
-/* --- Believing -------------------------------------------------------------- */
+/* --- Believing ---------------------------------------------------------- */
 
 /*
  * Is the tree that is there to be believed? 0, ERR_CORRUPT with r->why, or
@@ -426,8 +426,8 @@ snap_judge(struct kv_tree *t, bool *there, struct kv_report *r)
 		t->floor = info.position;
 	} else if (rc == ERR_CORRUPT) {
 		n = strlen(r->why);
-		snprintf(r->why + n, sizeof(r->why) - n, "%sidx.snap is damaged",
-		    n > 0 ? "; " : "");
+		snprintf(r->why + n, sizeof(r->why) - n,
+		    "%sidx.snap is damaged", n > 0 ? "; " : "");
 		r->damaged = true;
 	} else if (rc != ERR_NOTFOUND) {
 		return rc;
@@ -438,7 +438,7 @@ snap_judge(struct kv_tree *t, bool *there, struct kv_report *r)
 static int
 load(struct kv_tree *t, bool known, bool fresh, struct kv_report *r)
 {
-	struct kv_meta	meta;
+	struct kv_meta	meta = { 0 };
 	struct stat	st;
 	bool		there, snap;
 	int		rc;
@@ -571,7 +571,7 @@ kv_close(struct kv_tree **tp)
 	*tp = NULL;
 }
 
-/* --- Reading ---------------------------------------------------------------- */
+/* --- Reading ------------------------------------------------------------ */
 
 static int tree_reopen(struct kv_tree *t);
 static int tree_lose(struct kv_tree *t);
@@ -656,9 +656,9 @@ kv_cursor_close(struct kv_cursor *c)
 	kv_at_the_tree(false);
 }
 
-/* --- Committing ------------------------------------------------------------- */
+/* --- Committing --------------------------------------------------------- */
 
-/* Nothing of this tree is to be believed any more, now and at the next start. */
+/* Nothing of this tree is to be believed any more, at the next start either. */
 static int
 tree_lose(struct kv_tree *t)
 {

@@ -27,7 +27,7 @@ struct lane {
 	struct queue	 due;		/* under lock */
 	struct queue	 over;		/* under lock */
 	bool		 ending;	/* under lock */
-	unsigned	 n;		/* not yet done; the loop's thread only */
+	unsigned	 n;		/* not yet done; the loop's only */
 };
 
 struct kv_worker {
@@ -65,7 +65,7 @@ queue_take(struct queue *q)
 	return j;
 }
 
-/* --- On a lane's thread ----------------------------------------------------- */
+/* --- On a lane's thread ------------------------------------------------- */
 
 static bool
 must_stop(void *ctx)
@@ -123,7 +123,7 @@ lane_main(void *arg)
 	return NULL;
 }
 
-/* --- On the loop's thread --------------------------------------------------- */
+/* --- On the loop's thread ----------------------------------------------- */
 
 /* done may submit again, or free its job. */
 static void

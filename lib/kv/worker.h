@@ -23,7 +23,7 @@
 enum kv_job_kind {
 	KV_JOB_SYNC,		/* run(arg), on the sync lane */
 	KV_JOB_COMMIT,		/* kv_commit(batch) */
-	KV_JOB_SNAPSHOT,	/* kv_snapshot, given up when the worker stops */
+	KV_JOB_SNAPSHOT,	/* kv_snapshot, given up by a stop */
 	KV_JOB_CALL,		/* run(arg), on the tree lane */
 };
 
@@ -37,8 +37,8 @@ struct kv_job {
 
 	int		 rc;			/* result, for done */
 	int		 errnum;		/* errno with it */
-	uint64_t	 position;		/* kv_position() after it; tree lane */
-	uint64_t	 floor;			/* kv_floor() after it; tree lane */
+	uint64_t	 position;		/* kv_position() then; tree lane */
+	uint64_t	 floor;			/* kv_floor() then; tree lane */
 	struct kv_job	*next;			/* the worker's */
 };
 

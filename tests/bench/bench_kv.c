@@ -3,7 +3,7 @@
  * a tree in DIR (made, and emptied in the end; default /tmp) with RECORDS
  * (1000000) of VALUE bytes (300), then times
  *
- *	commit	of 1000, 10000 and 100000 random ones of them, in one transaction
+ *	commit	of 1000, 10000 and 100000 random ones, in one transaction
  *	snap	writing idx.snap
  *	check	opening: the walk in a child process
  *	each	walking over all of them

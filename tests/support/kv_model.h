@@ -20,14 +20,14 @@
 
 static const struct kv_opts small = { .buckets = 101 };
 
-/* --- A directory ------------------------------------------------------------ */
+/* --- A directory -------------------------------------------------------- */
 
 static char	dir[64];
 
 static UNUSED int
 setup(void **state UNUSED)
 {
-	/* In memory where there is such a place: they sync thousands of times. */
+	/* In memory where there is such a place: thousands of syncs. */
 	snprintf(dir, sizeof(dir), "%s/test_kv.XXXXXX",
 	    access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
 	return mkdtemp(dir) == NULL ? -1 : 0;
@@ -107,7 +107,7 @@ file_put(const char *name, const uint8_t *data, size_t len)
 	close(fd);
 }
 
-/* --- A model ---------------------------------------------------------------- */
+/* --- A model ------------------------------------------------------------ */
 
 static uint64_t	seed;
 

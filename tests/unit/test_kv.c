@@ -25,7 +25,7 @@
 
 #include "../support/kv_model.h"
 
-/* --- Claims ----------------------------------------------------------------- */
+/* --- Claims ------------------------------------------------------------- */
 
 static void
 a_new_one_is_empty_and_stays(void **state UNUSED)
@@ -608,7 +608,7 @@ a_full_disk_changes_nothing(void **state UNUSED)
 	kv_batch_free(&b);
 }
 
-/* --- The worker ------------------------------------------------------------- */
+/* --- The worker --------------------------------------------------------- */
 
 static unsigned	order, dones;
 static int	gate[2];
