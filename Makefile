@@ -82,7 +82,8 @@ BINS	:= $(PROGRAMS:%=$(BUILD)/bin/%)
 closure	 = $(1) $(foreach d,$(DEPS_$(1)),$(call closure,$(d)))
 uniq	 = $(if $(1),$(firstword $(1)) $(call uniq,$(filter-out $(firstword $(1)),$(1))))
 LINK_ALL := -Wl,--start-group $(LIBS_A) -Wl,--end-group -lprotobuf-nanopb \
-	    -lzmq -lev -linih -ljansson -ltokyocabinet -lm -lpthread
+	    -lzmq -lev -linih -ljansson -lm -lpthread -Wl,--as-needed \
+	    -ltokyocabinet -Wl,--no-as-needed
 
 .PHONY: all help clean setup run
 all: $(BINS)

@@ -12,6 +12,7 @@ struct kv_cursor {
 	struct kv_tree	*t;
 	BDBCUR		*cur;
 	uint64_t	 seen;
+	uint64_t	 sum;		/* of the record, as stored */
 };
 
 int kv_cursor_open(struct kv_tree *t, struct kv_cursor *c);

@@ -588,7 +588,7 @@ kv_each(struct kv_tree *t, kv_each_fn *fn, void *ctx)
 		return rc;
 	while ((rc = kv_cursor_next(&c, &key, &value)) == 1) {
 		records++;
-		sum += get_le64(value.data - KV_SUM);
+		sum += c.sum;
 		if ((stopped = fn(ctx, &key, &value)) != 0)
 			break;
 	}
@@ -612,6 +612,7 @@ kv_cursor_open(struct kv_tree *t, struct kv_cursor *c)
 		return rc;
 	c->t = t;
 	c->seen = 0;
+	c->sum = 0;
 	if ((c->cur = tcbdbcurnew(t->bdb)) == NULL)
 		return ERR_NOMEM;
 	kv_at_the_tree(true);
@@ -645,7 +646,8 @@ kv_cursor_next(struct kv_cursor *c, struct slice *key, struct slice *value)
 	key->len = (size_t)klen;
 	value->data = v + KV_SUM;
 	value->len = (size_t)vlen - KV_SUM;
-	return get_le64(v) == kv_record_sum(k, key->len, value->data,
+	c->sum = get_le64(v);
+	return c->sum == kv_record_sum(k, key->len, value->data,
 	    value->len) ? 1 : ERR_CORRUPT;
 }
 
