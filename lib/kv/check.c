@@ -229,7 +229,8 @@ check_blocks(TCBDB *bdb, struct verdict *v)
 }
 
 static NORETURN void
-child(const char *path, const struct kv_tuning *tune, struct verdict *v)
+child(const char *path, const struct kv_tuning *tune, struct verdict *v,
+    pid_t parent)
 {
 	static const int	quiet[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR1,
 	    SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL, SIGPROF, SIGCHLD };
@@ -240,6 +241,8 @@ child(const char *path, const struct kv_tuning *tune, struct verdict *v)
 	int			 fd;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(1);
 	for (i = 0; i < NELEM(quiet); i++)
 		signal(quiet[i], SIG_DFL);
 	sigemptyset(&none);
@@ -281,7 +284,7 @@ kv_check(const char *path, const struct kv_tuning *tune, struct kv_meta *m,
     char *why, size_t whylen)
 {
 	struct verdict	*v;
-	pid_t		 pid;
+	pid_t		 pid, parent;
 	int		 status, rc, e;
 
 	v = mmap(NULL, sizeof(*v), PROT_READ | PROT_WRITE,
@@ -291,8 +294,9 @@ kv_check(const char *path, const struct kv_tuning *tune, struct kv_meta *m,
 	/* Unless it says otherwise it was ended by what it read. */
 	v->rc = ERR_CORRUPT;
 	snprintf(v->why, sizeof(v->why), "cannot be read");
+	parent = getpid();
 	if ((pid = fork()) == 0)
-		child(path, tune, v);
+		child(path, tune, v, parent);
 	if (pid < 0) {
 		e = errno;
 		munmap(v, sizeof(*v));

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -11,6 +12,7 @@
 #define MARK_SIZE	64u
 #define MARK_MAGIC	"mqttckvM"
 #define MARK_VERSION	1u
+#define LOCK_TRIES	50		/* 10 ms apart */
 
 enum { MARK_DIRTY = 1, MARK_CLOSED = 2, MARK_LOST = 4 };
 
@@ -82,21 +84,41 @@ boot_id(uint8_t out[16])
 	}
 }
 
+/*
+ * The check of a process that was killed dies with it, but not in the same
+ * moment, and holds the lock until then.
+ */
+static int
+lock(int fd)
+{
+	const struct timespec	pause = { .tv_nsec = 10 * 1000 * 1000 };
+	int			i;
+
+	for (i = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; i++) {
+		if (errno != EWOULDBLOCK)
+			return ERR_IO;
+		if (i == LOCK_TRIES)
+			return ERR_AGAIN;
+		nanosleep(&pause, NULL);
+	}
+	return 0;
+}
+
 int
 kv_mark_open(int dirfd, int *fd, struct kv_mark *m, bool *known, bool *empty)
 {
 	uint8_t	buf[MARK_SIZE];
 	ssize_t	n;
-	int	f, e;
+	int	f, e, rc;
 
 	f = openat(dirfd, KV_MARK, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (f < 0)
 		return ERR_IO;
-	if (flock(f, LOCK_EX | LOCK_NB) < 0) {
+	if ((rc = lock(f)) < 0) {
 		e = errno;
 		close(f);
 		errno = e;
-		return e == EWOULDBLOCK ? ERR_AGAIN : ERR_IO;
+		return rc;
 	}
 	if ((n = pread(f, buf, sizeof(buf), 0)) < 0) {
 		e = errno;

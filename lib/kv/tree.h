@@ -59,8 +59,8 @@ struct kv_report {
 /*
  * Open the checkpoint in dir, an existing directory; o may be NULL. Forks, so
  * call it before other threads matter. *r is filled in on success. ERR_AGAIN
- * if another process has it open, ERR_FULL for no space, ERR_IO, ERR_NOMEM;
- * never ERR_CORRUPT: see r->damaged.
+ * if another process has it open, still after half a second; ERR_FULL for no
+ * space, ERR_IO, ERR_NOMEM; never ERR_CORRUPT: see r->damaged.
  */
 int kv_open(struct kv_tree **t, const char *dir, const struct kv_opts *o,
     struct kv_report *r);
