@@ -579,6 +579,7 @@ subscribe(struct index *ix, struct index_owner *o, const struct slice *name,
 		sub->qos = opts->qos;
 		sub->no_local = opts->no_local;
 		sub->rap = opts->rap;
+		sub->rh = opts->rh;
 		*out = f;
 		return 0;
 	}
