@@ -36,7 +36,7 @@ endif
 # `make lint` prints what goes the other way) and the libraries it brings.
 
 MODULES	:= base log metric conf fault topic share mqtt window session fib rib \
-	   load proto shm report bus keep proc
+	   load proto store shm report bus keep proc
 
 DEPS_base    :=
 DEPS_log     := base
@@ -52,6 +52,7 @@ DEPS_fib     := base
 DEPS_rib     := base topic fib
 DEPS_load    := base
 DEPS_proto   := base
+DEPS_store   := base mqtt topic session proto
 DEPS_shm     := base fault
 DEPS_report  := base
 DEPS_bus     := base log metric conf proto
