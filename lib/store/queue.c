@@ -310,33 +310,50 @@ squeeze(const struct queue *q, struct queue *to)
 	to->n = n;
 }
 
+/* A queue of this size with what is not DONE. */
+static int
+resize(struct session *s, uint32_t cap)
+{
+	struct queue *q = s->queue, *other;
+
+	if (cap > CAP_MAX || (other = malloc(sizeof(*other) +
+	    cap * sizeof(other->entries[0]))) == NULL)
+		return ERR_NOMEM;
+	other->cap = cap;
+	other->first = other->n = 0;
+	if (q != NULL)
+		squeeze(q, other);
+	s->queue = other;
+	free(q);
+	return 0;
+}
+
 int
 queue_reserve(struct session *s)
 {
-	struct queue	*q = s->queue, *other;
-	uint32_t	 cap, live = s->queued;
+	struct queue *q = s->queue;
 
-	if (q != NULL && q->first + q->n < q->cap)
+	if (q == NULL)
+		return resize(s, 1);
+	if (q->first + q->n < q->cap)
 		return 0;
-	cap = q == NULL ? 1 : q->cap;
-	if (live > cap / 4 * 3 || live >= cap)
-		cap *= 2;
-	else if (cap >= SHRINK_MIN && live < cap / 8)
-		cap /= 2;
-	if (q == NULL || cap != q->cap) {
-		if (cap > CAP_MAX || (other = malloc(sizeof(*other) +
-		    cap * sizeof(other->entries[0]))) == NULL)
-			return ERR_NOMEM;
-		other->cap = cap;
-		other->first = other->n = 0;
-		if (q != NULL)
-			squeeze(q, other);
-		s->queue = other;
-		free(q);
-	} else {
-		squeeze(q, q);
-	}
+	if (s->queued > q->cap / 4 * 3 || s->queued == q->cap)
+		return resize(s, q->cap * 2);
+	squeeze(q, q);
 	return 0;
+}
+
+/* What was long once and is not any more. */
+static void
+shrink(struct session *s)
+{
+	uint32_t cap = s->queue->cap;
+
+	if (cap < SHRINK_MIN || s->queued >= cap / 8)
+		return;
+	while (cap / 4 > s->queued)
+		cap /= 2;
+	(void)resize(s, cap);		/* or it stays long */
 }
 
 struct entry *
@@ -395,6 +412,7 @@ queue_done(struct shard *sh, struct session *s, struct entry *e)
 	}
 	if (q->n > 0) {
 		s->base = q->entries[q->first].offset;
+		shrink(s);
 	} else {
 		s->base = s->next;
 		s->queue = NULL;
