@@ -483,6 +483,20 @@ apply_open(struct shard *sh, uint64_t pos, const struct op *o)
 	return 0;
 }
 
+/* Below this everything must have been sent: behind the last that came back as
+ * received. (It is, unless the log is damaged.) */
+static uint64_t
+received_end(const struct session *s)
+{
+	const struct queue	*q = s->queue;
+	uint32_t		 i;
+
+	for (i = q != NULL ? q->n : 0; i-- > 0;)
+		if (q->entries[q->first + i].state == ENTRY_RECEIVED)
+			return q->entries[q->first + i].offset + 1;
+	return s->base;
+}
+
 static void
 apply_close(struct session *s, const struct op *o)
 {
@@ -490,7 +504,8 @@ apply_close(struct session *s, const struct op *o)
 	s->sent_unsure = false;
 	s->at_ms = o->at_ms;
 	s->expiry_s = o->expiry_s;
-	s->sent = MIN(MAX(o->offset, s->base), s->next);
+	s->sent = MIN(o->offset < s->sent ? MAX(o->offset, received_end(s)) :
+	    o->offset, s->next);
 	if (!o->keep_will)
 		drop_will(s);
 }

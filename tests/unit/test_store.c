@@ -28,10 +28,10 @@
 #define OWN_MALLOC 1
 #endif
 
+#if OWN_MALLOC
 /* Allocations that succeed before one fails; negative: all do. */
 static long allocs_left = -1;
 
-#if OWN_MALLOC
 void *__libc_malloc(size_t n);
 void *__libc_calloc(size_t n, size_t size);
 void *__libc_realloc(void *p, size_t n);
@@ -671,6 +671,9 @@ will_and_close(void **state UNUSED)
 	assert_int_equal(apply(sh, 110, bytes_of(&o)), 0);
 	assert_int_equal(s->will.len, 0);
 	assert_int_equal(s->sent, 3);
+	o.offset = 0;			/* what was received was sent */
+	assert_int_equal(apply(sh, 115, bytes_of(&o)), 0);
+	assert_int_equal(s->sent, 1);
 	assert_int_equal(shard_session(sh, 2)->will.len, 4);
 	assert_int_equal(apply(sh, 120, bytes_of(&w)), 0);
 	assert_int_equal(shard_session(sh, 2)->will.len, 0);

@@ -878,7 +878,9 @@ check_match(const char *topic, uint8_t qos, bool retain, int publisher,
 			;
 		CHECK(k < rc && t[k].qos == got[i].qos &&
 		    t[k].retain == got[i].retain && t[k].nids == got[i].nids);
-		memcpy(sorted, got[i].ids, got[i].nids * sizeof(*sorted));
+		if (got[i].nids > 0)
+			memcpy(sorted, got[i].ids,
+			    got[i].nids * sizeof(*sorted));
 		qsort(sorted, got[i].nids, sizeof(*sorted), by_number);
 		qsort(ids[k], t[k].nids, sizeof(*sorted), by_number);
 		CHECK(memcmp(sorted, ids[k], t[k].nids * sizeof(*sorted)) ==
