@@ -229,9 +229,10 @@ drop_will(struct session *s)
 struct session *
 session_new(uint64_t handle, const struct slice *id, const struct slice *will)
 {
+	size_t		size = offsetof(struct session, client_id) + id->len + 1;
 	struct session *s;
 
-	if ((s = calloc(1, sizeof(*s) + id->len + 1)) == NULL)
+	if ((s = calloc(1, MAX(size, sizeof(*s)))) == NULL)
 		return NULL;
 	if (!copy_slice(&s->will, will)) {
 		free(s);

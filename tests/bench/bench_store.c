@@ -2,10 +2,11 @@
  * bench_store: durable sessions of one shard at size. Prints memory and time (of
  * CPU); passes no judgement.
  *
- *   bench_store [sessions]			default 1000000
+ *   bench_store [sessions [wildcards]]		default 1000000 1
  *
  * Each session has three subscriptions: one filter that all share, two of its
- * own, one of which has a wildcard. Publishes land in sessions at random, with
+ * own, of which so many have a wildcard behind what is the session's own (an
+ * anchor each, which is what costs most). Publishes land in sessions at random, with
  * 100 bytes of record, and are acknowledged.
  */
 #include <malloc.h>
@@ -90,7 +91,7 @@ subscribe(struct shard *sh, uint64_t handle, const char *filter)
 }
 
 static void
-make(struct shard *sh, uint64_t i)
+make(struct shard *sh, uint64_t i, unsigned wildcards)
 {
 	char	  text[64];
 	struct op o = {
@@ -109,9 +110,11 @@ make(struct shard *sh, uint64_t i)
 	begin(&o);
 	apply(sh);
 	subscribe(sh, i + 1, "all/devices");
-	snprintf(text, sizeof(text), "dev/%08" PRIu64 "/cmd", i);
+	snprintf(text, sizeof(text), wildcards > 1 ? "dev/%08" PRIu64 "/#" :
+	    "dev/%08" PRIu64 "/cmd", i);
 	subscribe(sh, i + 1, text);
-	snprintf(text, sizeof(text), "dev/%08" PRIu64 "/+/set", i);
+	snprintf(text, sizeof(text), wildcards > 0 ? "dev/%08" PRIu64
+	    "/+/set" : "dev/%08" PRIu64 "/a/set", i);
 	subscribe(sh, i + 1, text);
 	begin(&c);
 	apply(sh);
@@ -215,6 +218,7 @@ int
 main(int argc, char **argv)
 {
 	uint64_t	 n = argc > 1 ? strtoull(argv[1], NULL, 10) : 1000000;
+	unsigned	 wildcards = argc > 2 ? (unsigned)atoi(argv[2]) : 1;
 	struct shard	*sh = shard_new(1);
 	struct tape	 tape = { NULL, 0, 0 };
 	struct dirty	 d[64];
@@ -223,11 +227,11 @@ main(int argc, char **argv)
 	double		 t = cpu_seconds(), before = allocated(), loaded;
 
 	if (n == 0) {
-		fputs("usage: bench_store [sessions]\n", stderr);
+		fputs("usage: bench_store [sessions [wildcards]]\n", stderr);
 		return 64;
 	}
 	for (i = 0; i < n; i++)
-		make(sh, i);
+		make(sh, i, wildcards);
 	report("made by ops:", n, allocated() - before, cpu_seconds() - t);
 	while (shard_take_dirty(sh, d, 64) > 0)
 		;
