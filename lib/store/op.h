@@ -21,7 +21,7 @@ enum store_op {
 	STORE_SUBSCRIBE	= 4,
 	STORE_UNSUBSCRIBE = 5,
 	STORE_PUBLISH	= 6,	/* a message, and who gets it */
-	STORE_ACK	= 7,	/* a client finished, or got, what it was sent */
+	STORE_ACK	= 7,	/* a client finished, or got, what was sent */
 	STORE_DROP	= 8,	/* an entry goes unsent: queue full, expired */
 	STORE_INBOUND	= 9,	/* QoS 2 of this client came */
 	STORE_RELEASE	= 10,	/* ... and its PUBREL */

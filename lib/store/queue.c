@@ -239,7 +239,7 @@ queue_find(const struct session *s, uint64_t offset)
 	e = (struct entry *)&q->entries[q->first];
 	if (offset < e->offset)
 		return NULL;
-	/* With nothing taken out in between it lies right there, else before. */
+	/* With nothing taken out in between it lies there, else before. */
 	hi = (uint32_t)MIN(offset - e->offset, q->n - 1);
 	if (e[hi].offset == offset)
 		return &e[hi];

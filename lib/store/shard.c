@@ -229,7 +229,8 @@ drop_will(struct session *s)
 struct session *
 session_new(uint64_t handle, const struct slice *id, const struct slice *will)
 {
-	size_t		size = offsetof(struct session, client_id) + id->len + 1;
+	size_t		size = offsetof(struct session, client_id) + id->len +
+			    1;
 	struct session *s;
 
 	if ((s = calloc(1, MAX(size, sizeof(*s)))) == NULL)

@@ -45,7 +45,7 @@
 struct shard;
 
 struct body {
-	uint64_t	 pos;		/* of its STORE_PUBLISH, or STORE_MOVE */
+	uint64_t	 pos;		/* of its STORE_PUBLISH, _MOVE */
 	uint64_t	 deadline_s;	/* since 1970; 0: never expires */
 	uint32_t	 size;		/* bytes of the operation */
 	uint32_t	 bytes;		/* ... of the record in it */
@@ -154,9 +154,9 @@ void shard_free(struct shard **sh);
  *		nothing changed, do not log it
  *
  * What each does beyond the obvious:
- *   OPEN	the session of that client id and handle goes on, connected here,
- *		if it is not `fresh`; else an old one of that client id ends and
- *		a new one begins. Its will is replaced, `sent` stays: below it
+ *   OPEN	the session of that client id and handle goes on, connected
+ *		here, if it is not `fresh`; else an old one of that client id
+ *		ends and a new one begins. Its will is replaced, `sent` stays: below it
  *		is to be sent again (4.4). Once durable it stays durable.
  *   CLOSE	`sent` is what the operation says.
  *   PUBLISH	each target's entry gets that session's next offset. With a
@@ -212,8 +212,8 @@ struct store_target {			/* one of a STORE_PUBLISH */
 /*
  * The sessions that want a message of this topic at QoS 1 or 2, each once, with
  * the highest QoS and all identifiers [MQTT-3.3.4-2] [-3] (targets of QoS 0 are
- * not named: a listener sees to them; nor are members of groups). publisher: its
- * client id, for no local; may be empty. *out is good until the next call.
+ * not named: a listener sees to them; nor are members of groups). publisher:
+ * its client id, for no local; may be empty. *out is good until the next call.
  * Returns how many, ERR_NOMEM.
  */
 int shard_match(struct shard *sh, const struct slice *topic, uint8_t qos,
@@ -240,7 +240,7 @@ struct msgid shard_mark(const struct shard *sh, const struct slice *source,
 
 /* --- The log's own room --- */
 
-/* pin: size bytes at pos are wanted; unpin: nobody's any more, or moved away. */
+/* pin: size bytes at pos are wanted; unpin: nobody's any more, or moved. */
 struct shard_hooks {
 	void (*pin)(void *ctx, uint64_t pos, uint32_t size);
 	void (*unpin)(void *ctx, uint64_t pos, uint32_t size);
@@ -273,9 +273,10 @@ long session_save(const struct session *s, void *out, size_t size);
 int shard_load(struct shard *sh, const void *data, size_t len);
 
 /* Sessions changed, or ended, since they were cleaned last, first those that
- * were changed first: takes up to max. An ended one is told by its handle alone,
- * also if it never was saved. A checkpoint that begins at a position is whole
- * when as many were taken as were dirty then. */
+ * were changed first: takes up to max. An ended one is told by its handle
+ * alone, also if it never was saved. A checkpoint that begins at a position is
+ * whole when as many were taken as were dirty then, and the marks saved since;
+ * the log must be on disk up to shard_applied() before it counts. */
 struct dirty {
 	uint64_t	 handle;
 	struct session	*session;	/* NULL: ended */

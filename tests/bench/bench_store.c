@@ -1,13 +1,13 @@
 /*
- * bench_store: durable sessions of one shard at size. Prints memory and time (of
- * CPU); passes no judgement.
+ * bench_store: durable sessions of one shard at size. Prints memory and time
+ * (of CPU); passes no judgement.
  *
  *   bench_store [sessions [wildcards]]		default 1000000 1
  *
  * Each session has three subscriptions: one filter that all share, two of its
  * own, of which so many have a wildcard behind what is the session's own (an
- * anchor each, which is what costs most). Publishes land in sessions at random, with
- * 100 bytes of record, and are acknowledged.
+ * anchor each, which is what costs most). Publishes land in sessions at random,
+ * with 100 bytes of record, and are acknowledged.
  */
 #include <malloc.h>
 #include <inttypes.h>
