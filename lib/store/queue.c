@@ -18,12 +18,12 @@ hash_number(uint64_t n)
 struct body *
 body_find(const struct shard *sh, uint64_t pos)
 {
-	uint64_t	 h = hash_number(pos);
-	struct body	*b;
-	size_t		 i;
+	uint64_t		 h = hash_number(pos);
+	const struct htab	*t = spread_part(&sh->bodies, h);
+	struct body		*b;
+	size_t			 i;
 
-	for (i = htab_first(&sh->bodies, h);
-	    (b = htab_at(&sh->bodies, h, &i)) != NULL; i++)
+	for (i = htab_first(t, h); (b = htab_at(t, h, &i)) != NULL; i++)
 		if (b->pos == pos)
 			return b;
 	return NULL;
@@ -108,7 +108,7 @@ body_new(struct shard *sh, uint64_t pos, uint32_t size, uint32_t bytes,
 	b->size = size;
 	b->bytes = bytes;
 	b->deadline_s = deadline_s;
-	if (htab_add(&sh->bodies, hash_number(pos), b) < 0)
+	if (spread_add(&sh->bodies, hash_number(pos), b) < 0)
 		goto free_body;
 	body_link(sh, st, b);
 	*out = b;
@@ -127,7 +127,7 @@ body_free(struct shard *sh, struct body *b)
 {
 	struct stretch *st = stretch_find(sh, b->pos >> STRETCH_SHIFT);
 
-	htab_del(&sh->bodies, hash_number(b->pos), b);
+	spread_del(&sh->bodies, hash_number(b->pos), b);
 	body_unlink(sh, b);
 	stretch_release(sh, st);
 	free(b);
@@ -149,11 +149,11 @@ body_move(struct shard *sh, struct body *b, uint64_t pos, uint32_t size)
 	if ((to = stretch_hold(sh, pos >> STRETCH_SHIFT)) == NULL)
 		return ERR_NOMEM;
 	/* Entered first: from there on nothing can fail. */
-	if (htab_add(&sh->bodies, hash_number(pos), b) < 0) {
+	if (spread_add(&sh->bodies, hash_number(pos), b) < 0) {
 		stretch_release(sh, to);
 		return ERR_NOMEM;
 	}
-	htab_del(&sh->bodies, hash_number(b->pos), b);
+	spread_del(&sh->bodies, hash_number(b->pos), b);
 	body_unlink(sh, b);
 	b->pos = pos;
 	b->size = size;
@@ -215,7 +215,7 @@ bodies_free(struct shard *sh)
 		free(st);
 	}
 	htab_fini(&sh->stretches);
-	htab_fini(&sh->bodies);
+	spread_fini(&sh->bodies);
 }
 
 /* --- Queues -------------------------------------------------------------- */

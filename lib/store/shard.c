@@ -81,12 +81,7 @@ shard_new(uint64_t seed)
 	sh->seed = seed;
 	sh->next_handle = 1;
 	sh->dirty_end = &sh->dirty;
-	htab_init(&sh->ids);
-	htab_init(&sh->handles);
-	htab_init(&sh->bodies);
-	htab_init(&sh->stretches);
-	htab_init(&sh->marks);
-	return sh;
+	return sh;			/* tables of zeros are empty */
 }
 
 void
@@ -95,7 +90,8 @@ shard_free(struct shard **psh)
 	struct shard		*sh = *psh;
 	struct session		*s;
 	struct index_filter	*f;
-	size_t			 i;
+	unsigned		 part = 0;
+	size_t			 i = 0;
 
 	*psh = NULL;
 	if (sh == NULL)
@@ -106,9 +102,7 @@ shard_free(struct shard **psh)
 		if (s->ended)
 			free(s);
 	}
-	for (i = 0; sh->handles.cells != NULL && i <= sh->handles.mask; i++) {
-		if ((s = sh->handles.cells[i].item) == NULL)
-			continue;
+	while ((s = spread_next(&sh->handles, &part, &i)) != NULL) {
 		while (index_unsubscribe_one(sh->index, &s->subs, &f) == 0)
 			;		/* filters go with the index */
 		queue_clear(sh, s);
@@ -120,8 +114,8 @@ shard_free(struct shard **psh)
 		free(sh->marks.cells[i].item);
 	bodies_free(sh);
 	index_free(&sh->index);
-	htab_fini(&sh->ids);
-	htab_fini(&sh->handles);
+	spread_fini(&sh->ids);
+	spread_fini(&sh->handles);
 	htab_fini(&sh->marks);
 	free(sh->landing);
 	free(sh->targets);
@@ -154,11 +148,11 @@ hash_handle(uint64_t handle)
 static struct session *
 find_at(const struct shard *sh, uint64_t h, const void *id, size_t len)
 {
-	struct session	*s;
-	size_t		 i;
+	const struct htab	*t = spread_part(&sh->ids, h);
+	struct session		*s;
+	size_t			 i;
 
-	for (i = htab_first(&sh->ids, h);
-	    (s = htab_at(&sh->ids, h, &i)) != NULL; i++)
+	for (i = htab_first(t, h); (s = htab_at(t, h, &i)) != NULL; i++)
 		if (s->client_id_len == len &&
 		    memcmp(s->client_id, id, len) == 0)
 			return s;
@@ -174,12 +168,12 @@ shard_find(const struct shard *sh, const void *id, size_t len)
 struct session *
 shard_session(const struct shard *sh, uint64_t handle)
 {
-	uint64_t	 h = hash_handle(handle);
-	struct session	*s;
-	size_t		 i;
+	uint64_t		 h = hash_handle(handle);
+	const struct htab	*t = spread_part(&sh->handles, h);
+	struct session		*s;
+	size_t			 i;
 
-	for (i = htab_first(&sh->handles, h);
-	    (s = htab_at(&sh->handles, h, &i)) != NULL; i++)
+	for (i = htab_first(t, h); (s = htab_at(t, h, &i)) != NULL; i++)
 		if (s->handle == handle)
 			return s;
 	return NULL;
@@ -251,10 +245,10 @@ session_enter(struct shard *sh, struct session *s)
 	uint64_t	h = hash_id(sh, s->client_id, s->client_id_len);
 	int		rc;
 
-	if ((rc = htab_add(&sh->ids, h, s)) < 0)
+	if ((rc = spread_add(&sh->ids, h, s)) < 0)
 		return rc;
-	if ((rc = htab_add(&sh->handles, hash_handle(s->handle), s)) < 0) {
-		htab_del(&sh->ids, h, s);
+	if ((rc = spread_add(&sh->handles, hash_handle(s->handle), s)) < 0) {
+		spread_del(&sh->ids, h, s);
 		return rc;
 	}
 	sh->next_handle = MAX(sh->next_handle, s->handle + 1);
@@ -287,8 +281,8 @@ session_discard(struct shard *sh, struct session *s)
 void
 session_end(struct shard *sh, struct session *s)
 {
-	htab_del(&sh->ids, hash_id(sh, s->client_id, s->client_id_len), s);
-	htab_del(&sh->handles, hash_handle(s->handle), s);
+	spread_del(&sh->ids, hash_id(sh, s->client_id, s->client_id_len), s);
+	spread_del(&sh->handles, hash_handle(s->handle), s);
 	session_discard(sh, s);
 	s->ended = true;
 	session_touch(sh, s);
@@ -746,15 +740,16 @@ merge(struct shard *sh, const struct op *o, struct body *b, struct body *to)
 	struct op_target	 t;
 	struct session		*s;
 	uint32_t		 left = o->ntargets;
-	size_t			 at = 0, i;
+	size_t			 at = 0, i = 0;
+	unsigned		 part = 0;
 
 	b->refs++;
 	while (op_next_target(o, &at, &left, &t))
 		if ((s = shard_session(sh, t.handle)) != NULL)
 			redirect(s, b, to);
-	for (i = 0; b->refs > 1 && i <= sh->handles.mask; i++)
-		if ((s = sh->handles.cells[i].item) != NULL)
-			redirect(s, b, to);
+	while (b->refs > 1 &&
+	    (s = spread_next(&sh->handles, &part, &i)) != NULL)
+		redirect(s, b, to);
 	body_unref(sh, b);
 }
 
@@ -839,11 +834,11 @@ void
 shard_replayed(struct shard *sh)
 {
 	struct session	*s;
-	size_t		 i;
+	unsigned	 part = 0;
+	size_t		 i = 0;
 
-	for (i = 0; sh->handles.cells != NULL && i <= sh->handles.mask; i++) {
-		s = sh->handles.cells[i].item;
-		if (s == NULL || !s->connected)
+	while ((s = spread_next(&sh->handles, &part, &i)) != NULL) {
+		if (!s->connected)
 			continue;
 		s->sent_unsure = true;
 		s->sent = MAX(s->sent, MIN(s->next,
@@ -899,11 +894,12 @@ shard_counts(const struct shard *sh)
 void
 shard_each(struct shard *sh, int (*each)(void *, struct session *), void *ctx)
 {
-	size_t i;
+	struct session	*s;
+	unsigned	 part = 0;
+	size_t		 i = 0;
 
-	for (i = 0; sh->handles.cells != NULL && i <= sh->handles.mask; i++)
-		if (sh->handles.cells[i].item != NULL &&
-		    each(ctx, sh->handles.cells[i].item))
+	while ((s = spread_next(&sh->handles, &part, &i)) != NULL)
+		if (each(ctx, s))
 			return;
 }
 
