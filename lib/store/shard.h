@@ -183,6 +183,8 @@ struct session *shard_find(const struct shard *sh, const void *client_id,
 struct session *shard_session(const struct shard *sh, uint64_t handle);
 /* For STORE_OPEN: above every handle ever seen, also by the record of marks. */
 uint64_t shard_next_handle(const struct shard *sh);
+/* Without limits, so that a replay needs none of today's. After it the caller
+ * may set some (index_set_limits): a live SUBSCRIBE beyond them is ERR_FULL. */
 struct index *shard_index(struct shard *sh);
 size_t shard_nsessions(const struct shard *sh);
 /* Walk all; each returns nonzero to stop. Do not end any meanwhile. */

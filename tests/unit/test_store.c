@@ -933,6 +933,31 @@ a_position_is_taken_once(void **state UNUSED)
 	shard_free(&sh);
 }
 
+/* Live; a replay knows no limits. */
+static void
+subscriptions_may_be_limited(void **state UNUSED)
+{
+	struct index_limits lim = { 1, 1 };
+	struct shard	*sh = a_shard();
+	struct session	*s = shard_session(sh, 2);
+	struct bytes	 before = saved(s), after;
+	size_t		 filters = index_nfilters(shard_index(sh));
+
+	index_set_limits(shard_index(sh), &lim);
+	assert_int_equal(apply(sh, 100, subscribe_op(2, "", "a/+/+/x")),
+	    ERR_FULL);
+	after = saved(s);
+	assert_int_equal(after.len, before.len);
+	assert_memory_equal(after.data, before.data, before.len);
+	assert_int_equal(index_nfilters(shard_index(sh)), filters);
+	assert_int_equal(apply(sh, 100, subscribe_op(2, "", "b/+")), 0);
+	lim.shapes_owner = lim.shapes_anchor = 100;
+	index_set_limits(shard_index(sh), &lim);
+	assert_int_equal(apply(sh, 110, subscribe_op(2, "", "a/+/+/x")), 0);
+	assert_int_equal(s->subs.n, 2);
+	shard_free(&sh);
+}
+
 static void
 after_a_replay_sent_is_unsure(void **state UNUSED)
 {
@@ -1054,6 +1079,7 @@ main(void)
 		cmocka_unit_test(a_body_goes_with_its_last_reader),
 		cmocka_unit_test(marks_are_bounded),
 		cmocka_unit_test(a_position_is_taken_once),
+		cmocka_unit_test(subscriptions_may_be_limited),
 		cmocka_unit_test(after_a_replay_sent_is_unsure),
 		cmocka_unit_test(without_memory_nothing_changes),
 	};
