@@ -524,7 +524,7 @@ link_add(struct index_owner *o, struct index_filter *f,
 	uint32_t		 cap;
 
 	if (o->n == o->cap) {
-		cap = o->cap == 0 ? 1 : o->cap * 2;
+		cap = o->cap + MAX(1, o->cap / 2);	/* most have few */
 		if ((links = realloc(o->links, cap * sizeof(*links))) == NULL)
 			return ERR_NOMEM;
 		o->links = links;
@@ -579,6 +579,7 @@ subscribe(struct index *ix, struct index_owner *o, const struct slice *name,
 		sub->qos = opts->qos;
 		sub->no_local = opts->no_local;
 		sub->rap = opts->rap;
+		sub->rh = opts->rh;
 		*out = f;
 		return 0;
 	}

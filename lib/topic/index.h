@@ -32,7 +32,8 @@ struct index_owner;
 /* One subscription, 16 bytes, as the fan-out reads it. */
 struct index_sub {
 	struct index_owner *owner;
-	uint32_t	    own;	/* its place in owner->links */
+	uint32_t	    own : 30;	/* its place in owner->links */
+	uint32_t	    rh : 2;	/* retain handling, for who shows it */
 	uint32_t	    id : 28;	/* subscription identifier, 0: none */
 	uint32_t	    qos : 2;	/* granted maximum QoS */
 	uint32_t	    no_local : 1;
