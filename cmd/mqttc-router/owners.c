@@ -160,6 +160,9 @@ owner_is_waited(const struct member *m)
 
 	if (m->kind != PROC_LISTENER && m->kind != PROC_SESSION_STORE)
 		return false;
+	/* A session-store owns nothing yet. */
+	if (m->kind == PROC_SESSION_STORE && o == NULL)
+		return false;
 	if (o != NULL && o->state == OWNER_SYNCED)
 		return false;
 	return member_is_running(m) || o != NULL;
