@@ -36,7 +36,7 @@ endif
 # `make lint` prints what goes the other way) and the libraries it brings.
 
 MODULES	:= base log metric conf fault topic share mqtt window session fib rib \
-	   load proto shm report bus keep proc
+	   load proto shm report bus keep proc route
 
 DEPS_base    :=
 DEPS_log     := base
@@ -57,6 +57,7 @@ DEPS_report  := base
 DEPS_bus     := base log metric conf proto
 DEPS_keep    := base
 DEPS_proc    := base log metric conf fault proto shm
+DEPS_route   := base log metric topic share fib proto shm bus proc
 
 LIBS_conf    := -linih
 LIBS_report  := -ljansson
