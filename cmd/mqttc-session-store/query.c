@@ -20,7 +20,10 @@ stats(struct store *st, const struct query *q, uint8_t *buf, size_t size)
 		{ "shard", st->shard },
 		{ "shards", st->nshards },
 		{ "listeners", st->nlisteners },
-		{ "router", st->router },
+		{ "router", st->tell.router != NULL },
+		{ "filters", index_nfilters(st->index) },
+		{ "routes_told", st->tell.seq },
+		{ "routes_acked", st->tell.acked },
 	};
 	struct slice		 none = { NULL, 0 };
 	struct reply_writer	 w;

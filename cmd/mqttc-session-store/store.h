@@ -19,6 +19,9 @@
 #include "conf/conf.h"
 #include "metric/metric.h"
 #include "proc/proc.h"
+#include "route/match.h"
+#include "route/tell.h"
+#include "topic/index.h"
 
 struct store_dir {
 	char	path[CONF_STR_MAX + PROC_NAME_MAX];
@@ -34,11 +37,18 @@ struct store {
 	uint32_t	 shard, nshards;
 	uint64_t	 started_ms;
 
+	ev_prepare	 prepare;
+	ev_timer	 tick;
+
 	struct store_dir dir;
+
+	struct index	*index;		/* who here subscribed to what */
+	struct route_tell tell;		/* the router our rows */
+	struct route_fib fib;		/* what it knows of others */
 
 	/* Who runs, as PEERS has it. */
 	uint32_t	 nlisteners;
-	bool		 router;
+	bool		 ready;
 	bool		 draining;
 };
 
