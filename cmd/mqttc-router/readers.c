@@ -97,8 +97,8 @@ readers_publish(struct router *r)
 bool
 reader_is_waited(const struct router *r, const struct member *m)
 {
-	/* A session-store reads nothing yet. */
-	if (m->kind != PROC_LISTENER && m->kind != PROC_CLUSTER_LINK)
+	if (m->kind != PROC_LISTENER && m->kind != PROC_SESSION_STORE &&
+	    m->kind != PROC_CLUSTER_LINK)
 		return false;
 	return member_is_running(m) && m->generation != r->generation;
 }
