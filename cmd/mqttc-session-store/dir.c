@@ -50,8 +50,12 @@ lock(struct store_dir *d)
 
 	d->lock_fd = openat(d->fd, LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC,
 	    0600);
-	if (d->lock_fd < 0 || fault_hit("store.lock"))
+	if (d->lock_fd < 0)
 		return ERR_IO;
+	if (fault_hit("store.lock")) {
+		errno = EIO;
+		return ERR_IO;
+	}
 	if (flock(d->lock_fd, LOCK_EX | LOCK_NB) < 0)
 		return errno == EWOULDBLOCK ? ERR_EXISTS : ERR_IO;
 	/* For whoever wonders; nobody reads it. */
