@@ -502,7 +502,8 @@ give_head(struct giver *g, uint64_t frozen_ms)
 		.router_name = text_of(router),
 		.router_endpoint = text_of(at),
 		.route_seq = l->tell.seq, .route_acked = l->tell.acked,
-		.snapshot = l->tell.snapshot, .snapshot_first = l->tell.snapshot_first,
+		.snapshot = l->tell.snapshot,
+		.snapshot_first = l->tell.snapshot_first,
 	};
 
 	return parcel_put(&g->p, HANDOVER_HEAD, &row, row.name.len +

@@ -39,7 +39,7 @@ now_ms(void)
 	return clock_mono_ns() / 1000000;
 }
 
-/* --- The turn --------------------------------------------------------------- */
+/* --- The turn ------------------------------------------------------------- */
 
 /* What we have is in the index of everybody, or there is nobody to say so. */
 static void
@@ -169,7 +169,7 @@ on_summary(void *ctx)
 	    "no", index_nfilters(st->index));
 }
 
-/* --- Wiring ---------------------------------------------------------------- */
+/* --- Wiring --------------------------------------------------------------- */
 
 static const struct bus_rule store_accepts[] = {
 	/* kind			from		while	handler */

@@ -300,7 +300,8 @@ route_match_batch(struct route_fib *rf, const struct slice *topics, size_t n)
 	for (i = 0; i < n; i++) {
 		if (found[i].groups_short)
 			continue;	/* alone it may fit */
-		k = instances_of(rf, &found[i], dests, ROUTE_ANSWER_DESTS, &stores);
+		k = instances_of(rf, &found[i], dests, ROUTE_ANSWER_DESTS,
+		    &stores);
 		if (groups_of(rf, &found[i], &rf->found))
 			answer_keep(rf, topics[i].data, topics[i].len, v,
 			    dests, k, stores, &rf->found);

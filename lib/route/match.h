@@ -77,7 +77,7 @@ struct route_answer {
 	uint16_t	ngroups;
 	uint16_t	len;
 	uint8_t		ndests;
-	uint16_t	dests[ROUTE_ANSWER_DESTS];	/* instances, ourselves not */
+	uint16_t	dests[ROUTE_ANSWER_DESTS];	/* ourselves not */
 	char		topic[ROUTE_ANSWER_TOPIC];
 };
 
@@ -136,8 +136,8 @@ route_is_kept(struct route_fib *rf, const void *topic, size_t len,
 	    topic, len, version);
 }
 
-/* Look up n <= FIB_BATCH topics of at most ROUTE_ANSWER_TOPIC bytes together, so that
- * their answers are kept. */
+/* Look up n <= FIB_BATCH topics of at most ROUTE_ANSWER_TOPIC bytes together,
+ * so that their answers are kept. Not without an index. */
 void route_match_batch(struct route_fib *rf, const struct slice *topics,
     size_t n);
 

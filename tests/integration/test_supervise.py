@@ -1,7 +1,8 @@
 """mqttc-supervise and mqttc-ctl: who is started, watched, replaced, stopped.
 
-Router, listeners and session stores are tests/support/child.c here: what they would do is not
-looked at, and they do what the supervisor has to cope with when asked to.
+Router, listeners and session stores are tests/support/child.c here: what they
+would do is not looked at, and they do what the supervisor has to cope with when
+asked to.
 """
 
 import json

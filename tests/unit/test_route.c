@@ -295,7 +295,7 @@ the_newest_generation_is_taken(void **state UNUSED)
 	world_free(w);
 }
 
-/* --- What is told ----------------------------------------------------------- */
+/* --- What is told --------------------------------------------------------- */
 
 struct node {
 	struct ev_loop	*loop;
