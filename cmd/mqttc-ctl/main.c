@@ -27,7 +27,7 @@ static const char usage[] =
     "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] reload\n";
 
 static const struct report_col status_cols[] = {
-	{ "name",		14, 0 },
+	{ "name",		15, 0 },
 	{ "pid",		7, REPORT_RIGHT },
 	{ "state",		8, 0 },
 	{ "incarnation",	13, REPORT_RIGHT },
@@ -156,8 +156,8 @@ run_stop(struct tool *t, char **argv UNUSED)
 {
 	int	rc, wait_ms;
 
-	/* Listeners, then the router: each has its time. */
-	wait_ms = 2 * (int)MIN(tool_conf(t)->supervise_stop_timeout_ms,
+	/* Listeners, the stores, the router: each has its time. */
+	wait_ms = 3 * (int)MIN(tool_conf(t)->supervise_stop_timeout_ms,
 	    3600000u) + START_MS;
 	if ((rc = tool_stop(t, wait_ms)) < 0)
 		tool_fatal(t, rc);
@@ -201,7 +201,9 @@ find_command(int argc, char **argv)
 	if (argc - 1 != commands[i].operands)
 		tool_usage(&opts, "%s takes %s", argv[0], commands[i].wants);
 	if (commands[i].run == run_scale &&
-	    (strcmp(argv[1], "listener") != 0 || how_many(argv[2]) == 0))
+	    ((strcmp(argv[1], "listener") != 0 &&
+	    strcmp(argv[1], "session_store") != 0) || /* it says why not */
+	    how_many(argv[2]) == 0))
 		tool_usage(&opts, "scale takes %s", commands[i].wants);
 	return &commands[i];
 }

@@ -158,8 +158,8 @@ on_credit(void *ctx, struct bus_peer *bp)
 {
 	struct listener *l = ctx;
 
-	if (bp == l->router)
-		routes_room(l);
+	if (bp == l->tell.router)
+		route_tell_room(&l->tell);
 	else
 		l->unpark = true;
 }
@@ -169,7 +169,7 @@ on_up(void *ctx, struct bus_peer *bp)
 {
 	struct listener *l = ctx;
 
-	if (bp == l->router)
+	if (bp == l->tell.router)
 		routes_up(l);
 }
 
@@ -178,8 +178,8 @@ on_lost(void *ctx, struct bus_peer *bp)
 {
 	struct listener *l = ctx;
 
-	if (bp == l->router)
-		routes_lost(l);
+	if (bp == l->tell.router)
+		route_tell_lost(&l->tell);
 }
 
 static const struct bus_events events = {
@@ -257,8 +257,8 @@ flow_close(struct listener *l)
 			bus_peer_close(&l->peers[i].bus);
 			answer_lost(l, &l->peers[i]);
 		}
-	if (l->router != NULL)
-		bus_peer_close(&l->router);
+	if (l->tell.router != NULL)
+		bus_peer_close(&l->tell.router);
 	bus_close(&l->bus);
 	free(attaches.buf);
 	attaches.buf = NULL;
@@ -298,7 +298,7 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 	memset(seen, 0, sizeof(seen));
 	for (i = 0; i < n; i++) {
 		if (peers[i].kind == PROC_ROUTER) {
-			routes_router(l, &peers[i]);
+			route_tell_router(&l->tell, &peers[i]);
 		} else if (peers[i].kind == PROC_LISTENER &&
 		    peers[i].instance < PEERS_MAX &&
 		    peers[i].instance != l->self) {

@@ -485,10 +485,10 @@ static int
 give_head(struct giver *g, uint64_t frozen_ms)
 {
 	struct listener		*l = g->l;
-	const char		*router = l->router == NULL ? "" :
-				    bus_peer_name(l->router);
-	const char		*at = l->router == NULL ? "" :
-				    bus_peer_endpoint(l->router);
+	const char		*router = l->tell.router == NULL ? "" :
+				    bus_peer_name(l->tell.router);
+	const char		*at = l->tell.router == NULL ? "" :
+				    bus_peer_endpoint(l->tell.router);
 	struct handover_head	 row = {
 		.version = HANDOVER_VERSION,
 		.name = text_of(proc_name(l->proc)),
@@ -499,12 +499,13 @@ give_head(struct giver *g, uint64_t frozen_ms)
 		.ids_clock = l->ids.clock,
 		.ids_origin = l->ids.origin,
 		.ids_next = l->ids.next,
-		.router_incarnation = l->router == NULL ? 0 :
-		    l->router_incarnation,
+		.router_incarnation = l->tell.router == NULL ? 0 :
+		    l->tell.router_incarnation,
 		.router_name = text_of(router),
 		.router_endpoint = text_of(at),
-		.route_seq = l->route_seq, .route_acked = l->route_acked,
-		.snapshot = l->snapshot, .snapshot_first = l->snapshot_first,
+		.route_seq = l->tell.seq, .route_acked = l->tell.acked,
+		.snapshot = l->tell.snapshot,
+		.snapshot_first = l->tell.snapshot_first,
 	};
 
 	return parcel_put(&g->p, HANDOVER_HEAD, &row, row.name.len +
@@ -830,7 +831,7 @@ handover_turn(struct listener *l)
 		l->handover_fd = -1;
 		proc_handover_failed(l->proc, "it is draining");
 	} else if (!l->job.active && l->doomed == NULL && l->dirty == NULL &&
-	    l->ndirty_filters == 0)
+	    l->tell.ndirty == 0)
 		give_place(l);
 }
 
@@ -916,11 +917,11 @@ take_head(struct taker *t, const struct handover_head *h)
 	l->sys_due_ms = h->sys_due_ms;
 	l->ids = (struct msgid_gen){ h->ids_clock, h->ids_origin,
 	    h->ids_next };
-	l->router_incarnation = h->router_incarnation;
-	l->route_seq = h->route_seq;
-	l->route_acked = h->route_acked;
-	l->snapshot = h->snapshot;
-	l->snapshot_first = h->snapshot_first;
+	l->tell.router_incarnation = h->router_incarnation;
+	l->tell.seq = h->route_seq;
+	l->tell.acked = h->route_acked;
+	l->tell.snapshot = h->snapshot;
+	l->tell.snapshot_first = h->snapshot_first;
 	return 0;
 }
 
@@ -1599,10 +1600,10 @@ go_on(struct taker *t)
 		if (t->peers[i].incarnation != 0)
 			peer_resume(l, &l->peers[i], t->peers[i].name,
 			    t->peers[i].incarnation, t->peers[i].endpoint);
-	if (t->router.incarnation != 0 && bus_peer_open(&l->router, l->bus,
+	if (t->router.incarnation != 0 && bus_peer_open(&l->tell.router, l->bus,
 	    t->router.name, t->router.incarnation, t->router.endpoint,
 	    NULL) < 0)
-		l->router = NULL;	/* PEERS opens it anew, with all rows */
+		l->tell.router = NULL;	/* PEERS opens it anew, with all rows */
 	for (c = l->conns; c != NULL; c = c->next)
 		client_watch(l, c);
 	forgive(l, l->now_ms - MIN(t->frozen_ms, l->now_ms));

@@ -40,6 +40,8 @@
 #include "proc/proc.h"
 #include "proto/msgid.h"
 #include "proto/record.h"
+#include "route/match.h"
+#include "route/tell.h"
 #include "session/inbound.h"
 #include "session/message.h"
 #include "session/mqueue.h"
@@ -227,21 +229,6 @@ struct target {
 	struct mqueue_how how;
 };
 
-/* A group with members at other listeners, or here too. */
-struct routes_group {
-	struct group_id	 id;
-	struct share_slot *slots;	/* in the same order everywhere */
-	uint32_t	 nslots;
-};
-
-/* Who else may want a topic; good until the next call. */
-struct routes_found {
-	uint32_t	*dests;		/* instances, ours not; PEERS_MAX fit */
-	size_t		 ndests;
-	const struct routes_group *groups;
-	size_t		 ngroups;
-};
-
 /* Who gets a message for a group. */
 struct pick {
 	struct group_id	 id;
@@ -271,7 +258,6 @@ struct peer {				/* another listener */
 };
 
 struct sub_wait;
-struct fib_link;
 
 struct listener {
 	struct proc	*proc;
@@ -344,19 +330,10 @@ struct listener {
 	uint32_t	 nremote;	/* peers with a stream */
 
 	/* routes.c */
-	struct bus_peer	*router;
-	uint64_t	 router_incarnation;
-	bool		 snapshot;	/* which is on its way */
-	bool		 snapshot_first;	/* from its first message */
-	uint64_t	 route_seq;	/* last batch sent */
-	uint64_t	 route_acked;
-	struct index_filter **dirty_filters;
-	size_t		 ndirty_filters, cap_dirty_filters;
+	struct route_tell tell;		/* the router our rows */
+	struct route_fib fib;		/* what it knows of others */
 	struct sub_wait	*subs_head, **subs_tail;
 	size_t		 nsub_waits;
-	struct fib_link	*fib;		/* what we match with, or NULL */
-	struct fib_link	*fib_next;	/* switched to at the next turn */
-	uint32_t	 fib_misses;	/* topics looked up one by one */
 
 	/* handover.c */
 	int		 handover_fd;	/* to our successor; -1: none */
@@ -615,16 +592,14 @@ bool flow_is_low(const struct listener *l, const struct peer *p);
 
 /* --- routes.c --- */
 
+void routes_init(struct listener *l);	/* the bus is open */
 /* f has got a subscriber or lost one: the router may have to hear of it, and
  * without any it goes at the end of the turn. */
 void routes_changed(struct listener *l, struct index_filter *f);
 void routes_flush(struct listener *l);
-void routes_router(struct listener *l, const struct proc_peer *router);
 void on_segment(void *ctx, const struct proc_segment *s);
 int on_route_ack(void *ctx, struct bus_frame *f);
 void routes_up(struct listener *l);
-void routes_lost(struct listener *l);
-void routes_room(struct listener *l);
 void routes_turn(struct listener *l);
 void routes_fini(struct listener *l);
 /* The PUBLISHes at the front of buf are about to be matched. */

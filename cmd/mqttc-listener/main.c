@@ -112,7 +112,7 @@ drain_some(struct listener *l)
 void
 main_progress(struct listener *l)
 {
-	if (!l->ready && !proc_is_successor(l->proc) && (l->fib != NULL || l->now_ms - l->started_ms >=
+	if (!l->ready && !proc_is_successor(l->proc) && (l->fib.now != NULL || l->now_ms - l->started_ms >=
 	    READY_WITHOUT_ROUTER_MS)) {
 		l->ready = true;
 		proc_ready(l->proc);
@@ -226,6 +226,7 @@ init(struct listener *l)
 	if ((rc = flow_open(l)) < 0)
 		fatal(EX_OSERR, "bus.open", "cannot bind %s: %s",
 		    proc_endpoint(l->proc), err_str(rc));
+	routes_init(l);
 	ev_prepare_init(&l->prepare, on_turn);
 	ev_prepare_start(l->loop, &l->prepare);
 	ev_check_init(&l->check, on_woken);

@@ -45,7 +45,7 @@ suback(struct listener *l, struct conn *c, enum mqtt_type type, uint16_t id,
 static void
 answer(struct listener *l, struct conn *c, struct sub_wait *w)
 {
-	if (w->seq <= l->route_acked && c->nsub_waits == 0) {
+	if (w->seq <= l->tell.acked && c->nsub_waits == 0) {
 		suback(l, c, w->type, w->id, w->codes, w->ncodes);
 		free(w);
 		return;
@@ -170,7 +170,7 @@ subscribe_answer(struct listener *l)
 	size_t		 late = 0;
 
 	while ((w = l->subs_head) != NULL) {
-		if (w->seq > l->route_acked) {
+		if (w->seq > l->tell.acked) {
 			if (w->deadline_ms > l->now_ms)
 				break;
 			metric_inc(&m_suback_timeouts);
@@ -197,7 +197,7 @@ subscribe_rebase(struct listener *l, uint64_t seq)
 	struct sub_wait *w;
 
 	for (w = l->subs_head; w != NULL; w = w->next)
-		if (w->seq > l->route_acked)
+		if (w->seq > l->tell.acked)
 			w->seq = seq;
 }
 

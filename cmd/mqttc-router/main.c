@@ -32,6 +32,8 @@ struct metric m_acks_held = METRIC_COUNTER("router_acks_held_total",
     "Acknowledgements held back for a turn because a reader had not changed");
 struct metric m_owners_gone = METRIC_COUNTER("router_owners_gone_total",
     "Owners that died, with their routes");
+struct metric m_owners_away = METRIC_COUNTER("router_owners_away_total",
+    "Session stores that died; their routes stayed");
 struct metric m_switches = METRIC_COUNTER("router_switches_total",
     "Generations that every running reader has confirmed");
 struct metric m_evictions = METRIC_COUNTER("router_evictions_total",
@@ -67,7 +69,8 @@ struct metric m_generation = METRIC_GAUGE("router_generation",
 
 static struct metric *const metrics[] = {
 	&m_rows, &m_rows_refused, &m_rows_short, &m_snapshots, &m_resyncs,
-	&m_stale, &m_acks, &m_acks_held, &m_owners_gone, &m_switches,
+	&m_stale, &m_acks, &m_acks_held, &m_owners_gone, &m_owners_away,
+	&m_switches,
 	&m_evictions, &m_queries, &m_routes, &m_filters, &m_groups,
 	&m_group_rows, &m_owners, &m_readers,
 	&m_readers_waited, &m_widened_filters, &m_widened_shapes, &m_fib_bytes,
@@ -154,8 +157,12 @@ member_gone(struct router *r, struct member *m, uint64_t incarnation)
 		return;
 	m->gone = incarnation;
 	m->state = PROC_DOWN;
-	if (m->owner != NULL && m->owner->incarnation <= incarnation)
-		owner_gone(r, m->owner);
+	if (m->owner != NULL && m->owner->incarnation <= incarnation) {
+		if (m->kind == PROC_SESSION_STORE)
+			owner_away(r, m->owner);
+		else
+			owner_gone(r, m->owner);
+	}
 	reader_gone(r, m, incarnation);
 }
 
@@ -195,10 +202,14 @@ peer_seen(struct router *r, const struct proc_peer *p)
 	if (p->incarnation == 0 || p->incarnation < m->incarnation)
 		return;
 	member_newest(r, m, p->incarnation);
-	if (p->state == PROC_DOWN)
+	if (p->state == PROC_DOWN) {
 		member_gone(r, m, p->incarnation);
-	else if (p->incarnation > m->gone)
+		if (m->down_ms == 0)
+			m->down_ms = now_ms();
+	} else if (p->incarnation > m->gone) {
 		m->state = p->state;
+		m->down_ms = 0;
+	}
 }
 
 static void
@@ -216,6 +227,8 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 		if (m->listed && !m->seen) {	/* the node has it no more */
 			m->listed = false;
 			member_gone(r, m, m->incarnation);
+			if (m->owner != NULL)
+				owner_gone(r, m->owner);
 		}
 	r->peers_seen = true;
 	phase_check(r);
@@ -254,7 +267,7 @@ owners_are_waited(const struct router *r)
 	const struct member	*m;
 
 	for (m = r->members; m != NULL; m = m->hh.next)
-		if (owner_is_waited(m))
+		if (owner_is_waited(r, m))
 			return true;
 	return false;
 }
@@ -303,7 +316,7 @@ alarm_check(struct router *r, uint64_t now)
 	r->alarm_ms = now + ALARM_MS;
 	for (m = r->members; m != NULL; m = m->hh.next) {
 		if (r->phase == PHASE_LEARNING)
-			what = owner_is_waited(m) ? "routes" : NULL;
+			what = owner_is_waited(r, m) ? "routes" : NULL;
 		else
 			what = reader_is_waited(r, m) ? "confirm" : NULL;
 		if (what != NULL)

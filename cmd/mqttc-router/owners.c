@@ -34,6 +34,8 @@ owner_state_name(enum owner_state s)
 		return "synced";
 	case OWNER_ASKED:
 		return "resync";
+	case OWNER_AWAY:
+		return "away";
 	case OWNER_GONE:
 		return "gone";
 	}
@@ -150,11 +152,54 @@ owner_gone(struct router *r, struct owner *o)
 }
 
 /*
- * One that is starting has no subscribers before it is ready, so it is waited
- * for only if it has begun to tell.
+ * What a store has subscribed to outlives it: until it has told that again,
+ * after a replay perhaps, a message may be for it.
+ */
+void
+owner_away(struct router *r, struct owner *o)
+{
+	if (o->state == OWNER_AWAY)
+		return;
+	log_info("router.owner_away", "owner=%s incarnation=%llu routes=%llu",
+	    o->member->name, (unsigned long long)o->incarnation,
+	    (unsigned long long)rib_owner_routes(r->rib, o->rib));
+	metric_inc(&m_owners_away);
+	rib_owner_set(r->rib, o->rib, FIB_DOWN, o->incarnation);
+	o->state = OWNER_AWAY;
+	if (r->part.owner == o)
+		r->part.owner = NULL;
+}
+
+/* It is there again; what it tells now takes the place of what it had. */
+static void
+owner_back(struct router *r, struct owner *o)
+{
+	o->incarnation = o->member->incarnation;
+	o->seq = o->acked = 0;
+	o->repeat = 0;
+	rib_owner_set(r->rib, o->rib, FIB_UP, o->incarnation);
+}
+
+/*
+ * A store that ran has routes, whatever it is doing now. One that is down for
+ * longer than the supervisor ever pauses before a start is not coming.
+ */
+static bool
+store_is_waited(const struct router *r, const struct member *m)
+{
+	if (m->incarnation == 0)
+		return false;			/* was never started */
+	return m->state != PROC_DOWN || m->down_ms == 0 ||
+	    now_ms() - m->down_ms < r->conf->supervise_backoff_max_ms +
+	    STORE_GIVEN_UP_MS;
+}
+
+/*
+ * A listener that is starting has no subscribers before it is ready, so it is
+ * waited for only if it has begun to tell.
  */
 bool
-owner_is_waited(const struct member *m)
+owner_is_waited(const struct router *r, const struct member *m)
 {
 	const struct owner	*o = m->owner;
 
@@ -162,6 +207,8 @@ owner_is_waited(const struct member *m)
 		return false;
 	if (o != NULL && o->state == OWNER_SYNCED)
 		return false;
+	if (m->kind == PROC_SESSION_STORE)
+		return store_is_waited(r, m);
 	return member_is_running(m) || o != NULL;
 }
 
@@ -294,14 +341,17 @@ routes_begin_apply(struct router *r, struct bus_frame *f,
 		metric_inc(&m_stale);	/* to a router before us, or from the dead */
 		return NULL;
 	}
-	if ((o = from->owner) == NULL) {
+	o = from->owner;
+	if (o == NULL || o->incarnation != from->incarnation) {
 		if (!m->snapshot_begin) {
 			log_warn("router.resync", "owner=%s why=unknown seq=0",
 			    from->name);
 			ack_send(r, &f->from.addr, from->incarnation, 0, true);
 			return NULL;
 		}
-		if ((rc = owner_open(r, from, &o)) < 0) {
+		if (o != NULL) {
+			owner_back(r, o);
+		} else if ((rc = owner_open(r, from, &o)) < 0) {
 			log_error("router.owner_refused", "owner=%s why=%s",
 			    from->name, log_quote(err_str(rc)));
 			return NULL;

@@ -41,6 +41,7 @@ enum {
 	TICK_MS		= 250,
 	ALARM_MS	= 5000,		/* waiting for somebody: say so */
 	RETRY_MS	= 1000,		/* rows that found no memory */
+	STORE_GIVEN_UP_MS = 5000,	/* beyond supervise.backoff_max */
 };
 
 enum phase {			/* bits for bus_set_state */
@@ -53,6 +54,8 @@ enum owner_state {
 	OWNER_LEARNING,		/* between begin and end of its snapshot */
 	OWNER_SYNCED,		/* everything it has is here */
 	OWNER_ASKED,		/* its rows had a gap: it is to begin again */
+	OWNER_AWAY,		/* a store that died: what it has subscribed to
+				 * is on its disk, and its routes stay */
 	OWNER_GONE		/* dead: its routes are being removed */
 };
 
@@ -85,6 +88,7 @@ struct member {
 	uint64_t	 generation;	/* the one it confirmed, 0: none */
 	struct owner	*owner;		/* NULL: no routes from it yet */
 	bool		 listed, seen;	/* in PEERS before, in this one */
+	uint64_t	 down_ms;	/* PEERS shows it down since; 0: not */
 };
 
 struct router {
@@ -154,8 +158,10 @@ const char *phase_name(enum phase p);
 int on_routes(void *ctx, struct bus_frame *f);
 /* The process behind o is dead. */
 void owner_gone(struct router *r, struct owner *o);
+/* The same of a store, that comes back with all it has. */
+void owner_away(struct router *r, struct owner *o);
 /* Is m one whose routes we lack? */
-bool owner_is_waited(const struct member *m);
+bool owner_is_waited(const struct router *r, const struct member *m);
 /* End of turn: remove what is to be removed, acknowledge what may be. */
 void owners_turn(struct router *r);
 void owners_tick(struct router *r, uint64_t now);
@@ -182,7 +188,8 @@ int on_query(void *ctx, struct bus_frame *f);
 /* --- metrics, in main.c --- */
 
 extern struct metric m_rows, m_rows_refused, m_rows_short, m_snapshots,
-    m_resyncs, m_stale, m_acks, m_acks_held, m_owners_gone, m_switches,
+    m_resyncs, m_stale, m_acks, m_acks_held, m_owners_gone, m_owners_away,
+    m_switches,
     m_evictions, m_queries, m_routes, m_filters, m_groups, m_group_rows,
     m_owners, m_readers,
     m_readers_waited, m_widened_filters, m_widened_shapes, m_fib_bytes,

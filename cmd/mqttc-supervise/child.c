@@ -24,7 +24,8 @@
 
 /* --- The table ----------------------------------------------------------- */
 
-enum { ROUTER_RANK, LISTENER_RANK };
+/* Listeners need all others, the stores what leads to them. */
+enum { ROUTER_RANK, STORE_RANK, LISTENER_RANK };
 
 static void
 row_init(struct super *s, size_t i, enum proc_kind kind, uint32_t instance,
@@ -77,7 +78,7 @@ child_table(struct super *s)
 	uint32_t		i;
 
 	s->listeners = s->conf.listener_processes;
-	if (s->listeners >= PROC_PEERS_MAX)
+	if (s->listeners + s->conf.session_store_processes >= PROC_PEERS_MAX)
 		fatal(EX_CONFIG, "conf.bad", "listener.processes: a node has "
 		    "at most %d processes", PROC_PEERS_MAX);
 	/* All there may ever be: rows do not move, and cost nothing unused. */
@@ -86,6 +87,10 @@ child_table(struct super *s)
 	if (s->procs == NULL || s->children == NULL)
 		fatal(EX_OSERR, "table", "%s", err_str(ERR_NOMEM));
 	row_init(s, s->nprocs++, PROC_ROUTER, 0, ROUTER_RANK);
+	for (i = 0; i < s->conf.session_store_processes; i++) {
+		s->procs[s->nprocs].patient = true;
+		row_init(s, s->nprocs++, PROC_SESSION_STORE, i, STORE_RANK);
+	}
 	for (i = 0; i < s->listeners; i++)
 		row_init(s, s->nprocs++, PROC_LISTENER, i, LISTENER_RANK);
 	keep_init(&s->table, s->procs, s->nprocs, &lim, super_now_ms());
@@ -279,8 +284,8 @@ run(struct super *s, const struct keep_proc *p, int err, sigset_t *mask)
 	dup2(err, STDOUT_FILENO);
 	dup2(err, STDERR_FILENO);
 	setenv("SUPERVISE_SOCK", SUP_SOCK, 1);
-	snprintf(path, sizeof(path), "%s/mqttc-%s", s->bin,
-	    proc_kind_name((enum proc_kind)p->kind));
+	snprintf(path, sizeof(path), "%s/%s", s->bin,
+	    proc_kind_program((enum proc_kind)p->kind));
 	execv(path, argv);
 	dprintf(STDERR_FILENO, "cannot run '%s': %s\n", path,
 	    strerror(errno));

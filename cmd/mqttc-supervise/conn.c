@@ -1002,6 +1002,15 @@ ask_scale(struct conn *c, const SupRequest *m)
 {
 	struct super	*s = c->s;
 
+	if (strcmp(m->name, proc_kind_name(PROC_SESSION_STORE)) == 0) {
+		answer(c, EX_USAGE, "how many session stores there are is "
+		    "fixed at the first start, for where a session lies is "
+		    "found by their number; to change it, export sessions and "
+		    "retained messages, start with another "
+		    "session_store.processes in an empty node.data_dir, and "
+		    "import them");
+		return;
+	}
 	if (strcmp(m->name, proc_kind_name(PROC_LISTENER)) != 0) {
 		answer(c, EX_USAGE, "only listeners can be more or fewer");
 		return;

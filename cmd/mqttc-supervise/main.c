@@ -230,6 +230,7 @@ start(struct super *s)
 	orphans = setup_lock(s);
 	s->dir_fd = open(s->conf.node_data_dir,
 	    O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	shards_check(s);
 	s->incarnation = child_incarnation(s);
 	segments_metrics(s);
 	if ((rc = reload_publish(s)) < 0)

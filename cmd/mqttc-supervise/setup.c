@@ -144,8 +144,8 @@ setup_programs(struct super *s)
 	if ((slash = strrchr(s->bin, '/')) != NULL)
 		*slash = '\0';
 	for (i = 0; i < s->nprocs; i++) {
-		snprintf(path, sizeof(path), "%s/mqttc-%s", s->bin,
-		    proc_kind_name((enum proc_kind)s->procs[i].kind));
+		snprintf(path, sizeof(path), "%s/%s", s->bin,
+		    proc_kind_program((enum proc_kind)s->procs[i].kind));
 		if (access(path, X_OK) < 0)
 			fatal(EX_OSFILE, "program.missing",
 			    "cannot run '%s': %s", path, strerror(errno));

@@ -12,6 +12,7 @@
  *	reload.c	the configuration, read again
  *	notify.c	what the service manager hears
  *	scale.c		more listeners, or fewer
+ *	shards.c	as many session stores as at the first start
  *	upgrade.c	a process takes the place of another
  */
 #ifndef SUPER_H
@@ -229,6 +230,9 @@ int scale_to(struct super *s, uint32_t listeners, char *why, size_t size);
 int scale_is_done(struct super *s, uint32_t listeners, char *text,
     size_t size);
 int scale_adopt(struct super *s, const char *name, enum keep_phase phase);
+
+/* shards.c: ends the program if the node was made with another number. */
+void shards_check(struct super *s);
 
 /*
  * upgrade.c. upgrade_begin: 0 or a code of sysexits.h, and why not; when it is

@@ -15,6 +15,7 @@
 #include "base/util.h"
 
 #define SHOWN_BYTES	160	/* of a bad value or name in an error */
+#define SYNC_MS_MAX	60000
 
 static int wrong(struct conf_error *e, const char *fmt, ...) PRINTF(2, 3);
 
@@ -159,6 +160,26 @@ conf_split_node(const char *node, char *name, size_t nsize, char *host,
 	return 0;
 }
 
+int
+conf_sync_parse(const char *text, enum conf_sync *sync, uint32_t *ms)
+{
+	static const char	interval[] = "interval:";
+	uint64_t		v = 0;
+
+	if (strcasecmp(text, "always") == 0)
+		*sync = CONF_SYNC_ALWAYS;
+	else if (strcasecmp(text, "never") == 0)
+		*sync = CONF_SYNC_NEVER;
+	else if (strncasecmp(text, interval, sizeof(interval) - 1) == 0 &&
+	    parse_number(text + sizeof(interval) - 1, duration_units, 1, &v) &&
+	    v >= 1 && v <= SYNC_MS_MAX)
+		*sync = CONF_SYNC_INTERVAL;
+	else
+		return ERR_INVAL;
+	*ms = (uint32_t)v;
+	return 0;
+}
+
 /* --- Finding a key -------------------------------------------------------- */
 
 const struct conf_key *
@@ -277,6 +298,11 @@ conf_key_expects(const struct conf_key *k, char *out, size_t size)
 		snprintf(out, size, "a directory of at most %llu bytes%s",
 		    (unsigned long long)k->max, or_empty);
 		break;
+	case CONF_T_SYNC:
+		snprintf(out, size, "always, never, or interval: and "
+		    "milliseconds from 1 to %d, such as interval:100",
+		    SYNC_MS_MAX);
+		break;
 	}
 }
 
@@ -318,6 +344,8 @@ parse_text(const struct conf_key *k, const char *s, char *out)
 {
 	char		 a[CONF_STR_MAX], b[CONF_STR_MAX];
 	size_t		 len = strlen(s), i, n = 0;
+	enum conf_sync	 sync;
+	uint32_t	 ms;
 	uint16_t	 port;
 
 	for (i = 0; i < len; i++)
@@ -334,6 +362,8 @@ parse_text(const struct conf_key *k, const char *s, char *out)
 		return false;
 	if (k->type == CONF_T_NODE_NAME &&
 	    conf_split_node(s, a, sizeof(a), b, sizeof(b)) < 0)
+		return false;
+	if (k->type == CONF_T_SYNC && conf_sync_parse(s, &sync, &ms) < 0)
 		return false;
 	if (k->type == CONF_T_DIR && s[0] != '/') {
 		if (getcwd(a, sizeof(a)) == NULL)
@@ -393,6 +423,7 @@ value_set(struct conf *c, const struct conf_key *k, const char *s)
 	case CONF_T_ADDR:
 	case CONF_T_NODE_NAME:
 	case CONF_T_DIR:
+	case CONF_T_SYNC:
 		if ((ok = parse_text(k, s, text)))
 			memcpy(field, text, strlen(text) + 1);
 		return ok;
@@ -433,6 +464,7 @@ conf_value(const struct conf *c, const struct conf_key *k, char *out,
 	case CONF_T_ADDR:
 	case CONF_T_NODE_NAME:
 	case CONF_T_DIR:
+	case CONF_T_SYNC:
 		snprintf(out, size, "%s", field);
 		break;
 	}

@@ -34,6 +34,18 @@ struct conf {
 	uint32_t	listener_output_max;		/* bytes a client */
 	uint32_t	listener_connect_timeout_ms;
 
+	uint32_t	session_store_processes;	/* shards */
+	uint32_t	session_store_segment_size;	/* bytes */
+	uint32_t	session_store_checkpoint_interval_ms;
+	uint32_t	session_store_snapshot_interval_ms;
+	char		session_sync[CONF_STR_MAX];	/* conf_sync_parse */
+	uint32_t	session_attach_timeout_ms;
+	uint32_t	session_max;			/* a shard; 0: no limit */
+
+	uint32_t	retain_max_messages;		/* a shard; 0: no limit */
+	uint32_t	retain_max_size;		/* bytes of a payload */
+	uint32_t	retain_max_bytes;		/* a shard */
+
 	uint32_t	supervise_hang_timeout_ms;
 	uint32_t	supervise_stop_timeout_ms;
 	uint32_t	supervise_backoff_max_ms;
@@ -67,6 +79,11 @@ struct conf {
 	uint32_t	mqtt_keepalive_max;		/* s */
 	uint32_t	mqtt_wildcard_shapes;		/* a client and anchor */
 	uint32_t	mqtt_wildcard_shapes_all;	/* a client */
+	uint32_t	mqtt_session_expiry_max;	/* s; 0: none outlives
+							 * its connection */
+	uint32_t	mqtt_max_offline_queue_len;
+	uint32_t	mqtt_max_offline_queue_bytes;
+	bool		mqtt_retain_available;
 	bool		mqtt_wildcard_subscription;
 	bool		mqtt_shared_subscription;
 	uint32_t	mqtt_shared_strategy;		/* enum share_strategy */
@@ -78,7 +95,7 @@ struct conf {
 
 enum conf_type {
 	CONF_T_U32, CONF_T_SIZE, CONF_T_DURATION, CONF_T_BOOL, CONF_T_STR,
-	CONF_T_ENUM, CONF_T_ADDR, CONF_T_NODE_NAME, CONF_T_DIR
+	CONF_T_ENUM, CONF_T_ADDR, CONF_T_NODE_NAME, CONF_T_DIR, CONF_T_SYNC
 };
 
 enum { CONF_RELOAD = 1 };	/* takes effect on reload, without a restart */
@@ -170,6 +187,17 @@ int conf_write_mdoc(FILE *f);
 
 /* Split HOST:PORT, [v6]:PORT or :PORT; host gets size bytes. ERR_INVAL. */
 int conf_split_addr(const char *addr, char *host, size_t size, uint16_t *port);
+
+/* When what was written is to be on the disk. */
+enum conf_sync {
+	CONF_SYNC_ALWAYS,	/* before it is acknowledged */
+	CONF_SYNC_INTERVAL,	/* every *ms */
+	CONF_SYNC_NEVER		/* when the system pleases */
+};
+
+/* "always", "interval:100" (ms; or interval:2s), "never". *ms is 0 unless
+ * CONF_SYNC_INTERVAL. ERR_INVAL. */
+int conf_sync_parse(const char *text, enum conf_sync *sync, uint32_t *ms);
 
 /* The name before '@' and the host after it; ERR_INVAL if not name@host. */
 int conf_split_node(const char *node, char *name, size_t nsize, char *host,

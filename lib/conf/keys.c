@@ -27,6 +27,8 @@
 	ROW(n, CONF_T_BOOL, f, d, 0, 1, NULL, NULL, fl, h)
 #define STR(n, f, d, lo, hi, fl, h) \
 	ROW(n, CONF_T_STR, f, d, lo, hi, NULL, NULL, fl, h)
+#define SYNC(n, f, d, fl, h) \
+	ROW(n, CONF_T_SYNC, f, d, 5, 32, NULL, NULL, fl, h)
 #define ENUM(n, f, d, v, fl, h) \
 	ROW(n, CONF_T_ENUM, f, d, 0, 0, NULL, v, fl, h)
 #define ADDR(n, f, d, lo, h) \
@@ -81,6 +83,55 @@ const struct conf_key conf_keys[] = {
 	    100, HOUR, CONF_RELOAD,
 	    "A connection that has not sent its whole CONNECT packet by then "
 	    "is closed."),
+
+	/* What outlives a connection. */
+	U32("session_store.processes", session_store_processes, "1", 1, 64,
+	    "shards", 0,
+	    "How many processes keep sessions and retained messages. Where one "
+	    "lies is found by this number, so it is fixed at the first start "
+	    "in node.data_dir; to have another one, export what is there, "
+	    "start in an empty directory, and import it."),
+	SIZE("session_store.segment_size", session_store_segment_size, "64MB",
+	    64 * KB, GB, 0,
+	    "Size of one file of a store's log."),
+	DURATION("session_store.checkpoint_interval",
+	    session_store_checkpoint_interval_ms, "5s", 100, HOUR, CONF_RELOAD,
+	    "How often a store notes down where it stands. A start replays the "
+	    "log from there on, and the log before it is given back."),
+	DURATION("session_store.snapshot_interval",
+	    session_store_snapshot_interval_ms, "10m", 1 * SEC, 24 * HOUR,
+	    CONF_RELOAD,
+	    "How often a store writes a second copy of that, from which it is "
+	    "made anew if the first one is damaged. The log since then is "
+	    "kept."),
+	SYNC("session.sync", session_sync, "always", 0,
+	    "When what a durable session is sent is on the disk: before the "
+	    "publisher gets its acknowledgement, every so many milliseconds, "
+	    "or when the system pleases. With the latter two a power failure "
+	    "loses what was not written yet; the death of a process loses "
+	    "nothing."),
+	DURATION("session.attach_timeout", session_attach_timeout_ms, "5s",
+	    100, MINUTE, CONF_RELOAD,
+	    "How long a client waits for its stored session while the process "
+	    "that has it is away; then it is refused with reason 0x88."),
+	U32("session.max", session_max, "1000000", 0, 100000000, "sessions",
+	    CONF_RELOAD,
+	    "Durable sessions that one session store keeps; beyond it, new "
+	    "ones are refused with reason 0x97. 0: no limit."),
+
+	/* Retained messages. */
+	U32("retain.max_messages", retain_max_messages, "1000000", 0,
+	    100000000, "messages", CONF_RELOAD,
+	    "Retained messages that one session store keeps; beyond it, topics "
+	    "that have none get none, and an MQTT 5 publisher is told with "
+	    "reason 0x97. 0: no limit."),
+	SIZE("retain.max_size", retain_max_size, "1MB", 1, 268435455,
+	    CONF_RELOAD,
+	    "The largest payload that is retained; a larger one is delivered "
+	    "and not kept."),
+	SIZE("retain.max_bytes", retain_max_bytes, "1GB", MB, 4095 * MB,
+	    CONF_RELOAD,
+	    "Bytes of the retained messages that one session store keeps."),
 
 	/* The supervisor. */
 	DURATION("supervise.hang_timeout", supervise_hang_timeout_ms, "10s",
@@ -179,6 +230,22 @@ const struct conf_key conf_keys[] = {
 	SIZE("mqtt.max_mqueue_bytes", mqtt_max_mqueue_bytes, "64MB", KB, 2 * GB,
 	    CONF_RELOAD,
 	    "Bytes of the messages waiting for one client."),
+	U32("mqtt.session_expiry_max", mqtt_session_expiry_max, "2h", 0,
+	    4294967295, "s", CONF_RELOAD,
+	    "The longest that a session outlives its connection. An MQTT 5 "
+	    "client that asks for more is told so; an older one with clean "
+	    "session 0 gets this. 0: sessions end with their connections; "
+	    "4294967295: those that ask for it never end."),
+	U32("mqtt.max_offline_queue_len", mqtt_max_offline_queue_len, "1000",
+	    1, 10000000, "messages", CONF_RELOAD,
+	    "Messages kept for one durable session while its client is away. "
+	    "When it is full, the oldest go."),
+	SIZE("mqtt.max_offline_queue_bytes", mqtt_max_offline_queue_bytes,
+	    "64MB", KB, 2 * GB, CONF_RELOAD,
+	    "Bytes of the messages kept for one durable session."),
+	BOOL("mqtt.retain_available", mqtt_retain_available, "on", CONF_RELOAD,
+	    "Whether messages may be retained; if not, CONNACK says so, and an "
+	    "MQTT 5 client that asks for it is disconnected with reason 0x9A."),
 	U32("mqtt.server_keepalive", mqtt_server_keepalive, "0", 0, 65535, "s",
 	    CONF_RELOAD,
 	    "The keep-alive that every MQTT 5 client is told to use; 0 leaves "

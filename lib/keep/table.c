@@ -39,20 +39,27 @@ ping_every(const struct keep_table *t)
 	return MIN(MAX(t->limits.hang_ms / 5, 20u), 1000u);
 }
 
+/* Do higher ranks wait for p to become ready? late: it has had its time. */
+static bool
+is_awaited(const struct keep_proc *p, bool late)
+{
+	if (late)
+		return p->patient && p->phase == KEEP_STARTING;
+	return p->phase != KEEP_READY && p->phase != KEEP_HELD &&
+	    p->phase != KEEP_GONE;
+}
+
 /* The highest rank that may start for the first time: all below are ready, or
  * have had their time. */
 static unsigned
 free_rank(const struct keep_table *t, uint64_t now_ms)
 {
 	unsigned	rank = UINT_MAX;
+	bool		late = now_ms >= t->open_ms + KEEP_RANK_WAIT_MS;
 	size_t		i;
 
-	if (now_ms >= t->open_ms + KEEP_RANK_WAIT_MS)
-		return rank;
 	for (i = 0; i < t->nprocs; i++)
-		if (t->procs[i].phase != KEEP_READY &&
-		    t->procs[i].phase != KEEP_HELD &&
-		    t->procs[i].phase != KEEP_GONE)
+		if (is_awaited(&t->procs[i], late))
 			rank = MIN(rank, t->procs[i].rank);
 	return rank;
 }
@@ -172,9 +179,12 @@ keep_deadline(const struct keep_table *t, uint64_t now_ms)
 			at = MIN(at, p->heard_ms + t->limits.hang_ms);
 			if (p->phase == KEEP_DRAINING)
 				at = MIN(at, p->kill_ms);
-		} else if (p->phase == KEEP_DOWN && start)
-			at = MIN(at, p->incarnation != 0 || p->rank <= next ?
-			    p->due_ms : t->open_ms + KEEP_RANK_WAIT_MS);
+		} else if (p->phase != KEEP_DOWN || !start)
+			continue;
+		else if (p->incarnation != 0 || p->rank <= next)
+			at = MIN(at, p->due_ms);
+		else if (now_ms < t->open_ms + KEEP_RANK_WAIT_MS)
+			at = MIN(at, t->open_ms + KEEP_RANK_WAIT_MS);
 	}
 	return MAX(at, now_ms);
 }

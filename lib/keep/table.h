@@ -18,7 +18,8 @@
 #define KEEP_BACKOFF_MIN_MS	100
 #define KEEP_STABLE_MS		10000	/* ready for so long: begin anew */
 #define KEEP_STARTING_MAX	32	/* more at once only slow each other */
-#define KEEP_RANK_WAIT_MS	2000	/* a higher rank waits no longer */
+#define KEEP_RANK_WAIT_MS	2000	/* a higher rank waits no longer, but
+					 * for a process that is `patient` */
 
 enum keep_phase {
 	KEEP_DOWN,		/* to be started at due_ms */
@@ -35,6 +36,8 @@ struct keep_proc {
 	unsigned	kind;		/* the caller's */
 	uint32_t	instance;
 	unsigned	rank;		/* low ranks start first, end last */
+	bool		patient;	/* higher ranks wait for it as long as
+					 * it is starting */
 	enum keep_phase	phase;
 	pid_t		pid;		/* 0 when down */
 	uint64_t	incarnation;	/* of the newest run, 0: none yet */

@@ -6,14 +6,16 @@
 #include "proc/proc.h"
 
 static const struct {
-	const char	*name;
+	const char	*name, *program;
 	bool		 numbered;
 } kinds[PROC_NKINDS] = {
-	[PROC_SUPERVISE]	= { "supervise", false },
-	[PROC_ROUTER]		= { "router", false },
-	[PROC_LISTENER]		= { "listener", true },
-	[PROC_SESSION_STORE]	= { "session-store", true },
-	[PROC_CLUSTER_LINK]	= { "cluster-link", true },
+	[PROC_SUPERVISE]	= { "supervise", "mqttc-supervise", false },
+	[PROC_ROUTER]		= { "router", "mqttc-router", false },
+	[PROC_LISTENER]		= { "listener", "mqttc-listener", true },
+	[PROC_SESSION_STORE]	= { "session_store", "mqttc-session-store",
+				    true },
+	[PROC_CLUSTER_LINK]	= { "cluster_link", "mqttc-cluster-link",
+				    true },
 };
 
 static const char *const states[PROC_NSTATES] = {
@@ -27,6 +29,12 @@ const char *
 proc_kind_name(enum proc_kind k)
 {
 	return (unsigned)k < PROC_NKINDS ? kinds[k].name : NULL;
+}
+
+const char *
+proc_kind_program(enum proc_kind k)
+{
+	return (unsigned)k < PROC_NKINDS ? kinds[k].program : NULL;
 }
 
 const char *

@@ -211,9 +211,11 @@ void proc_drain(struct proc *p);
 /* Free *p and what it holds; NULL is fine. */
 void proc_free(struct proc **p);
 
-/* "router", "listener": the name without its number. NULL if out of range. */
+/* "router", "session_store": the name without its number. NULL if out of range. */
 const char *proc_kind_name(enum proc_kind k);
 const char *proc_state_name(enum proc_state s);
+/* "mqttc-session-store": what is started for session_store.0. */
+const char *proc_kind_program(enum proc_kind k);
 
 /* listener.3 -> PROC_LISTENER, 3. ERR_INVAL if it is no process name. */
 int proc_name_parse(const char *name, enum proc_kind *kind,

@@ -46,7 +46,7 @@ struct index_filter {
 	uint32_t	  nsubs, cap;
 	void		 *anchor;	/* NULL: no wildcard */
 	struct index_share *share;	/* its groups; a group's own */
-	uint64_t	  route_seq;	/* the caller's: see listener/routes.c */
+	uint64_t	  route_seq;	/* these two and `dirty`: lib/route */
 	uint32_t	  told;		/* the caller's */
 	bool		  is_group;
 	bool		  dirty;	/* the caller's */

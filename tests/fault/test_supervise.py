@@ -54,6 +54,18 @@ def test_every_failure_is_survived(point):
     assert nth > 1
 
 
+def test_a_node_that_cannot_write_its_shards_down_does_not_start():
+    n = unstarted(mqttc.Node)
+    n.env["FAULTS"] = "supervise.shards:nth=1"
+    with pytest.raises(mqttc.Failed, match="ended with 73"):
+        n.start_once()
+    assert "shards.bad" in n.logs()
+    del n.env["FAULTS"]
+    n.start_once()
+    serves(n)
+    n.stop()
+
+
 @pytest.mark.parametrize("nth", [1, 2, 3, 4, 6, 8, 11, 15, 20, 26])
 def test_killed_at_any_moment_the_next_one_takes_over(nth):
     n = unstarted(mqttc.Node)

@@ -344,6 +344,154 @@ def test_who_is_no_longer_in_peers_is_gone(rig):
     assert a.match("b") == []
 
 
+# --- Session stores ------------------------------------------------------------
+
+def test_a_store_is_an_owner_of_its_own_kind(rig):
+    rig.start()
+    a = rig.process("listener.3", 10)
+    s = rig.process("session_store.3", 11)
+    a.read()
+    s.read()
+    a.snapshot("x/#")
+    s.snapshot("x/+")
+    a.wait_ack()
+    s.wait_ack()
+    assert a.match("x/y") == s.match("x/y") == ["listener.3",
+                                                "session_store.3"]
+    assert a.match("x/y/z") == ["listener.3"]
+    assert [r["dest"] for r in rig.route("list", "--owner",
+                                         "session_store.3")] == [
+        "session_store.3"]
+    s.delete("x/+")
+    s.wait_ack()
+    assert a.match("x/y") == ["listener.3"]
+
+
+def test_a_store_that_reads_is_waited_for(rig):
+    """Its confirmation is one of those that make a generation serve."""
+    rig.start()
+    a = rig.process("listener.0", 10)
+    a.read()
+    s = rig.process("session_store.0", 11)
+    a.snapshot("a")
+    taken(rig, "listener.0", 1)
+    rig.fence()
+    assert rig.take("ack") is None              # the store reads nothing yet
+    assert rig.stats()["readers_waited"] == 1
+    s.read()
+    a.wait_ack()
+
+
+def test_routes_of_a_store_stay_while_it_is_away(rig):
+    rig.start()
+    a = rig.process("listener.0", 10)
+    s = rig.process("session_store.0", 11)
+    a.read()
+    s.read()
+    g = rig.group("team", "t")
+    a.snapshot()
+    s.snapshot("keep", "old", "team@2@t")
+    s.wait_ack()
+    s.die()
+    rig.logged("router.owner_away owner=session_store.0")
+    rig.wait_stats(lambda v: v["session_store.0.owner"] == "away")
+    for filter in ("keep", "old"):
+        assert a.match(filter) == ["session_store.0!"]
+    assert a.groups("t") == {g: {"session_store.0!": 2}}
+    a.add("new")                                # nobody waits for who is away
+    a.wait_ack()
+    rig.peers(session_store_0=(20, STARTING))   # it replays
+    rig.fence()
+    assert a.match("keep") == ["session_store.0!"]
+    s = rig.process("session_store.0", 20, STARTING)
+    s.routes("+keep", flags="b")
+    taken(rig, "session_store.0", 1)
+    # Until the end of what it tells, all it had is there.
+    assert a.match("keep") == a.match("old") == ["session_store.0"]
+    s.routes("+more", flags="e")
+    s.wait_ack()                                # it is no reader before ready
+    rig.wait_stats(lambda v: v["routes"] == 3)
+    assert a.match("keep") == a.match("more") == ["session_store.0"]
+    assert a.match("old") == [] and a.groups("t") == {}
+
+
+def test_a_store_that_dies_as_it_tells_keeps_both(rig):
+    rig.start()
+    a = rig.process("listener.0", 10)
+    a.read()
+    s = rig.process("session_store.0", 11, STARTING)
+    s.snapshot("one", "two")
+    s.wait_ack()
+    s.die()
+    s = rig.process("session_store.0", 12, STARTING)
+    s.routes("+three", flags="b")
+    taken(rig, "session_store.0", 1)
+    s.die(tell=False)                           # PEERS shows the next one
+    s = rig.process("session_store.0", 13, STARTING)
+    rig.wait_stats(lambda v: v["session_store.0.owner"] == "away")
+    for filter in ("one", "two", "three"):
+        assert a.match(filter) == ["session_store.0!"]
+    s.add("unasked")                            # not how one begins
+    rig.wait("ack", name="session_store.0", resync=True)
+    assert a.match("unasked") == []
+    s.seq = 0
+    s.snapshot("two")
+    s.wait_ack()
+    rig.wait_stats(lambda v: v["routes"] == 1)
+    assert a.match("two") == ["session_store.0"] and a.match("one") == []
+
+
+def test_a_store_that_the_node_has_no_more_is_gone(rig):
+    rig.start()
+    a = rig.process("listener.0", 10)
+    s = rig.process("session_store.0", 11)
+    a.read()
+    s.read()
+    s.snapshot("x")
+    s.wait_ack()
+    s.die()
+    assert a.match("x") == ["session_store.0!"]
+    rig.do("unpeer", "session_store.0")
+    rig.do("peers")
+    rig.wait_stats(lambda v: v["routes"] == 0)
+    assert a.match("x") == []
+
+
+@pytest.mark.parametrize("state", [DOWN, STARTING, READY])
+def test_a_new_router_learns_from_every_store_that_ever_ran(rig, state):
+    rig.do("peer", "listener.0", 10, READY)
+    rig.do("peer", "session_store.0", 11, state)
+    rig.do("peer", "session_store.1", 0, DOWN)  # which never did
+    rig.run()
+    a = rig.process("listener.0", 10)
+    a.snapshot("a")
+    taken(rig, "listener.0", 1)
+    rig.fence()
+    assert rig.stats()["phase"] == "learning" and rig.take("segment") is None
+    s = rig.process("session_store.0", 12, STARTING)
+    s.snapshot("s")
+    rig.wait("segment")
+    a.read()
+    s.wait_ack()
+    a.wait_ack()
+    assert a.match("s") == ["session_store.0"]
+
+
+def test_a_store_that_stays_down_is_not_waited_for_for_ever():
+    with Rig(supervise__backoff_max="100ms") as rig:
+        rig.do("peer", "listener.0", 10, READY)
+        rig.do("peer", "session_store.0", 11, DOWN)
+        rig.run()
+        a = rig.process("listener.0", 10)
+        a.snapshot("a")
+        taken(rig, "listener.0", 1)
+        rig.fence()
+        assert rig.stats()["phase"] == "learning"
+        rig.wait("segment", deadline_s=30)
+        a.read()
+        a.wait_ack()
+
+
 # --- Readers that lag ------------------------------------------------------------------
 
 def grow(p, name, n=100000):
@@ -1077,7 +1225,7 @@ def test_routes_stay_while_the_supervisor_is_replaced(make_node):
         assert stats["listener.0.owner"] == "synced"
         assert stats["listener.0.state"] == "ready"
         sub.subscribe("u/%d" % time.monotonic_ns(), qos=1)
-    assert node.metric("router_snapshots_total") == 2
+    assert node.metric("router_snapshots_total") == 3   # one each, no more
     assert node.metric("router_owners_gone_total") == 0
 
 

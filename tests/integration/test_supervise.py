@@ -1,7 +1,8 @@
 """mqttc-supervise and mqttc-ctl: who is started, watched, replaced, stopped.
 
-Router and listeners are tests/support/child.c here: what they would do is not
-looked at, and they do what the supervisor has to cope with when asked to.
+Router, listeners and session stores are tests/support/child.c here: what they
+would do is not looked at, and they do what the supervisor has to cope with when
+asked to.
 """
 
 import json
@@ -78,7 +79,8 @@ def test_status_shows_every_process(keeper):
     assert any("ready" in line for line in n.lines)
     rows = n.tool_json("mqttc-ctl", "status")
     assert [r["name"] for r in rows] == [
-        "supervise", "router", "listener.0", "listener.1", "listener.2"]
+        "supervise", "router", "session_store.0", "listener.0", "listener.1",
+        "listener.2"]
     assert all(r["state"] == "ready" for r in rows)
     assert rows[0]["pid"] == n.proc.pid
     assert all(mqttc.process_alive(r["pid"]) for r in rows)
@@ -87,12 +89,12 @@ def test_status_shows_every_process(keeper):
     assert all(r["restarts"] == 0 and r["uptime_s"] >= 0 for r in rows)
     table = n.tool("mqttc-ctl", "status").splitlines()
     assert table[0].split()[:3] == ["NAME", "PID", "STATE"]
-    assert len(table) == 6
+    assert len(table) == 7
 
 
 def test_processes_get_no_descriptor_they_do_not_need(keeper):
     n = keeper(listeners=1)
-    for name in ("router", "listener.0"):
+    for name in ("router", "session_store.0", "listener.0"):
         fds = "/proc/%d/fd/" % n.status()[name]["pid"]
         null = [fd for fd in os.listdir(fds)
                 if os.readlink(fds + fd) == "/dev/null"]
@@ -104,8 +106,10 @@ def test_term_stops_in_order_and_exits_0(keeper):
     assert n.terminate() == 0
     n.proc = None
     log = n.logs()
-    assert log.index("name=listener.0 why") < log.index("name=router why")
-    assert log.index("name=listener.1 why") < log.index("name=router why")
+    for name in ("listener.0", "listener.1"):
+        assert (log.index("name=%s why" % name)
+                < log.index("name=session_store.0 why")
+                < log.index("name=router why"))
     assert os.listdir(os.path.join(n.dir, "run")) == ["supervise.lock"]
 
 
@@ -137,7 +141,7 @@ def test_a_long_run_dir_works(keeper):
     n.options["node.run_dir"] = deep
     n.start_once()
     assert len(deep) > 160
-    assert len(n.status()) == 4
+    assert len(n.status()) == 5
     assert answer(n.addr("external")).startswith("listener.")
     assert os.stat(deep).st_mode & 0o777 == 0o700
 
@@ -152,6 +156,53 @@ def test_options(keeper):
     assert run_supervise(n, "-x").returncode == EX_USAGE
     assert run_supervise(n, "operand").returncode == EX_USAGE
     assert not os.path.exists(os.path.join(n.dir, "run"))
+
+
+# The number of session stores
+
+def test_as_many_session_stores_as_configured(keeper):
+    n = keeper(options={"session_store.processes": "3"})
+    stores = ["session_store.%d" % i for i in range(3)]
+    assert [k for k in n.status() if k.startswith("session_store.")] == stores
+    for name in stores:
+        pid = n.kill(name, signal.SIGKILL)
+        assert n.wait_ready(name, not_pid=pid)["restarts"] == 1
+    done = n.tool("mqttc-ctl", "restart", "session_store.3", check=False)
+    assert_one_line(done, EX_USAGE, "session_store.3")
+    done = n.tool("mqttc-ctl", "upgrade", "session_store.0", check=False)
+    assert_one_line(done, EX_USAGE, "no clients to hand over")
+
+
+def test_their_number_is_fixed_at_the_first_start(keeper):
+    n = keeper(options={"session_store.processes": "2"})
+    path = os.path.join(n.dir, "data", "session_store.shards")
+    with open(path) as f:
+        assert f.read() == "2\n"
+    assert n.terminate() == 0
+    n.proc = None
+    n.options["session_store.processes"] = "3"
+    done = run_supervise(n)
+    assert_one_line(done, EX_CONFIG, "session_store.processes = 3", "for 2",
+                    n.dir, "export", "import")
+    assert "session_store.shards.new" not in os.listdir(n.dir + "/data")
+    n.options["session_store.processes"] = "2"
+    n.start()
+    assert n.terminate() == 0
+    n.proc = None
+    for damage in ("", "x\n", "2", "0\n", "2 \n", "02\n", "-2\n",
+                   "99999999999\n"):
+        with open(path, "w") as f:
+            f.write(damage)
+        assert_one_line(run_supervise(n), EX_CONFIG, "session_store.shards",
+                        "damaged")
+
+
+def test_listeners_start_when_the_stores_are_ready(keeper):
+    n = keeper(options={"session_store.processes": "2"})
+    log = n.logs()
+    ready = [log.index("session_store.%d ready" % i) for i in (0, 1)]
+    first = log.index("process.started name=listener.")
+    assert log.index("router ready") < min(ready) and max(ready) < first
 
 
 # What is wrong is said in one line, with the right code
@@ -206,7 +257,7 @@ def test_a_second_supervisor_is_turned_away(keeper):
     n = keeper()
     assert_one_line(run_supervise(n), EX_TEMPFAIL, "in use",
                     str(n.proc.pid))
-    assert len(n.status()) == 4
+    assert len(n.status()) == 5
 
 
 # Who dies is replaced
@@ -214,7 +265,7 @@ def test_a_second_supervisor_is_turned_away(keeper):
 def test_who_is_killed_is_replaced(keeper):
     n = keeper()
     before = n.status()
-    for name in ("listener.0", "router"):
+    for name in ("listener.0", "session_store.0", "router"):
         pid = n.kill(name, signal.SIGKILL)
         row = n.wait_ready(name, not_pid=pid)
         assert row["restarts"] == 1
@@ -252,7 +303,7 @@ def test_nobody_is_refused_while_a_listener_restarts(keeper):
 def test_restart_returns_when_it_is_ready(keeper):
     n = keeper()
     before = n.status()
-    for name in ("listener.1", "router"):
+    for name in ("listener.1", "session_store.0", "router"):
         n.tool("mqttc-ctl", "restart", name)
         row = n.status()[name]
         assert row["state"] == "ready"
@@ -361,7 +412,7 @@ def test_a_dropped_segment_is_gone_for_all(keeper):
     first = n.status()["router"]["incarnation"]
     n.tool("mqttc-ctl", "restart", "router")    # drops what is older
     gone = "generation=%d nfds=0" % first
-    n.wait(lambda s: n.logs().count(gone) == 2)
+    n.wait(lambda s: n.logs().count(gone) == 2)     # of those who want it
 
 
 def test_who_is_full_is_dealt_no_shared_sockets(keeper):
@@ -409,13 +460,13 @@ def test_scaled_up_and_down(keeper):
     assert [answer(n.addr(i)) for i in range(4)] == [
         "listener.%d" % i for i in range(4)]
     assert spread_over(n) == {"listener.%d" % i for i in range(4)}
-    n.wait_log("child.peers n=5 down=0")
+    n.wait_log("child.peers n=6 down=0")
     scale(n, 1)
     assert names_of(n) == ["listener.0"]
     assert spread_over(n) == {"listener.0"}
     # Nobody waits for ever at the port of one that is gone.
     assert [answer(n.addr(i)) for i in range(4)] == ["listener.0"] * 4
-    n.wait_log("child.peers n=2 down=0")
+    n.wait_log("child.peers n=3 down=0")
     assert not mqttc.process_alive(after["listener.3"]["pid"])
     n.expected_gone.update(after["listener.%d" % i]["pid"] for i in (1, 2, 3))
     scale(n, 4)
@@ -449,6 +500,9 @@ def test_scaling_is_refused(keeper):
                 ["router", "2"], ["listener", "-1"]):
         done = n.tool("mqttc-ctl", "scale", *bad, check=False)
         assert done.returncode == EX_USAGE and done.stdout == "", bad
+    done = n.tool("mqttc-ctl", "scale", "session_store", "2", check=False)
+    assert_one_line(done, EX_USAGE, "fixed at the first start", "export",
+                    "import")
     done = n.tool("mqttc-ctl", "scale", "listener", "501", check=False)
     assert_one_line(done, EX_USAGE, "listener.processes", "501")
     with socket.socket() as s:                  # whose port is taken
@@ -615,7 +669,7 @@ def test_a_service_manager_is_told(keeper, tmp_path, kind):
     said, status = manager.hear()
     assert said.pop("RELOADING") == "1"
     assert abs(int(said.pop("MONOTONIC_USEC")) - now) < 20e6 and said == {}
-    assert status == "serving: 3 of 3 processes ready"
+    assert status == "serving: 4 of 4 processes ready"
     assert manager.hear()[0] == {"READY": "1"}
     assert n.terminate() == 0
     n.proc = None
@@ -645,11 +699,11 @@ def test_the_next_supervisor_adopts(keeper):
                for _ in range(20)]
     n.start_once()
     after = n.status()
-    for name in ("router", "listener.0", "listener.1"):
+    for name in ("router", "session_store.0", "listener.0", "listener.1"):
         assert after[name]["pid"] == before[name]["pid"]
         assert after[name]["incarnation"] == before[name]["incarnation"]
     # Nobody was shown a peer as down that had just not knocked yet.
-    n.wait(lambda s: n.logs()[said:].count("child.peers n=3 down=0") == 3)
+    n.wait(lambda s: n.logs()[said:].count("child.peers n=4 down=0") == 4)
     assert "down=1" not in n.logs()[said:]
     for s in waiting:
         s.settimeout(20)
@@ -770,7 +824,7 @@ def test_reload(keeper, tmp_path):
     n.proc.send_signal(signal.SIGHUP)
     n.wait_log("child.reload sys_interval_ms=9000")
     n.kill("listener.0", signal.SIGKILL)        # the new one has it too
-    assert len(n.status()) == 4
+    assert len(n.status()) == 5
 
 
 # Logs
@@ -807,7 +861,7 @@ def test_ten_thousand_lines_nobody_reads(keeper):
         stderr=subprocess.PIPE, cwd=n.dir, env=n.environment())
     try:
         assert b"ready" in p.stdout.readline()
-        assert len(n.status()) == 4
+        assert len(n.status()) == 5
         n.tool("mqttc-ctl", "restart", "listener.0")
         assert answer(n.addr(1)) == "listener.1"
         p.send_signal(signal.SIGTERM)
@@ -965,7 +1019,7 @@ def test_stat_shows_every_process(keeper):
     n = keeper()
     rows = n.tool_json("mqttc-stat")
     assert {r["process"] for r in rows} == {
-        "supervise", "router", "listener.0", "listener.1"}
+        "supervise", "router", "session_store.0", "listener.0", "listener.1"}
     assert all(set(r) == {"process", "metric", "value", "kind", "help"}
                for r in rows)
     only = n.tool_json("mqttc-stat", "cpu_ms")

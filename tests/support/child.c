@@ -1,6 +1,7 @@
 /*
  * A process of a node that does nothing but what processes have in common: it
- * stands in for router and listener where only the supervisor is looked at.
+ * stands in for router, listener and session store where only the supervisor is
+ * looked at.
  * What it is to do comes in files of run_dir, named after it:
  *
  *	NAME.exit	exit with the code in it before being ready
@@ -163,6 +164,17 @@ publish(void)
 	proc_drop_segments(t.p, PROC_SEGMENT_FIB, proc_incarnation(t.p));
 }
 
+static enum proc_kind
+kind_of(const char *program)
+{
+	enum proc_kind	k;
+
+	for (k = PROC_ROUTER; k < PROC_SESSION_STORE; k++)
+		if (strcmp(program, proc_kind_program(k)) == 0)
+			break;
+	return k;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -173,8 +185,7 @@ main(int argc, char **argv)
 	};
 	struct proc_opts	o = {
 		.program = program_invocation_short_name,
-		.kind = strstr(program_invocation_short_name, "router") ?
-		    PROC_ROUTER : PROC_LISTENER,
+		.kind = kind_of(program_invocation_short_name),
 	};
 	long			n, i;
 	int			rc;

@@ -1,5 +1,5 @@
-"""keeper.py: nodes whose router and listeners are tests/support/child.c, for
-tests that look at the supervisor alone."""
+"""keeper.py: nodes in which router, listeners and session stores are
+tests/support/child.c, for tests that look at the supervisor alone."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ FLAGS = {
 
 
 def make_bin(where):
-    """Fill a directory with programs in which router and listener are the
+    """Fill a directory with programs of which those that are started are the
     child, built like the rest."""
     build = os.path.relpath(os.path.dirname(mqttc.BIN), mqttc.TOP)
     if build not in FLAGS:
@@ -28,7 +28,7 @@ def make_bin(where):
                    stdin=subprocess.DEVNULL)
     for name in ("mqttc-supervise", "mqttc-ctl", "mqttc-stat"):
         shutil.copy(mqttc.program(name), where)
-    for name in ("mqttc-router", "mqttc-listener"):
+    for name in ("mqttc-router", "mqttc-listener", "mqttc-session-store"):
         shutil.copy(os.path.join(mqttc.TOP, child),
                     os.path.join(where, name))
     return str(where)

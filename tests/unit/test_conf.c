@@ -134,6 +134,56 @@ seconds_go_with_and_without_a_unit(void **state UNUSED)
 }
 
 static void
+syncing_is_always_never_or_now_and_then(void **state UNUSED)
+{
+	static const char *const bad[] = { "", "sometimes", "interval",
+	    "interval:", "interval:0", "interval:x", "interval:-1",
+	    "interval:60001", "interval: 5", "interval:5x", "always:5",
+	    "interval:61s" };
+	enum conf_sync	 sync;
+	uint32_t	 ms;
+	size_t		 i;
+
+	assert_string_equal(c.session_sync, "always");
+	assert_int_equal(conf_sync_parse(c.session_sync, &sync, &ms), 0);
+	assert_int_equal(sync, CONF_SYNC_ALWAYS);
+	assert_int_equal(ms, 0);
+	assert_int_equal(set("session.sync", "interval:100"), 0);
+	assert_int_equal(conf_sync_parse(c.session_sync, &sync, &ms), 0);
+	assert_int_equal(sync, CONF_SYNC_INTERVAL);
+	assert_int_equal(ms, 100);
+	assert_int_equal(conf_sync_parse("interval:2s", &sync, &ms), 0);
+	assert_int_equal(ms, 2000);
+	assert_int_equal(conf_sync_parse("interval:60000", &sync, &ms), 0);
+	assert_int_equal(conf_sync_parse("interval:1", &sync, &ms), 0);
+	assert_int_equal(set("session.sync", "Never"), 0);
+	assert_int_equal(conf_sync_parse(c.session_sync, &sync, &ms), 0);
+	assert_int_equal(sync, CONF_SYNC_NEVER);
+	assert_int_equal(ms, 0);
+	for (i = 0; i < NELEM(bad); i++)
+		assert_int_equal(set("session.sync", bad[i]), ERR_INVAL);
+	assert_says("always, never, or interval: and milliseconds from 1 to "
+	    "60000, such as interval:100");
+	assert_string_equal(c.session_sync, "Never");
+}
+
+static void
+a_session_may_last_for_ever(void **state UNUSED)
+{
+	assert_int_equal(c.mqtt_session_expiry_max, 7200);
+	assert_int_equal(set("mqtt.session_expiry_max", "4294967295"), 0);
+	assert_int_equal(c.mqtt_session_expiry_max, UINT32_MAX);
+	assert_int_equal(set("mqtt.session_expiry_max", "30d"), 0);
+	assert_int_equal(c.mqtt_session_expiry_max, 30 * 86400);
+	assert_int_equal(set("mqtt.session_expiry_max", "4294967296"),
+	    ERR_INVAL);
+	assert_int_equal(set("mqtt.session_expiry_max", "0"), 0);
+	assert_int_equal(c.mqtt_session_expiry_max, 0);
+	assert_int_equal(set("session_store.processes", "65"), ERR_INVAL);
+	assert_int_equal(set("session_store.processes", "0"), ERR_INVAL);
+}
+
+static void
 switches_take_four_words(void **state UNUSED)
 {
 	assert_int_equal(set("mqtt.wildcard_subscription", "off"), 0);
@@ -504,6 +554,8 @@ main(void)
 		T(sizes_take_units),
 		T(durations_need_units),
 		T(seconds_go_with_and_without_a_unit),
+		T(syncing_is_always_never_or_now_and_then),
+		T(a_session_may_last_for_ever),
 		T(switches_take_four_words),
 		T(levels_are_the_logs_own),
 		T(addresses_are_checked),

@@ -163,6 +163,28 @@ listeners_wait_for_the_router_no_longer_than_two_seconds(void **state UNUSED)
 }
 
 static void
+higher_ranks_wait_as_long_as_a_patient_one_is_starting(void **state UNUSED)
+{
+	struct node	n;
+
+	node_init(&n);
+	n.p[0].patient = true;
+	keep_open(&n.t, n.now);
+	assert_action(&n, KEEP_START, 0);
+	started(&n, 0);
+	pass(&n, 10 * KEEP_RANK_WAIT_MS);
+	assert_action(&n, KEEP_NOTHING, 0);
+	/* Nobody wakes up for that again and again. */
+	assert_true(keep_deadline(&n.t, n.now) > n.now);
+	died(&n, 0, EX_SOFTWARE, 0);		/* its time is over */
+	assert_action(&n, KEEP_START, 0);
+	started(&n, 0);
+	assert_action(&n, KEEP_NOTHING, 0);
+	keep_ready(&n.t, 0, n.now);
+	assert_action(&n, KEEP_START, 1);
+}
+
+static void
 listeners_do_not_wait_for_a_router_that_stays_down(void **state UNUSED)
 {
 	struct node	n;
@@ -697,6 +719,8 @@ main(void)
 		cmocka_unit_test(listeners_wait_for_the_router),
 		cmocka_unit_test(
 		    listeners_wait_for_the_router_no_longer_than_two_seconds),
+		cmocka_unit_test(
+		    higher_ranks_wait_as_long_as_a_patient_one_is_starting),
 		cmocka_unit_test(
 		    listeners_do_not_wait_for_a_router_that_stays_down),
 		cmocka_unit_test(

@@ -25,7 +25,7 @@ names_are_kind_dot_number(void **state UNUSED)
 		"", "listener", "listener.", "listener.00", "listener.01",
 		"listener.-1", "listener.x", "listener.1088", "listener.1 ",
 		"listener.99999999999", "router.0", "routers", "Router",
-		"session_store.0", "../router",
+		"session-store.0", "session_store", "../router",
 	};
 	enum proc_kind			k;
 	uint32_t			n;
@@ -38,8 +38,12 @@ names_are_kind_dot_number(void **state UNUSED)
 	assert_int_equal(proc_name_parse("listener.1087", &k, &n), 0);
 	assert_int_equal(k, PROC_LISTENER);
 	assert_int_equal(n, 1087);
-	assert_int_equal(proc_name_parse("session-store.3", &k, &n), 0);
+	assert_int_equal(proc_name_parse("session_store.3", &k, &n), 0);
 	assert_int_equal(k, PROC_SESSION_STORE);
+	assert_int_equal(n, 3);
+	assert_string_equal(proc_kind_name(k), "session_store");
+	assert_string_equal(proc_kind_program(k), "mqttc-session-store");
+	assert_null(proc_kind_program(PROC_NKINDS));
 	for (i = 0; i < NELEM(bad); i++)
 		assert_int_equal(proc_name_parse(bad[i], &k, &n), ERR_INVAL);
 }
