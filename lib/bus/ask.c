@@ -16,7 +16,7 @@ struct bus_ask {
 	void		*z;
 	uint64_t	 serial;	/* of queries */
 	zmq_msg_t	 envelope, body;
-	uint8_t		 buf[QUERY_CURSOR_MAX + 65536 + 64];
+	uint8_t		 buf[QUERY_BODY_MAX];
 };
 
 static int

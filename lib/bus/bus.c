@@ -578,6 +578,12 @@ bus_resume(struct bus *b)
 }
 
 bool
+bus_peer_idle(const struct bus_peer *p)
+{
+	return stream_is_idle(&p->out);
+}
+
+bool
 bus_idle(const struct bus *b)
 {
 	const struct bus_peer *p;

@@ -84,6 +84,7 @@ struct bus_frame {
 	uint64_t	 clock;		/* the sender's, ns since 1970 */
 	const uint8_t	*body;
 	size_t		 len;
+	struct slice	 payload;	/* the third part, or empty */
 	struct record_iter records;	/* KIND_RECORDS: use bus_frame_next */
 
 	struct stream_in *stream;	/* the bus's own */
@@ -94,7 +95,7 @@ struct bus_frame {
  * The next record of a frame: 1, 0 at the end, ERR_PROTO if the rest of the
  * frame is damaged (counted here: just return). Records whose id is not above
  * the last one of that source and slot came before: they are counted and
- * skipped.
+ * skipped; of a session-store, also of an incarnation before.
  */
 int bus_frame_next(struct bus_frame *f, struct record *r);
 
@@ -120,6 +121,9 @@ struct bus_rule {
 struct bus_events {
 	/* Everything up to seq is acknowledged (`got`). */
 	void (*got)(void *ctx, struct bus_peer *p, uint64_t seq);
+	/* Everything up to seq is on the disk of a session-store (`stored`).
+	 * Streams to one keep each frame until then. */
+	void (*stored)(void *ctx, struct bus_peer *p, uint64_t seq);
 	/* bus_peer_blocked() was true, or something was refused for want of
 	 * room, and that is over. After bus_peer_close it does not come: who
 	 * parked for that peer goes on by itself. */
@@ -210,6 +214,7 @@ bool bus_peer_room(const struct bus_peer *p, size_t size, unsigned qos);
 /* Last seq in use, last seq acknowledged: what is between is under way. */
 uint64_t bus_peer_sent(const struct bus_peer *p);
 uint64_t bus_peer_got(const struct bus_peer *p);
+uint64_t bus_peer_stored(const struct bus_peer *p);
 
 /* Walk the records that are not acknowledged, in order; each returns false to
  * stop. Payloads too are where r says. */
@@ -242,6 +247,14 @@ int bus_stream_send(struct bus_peer *p, enum kind kind, const void *body,
     size_t len, uint64_t *seq);
 
 /*
+ * The same with a payload behind it, which lies in a blob and is referenced:
+ * the receiver finds it in bus_frame.payload.
+ */
+int bus_stream_send_payload(struct bus_peer *p, enum kind kind,
+    const void *body, size_t len, struct blob *payload, const struct slice *at,
+    uint64_t *seq);
+
+/*
  * A single message (kinds from 32), to a peer on our connection to it, or to
  * whoever sent us something. It is lost if the connection is; a few wait if
  * the other side is slow or not connected yet. ERR_FULL beyond that,
@@ -250,6 +263,15 @@ int bus_stream_send(struct bus_peer *p, enum kind kind, const void *body,
 int bus_send(struct bus_peer *p, enum kind kind, const void *body, size_t len);
 int bus_reply(struct bus *b, const struct bus_addr *to, enum kind kind,
     const void *body, size_t len);
+
+/*
+ * For who keeps things on disk (a session-store). bus_mark notes what was
+ * consumed so far on all streams; bus_marked_stored says that it is on disk now
+ * (session.sync: written, or synced), and the sources hear `stored`. What is
+ * consumed between the two waits for the next pair.
+ */
+void bus_mark(struct bus *b);
+void bus_marked_stored(struct bus *b);
 
 /* Everything appended leaves now, as far as credit and sockets allow. */
 void bus_flush(struct bus *b);
@@ -261,6 +283,7 @@ void bus_resume(struct bus *b);
 
 /* Nothing appended is unacknowledged (for draining). */
 bool bus_idle(const struct bus *b);
+bool bus_peer_idle(const struct bus_peer *p);	/* of one receiver */
 
 /* --- From one process to its successor --------------------------------- */
 

@@ -75,10 +75,11 @@ tools_evict(struct bus *b)
 
 static struct conn *
 conn_new(struct bus *b, const void *id, size_t len, const Hello *h,
-    enum peer_class class)
+    enum peer_class class, const struct msgid *last)
 {
 	struct bus_peer	*p;
 	struct conn	*c;
+	uint32_t	 slot;
 
 	if (class == PEER_TOOL && b->ntools >= TOOLS_MAX)
 		tools_evict(b);
@@ -96,6 +97,11 @@ conn_new(struct bus *b, const void *id, size_t len, const Hello *h,
 		if (p->incarnation == c->incarnation &&
 		    strcmp(p->name, c->name) == 0)
 			c->peer = p;
+	/* The ids of a store rise over all its starts: what it sends again is
+	 * known by that. */
+	for (slot = 0; class == PEER_STORE && last != NULL &&
+	    slot < SLOTS_MAX; slot++)
+		c->in[slot].last_id = last[slot];
 	HASH_ADD(hh, b->conns, addr.id, len, c);
 	return c;
 }
@@ -116,7 +122,7 @@ conn_restore(struct bus *b, const char *name, const char *node,
 	memcpy(h.name, name, strlen(name) + 1);
 	memcpy(h.node, node, strlen(node) + 1);
 	h.incarnation = incarnation;
-	return conn_new(b, id, (size_t)n, &h, peer_class_of(name));
+	return conn_new(b, id, (size_t)n, &h, peer_class_of(name), NULL);
 }
 
 static void
@@ -167,6 +173,7 @@ send_welcome(struct bus *b, const void *id, size_t idlen, const Hello *h,
 	w.to = h->incarnation;
 	if (in != NULL) {
 		w.seq = in->seq;
+		w.stored = in->stored;
 		w.credit = stream_in_credit(in);
 		w.taken = in->taken;
 	}
@@ -183,6 +190,7 @@ send_ack(struct bus *b, const struct conn *c, uint32_t slot)
 	e.slot = slot;
 	e.incarnation = c->incarnation;
 	e.got = c->in[slot].seq;
+	e.stored = c->in[slot].stored;
 	e.credit = stream_in_credit(&c->in[slot]);
 	return send_to(b, c->addr.id, c->addr.len, &e, NULL, 0);
 }
@@ -247,6 +255,30 @@ conns_flush_acks(struct bus *b, bool lazy_too)
 	}
 }
 
+void
+bus_mark(struct bus *b)
+{
+	struct conn	*c, *next;
+	uint32_t	 slot;
+
+	HASH_ITER(hh, b->conns, c, next)
+		for (slot = 0; slot < SLOTS_MAX; slot++)
+			if (c->in[slot].open)
+				stream_in_mark(&c->in[slot]);
+}
+
+void
+bus_marked_stored(struct bus *b)
+{
+	struct conn	*c, *next;
+	uint32_t	 slot;
+
+	HASH_ITER(hh, b->conns, c, next)
+		for (slot = 0; slot < SLOTS_MAX; slot++)
+			if (c->in[slot].open && stream_in_stored(&c->in[slot]))
+				conn_touch(b, c);
+}
+
 static int
 send_single(struct bus *b, const struct conn *c, enum kind kind,
     const void *body, size_t len)
@@ -308,11 +340,13 @@ bus_reply(struct bus *b, const struct bus_addr *to, enum kind kind,
 
 /* --- Hello ------------------------------------------------------------- */
 
-/* Is there another incarnation of that name? An older one is over. */
+/* Is there another incarnation of that name? An older one is over: *last gets
+ * the ids it came to. */
 static WelcomeStatus
-supersede(struct bus *b, const Hello *h)
+supersede(struct bus *b, const Hello *h, struct msgid *last)
 {
-	struct conn *c, *next;
+	struct conn	*c, *next;
+	uint32_t	 slot;
 
 	HASH_ITER(hh, b->conns, c, next) {
 		if (strcmp(c->name, h->name) != 0 ||
@@ -320,6 +354,9 @@ supersede(struct bus *b, const Hello *h)
 			continue;
 		if (c->incarnation > h->incarnation)
 			return WELCOME_STALE;
+		for (slot = 0; slot < SLOTS_MAX; slot++)
+			if (msgid_cmp(c->in[slot].last_id, last[slot]) > 0)
+				last[slot] = c->in[slot].last_id;
 		conn_free(b, c);
 	}
 	return WELCOME_OK;
@@ -327,7 +364,7 @@ supersede(struct bus *b, const Hello *h)
 
 static WelcomeStatus
 hello_judge(struct bus *b, const void *id, size_t len, const Hello *h,
-    enum peer_class class)
+    enum peer_class class, struct msgid *last)
 {
 	char want[BUS_ADDR_MAX];
 	int  n;
@@ -344,7 +381,7 @@ hello_judge(struct bus *b, const void *id, size_t len, const Hello *h,
 		count(hello_name);
 		return WELCOME_NAME;
 	}
-	if (class != PEER_TOOL && supersede(b, h) != WELCOME_OK) {
+	if (class != PEER_TOOL && supersede(b, h, last) != WELCOME_OK) {
 		count(hello_stale);
 		return WELCOME_STALE;
 	}
@@ -355,6 +392,7 @@ static void
 take_hello(struct bus *b, struct conn *c, const void *id, size_t idlen,
     const void *body, size_t len)
 {
+	struct msgid	 last[SLOTS_MAX] = { { 0, 0 } };
 	enum peer_class	 class;
 	WelcomeStatus	 status;
 	Hello		 h = Hello_init_zero;
@@ -364,10 +402,10 @@ take_hello(struct bus *b, struct conn *c, const void *id, size_t idlen,
 		return;
 	}
 	class = peer_class_of(h.name);
-	status = hello_judge(b, id, idlen, &h, class);
+	status = hello_judge(b, id, idlen, &h, class, last);
 	if (status == WELCOME_OK && c == NULL &&
 	    (HASH_COUNT(b->conns) >= CONNS_MAX ||
-	    (c = conn_new(b, id, idlen, &h, class)) == NULL)) {
+	    (c = conn_new(b, id, idlen, &h, class, last)) == NULL)) {
 		count(hello_full);
 		status = WELCOME_FULL;
 	}
@@ -417,6 +455,8 @@ frame_fill(struct bus *b, struct conn *c, const Envelope *e)
 	f->from.incarnation = c->incarnation;
 	f->from.addr = c->addr;
 	f->from.peer = c->peer;
+	f->payload.data = zmq_msg_data(&b->in.part[3]);
+	f->payload.len = zmq_msg_size(&b->in.part[3]);
 	b->frame_conn = c;
 	b->frame_slot = e->slot;
 	if (e->kind != KIND_RECORDS)
@@ -498,7 +538,9 @@ router_take(struct bus *b)
 	if (idlen == 0 || idlen > BUS_ADDR_MAX ||
 	    envelope_get(&e, zmq_msg_data(&b->in.part[1]),
 	    zmq_msg_size(&b->in.part[1])) < 0 ||
-	    (e.kind != KIND_RECORDS && (len > BUS_BODY_MAX || b->in.n > 3)) ||
+	    (e.kind != KIND_RECORDS && (len > BUS_BODY_MAX ||
+	    (b->in.n > 3 && (e.kind < KIND_RECORDS ||
+	    e.kind >= KIND_ROUTE_ACK)))) ||
 	    (e.kind == KIND_RECORDS && len > FRAME_MAX && e.count != 1)) {
 		count(dropped_malformed);
 		log_debug("bus.malformed", "what=envelope");

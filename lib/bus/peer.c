@@ -159,6 +159,8 @@ bus_peer_open(struct bus_peer **out, struct bus *b, const char *name,
 		p->stream = ++b->serial;
 		stream_out_init(&p->out, &b->pool, b->stream_max, b->credit);
 	}
+	if (p->class == PEER_STORE)
+		p->out.asks = STREAM_ASK_GOT | STREAM_ASK_STORED;
 	DL_APPEND(b->peers, p);
 	b->npeers++;
 	conns_see_peer(b, p, true);
@@ -203,7 +205,9 @@ bus_peer_move(struct bus_peer *p, uint64_t incarnation, const char *endpoint,
 	conns_see_peer(b, p, false);
 	if (p->link != NULL)
 		link_give_up(p);
-	if (!resend)
+	if (resend)
+		stream_rewind(&p->out);
+	else
 		stream_take_all(&p->out, b->credit);
 	queue_fini(&p->singles);
 	p->state = PEER_CONNECTING;
@@ -269,6 +273,12 @@ bus_peer_got(const struct bus_peer *p)
 	return p->out.got;
 }
 
+uint64_t
+bus_peer_stored(const struct bus_peer *p)
+{
+	return p->out.stored;
+}
+
 void
 bus_peer_unacked(const struct bus_peer *p,
     bool (*each)(void *ctx, uint64_t seq, const struct record *r), void *ctx)
@@ -316,12 +326,20 @@ int
 bus_stream_send(struct bus_peer *p, enum kind kind, const void *body,
     size_t len, uint64_t *seq)
 {
+	return bus_stream_send_payload(p, kind, body, len, NULL, NULL, seq);
+}
+
+int
+bus_stream_send_payload(struct bus_peer *p, enum kind kind, const void *body,
+    size_t len, struct blob *payload, const struct slice *at, uint64_t *seq)
+{
 	int rc;
 
 	if (kind <= KIND_RECORDS || kind >= KIND_ROUTE_ACK ||
 	    len > BUS_BODY_MAX)
 		return ERR_INVAL;
-	if ((rc = stream_append_frame(&p->out, kind, body, len, seq)) == 0)
+	rc = stream_append_frame(&p->out, kind, body, len, payload, at, seq);
+	if (rc == 0)
 		bus_peer_touch(p);
 	else if (rc == ERR_FULL)
 		count(refused_full);
@@ -449,6 +467,10 @@ tell(struct bus_peer *p, int what)
 	if (what & STREAM_GOT_MORE && e->got != NULL)
 		e->got(p->bus->ctx, p, p->out.got);
 	if (l->peer != p)		/* closed or moved by the callback */
+		return;
+	if (what & STREAM_STORED_MORE && e->stored != NULL)
+		e->stored(p->bus->ctx, p, p->out.stored);
+	if (l->peer != p)
 		return;
 	if (what & STREAM_UNBLOCKED && e->credit != NULL)
 		e->credit(p->bus->ctx, p);

@@ -49,6 +49,7 @@ stream_out_init(struct stream_out *s, struct stream_pool *pool,
 	s->pool = pool;
 	s->kept_max = kept_max;
 	s->granted = credit;
+	s->asks = STREAM_ASK_GOT;
 }
 
 static size_t
@@ -182,7 +183,7 @@ append_alone(struct stream_out *s, const struct record *r,
 		goto free_payload;
 	f->seq = ++s->seq;
 	f->kind = KIND_RECORDS;
-	f->asks = STREAM_ASK_GOT;
+	f->asks = s->asks;
 	f->count = 1;
 	f->len = (uint32_t)len;
 	f->payload_len = (uint32_t)r->payload.len;
@@ -217,7 +218,7 @@ append_packed(struct stream_out *s, const struct record *r)
 	if (s->open_count++ == 0)
 		s->seq++;
 	s->open_len += (uint32_t)n;
-	s->open_asks |= STREAM_ASK_GOT;
+	s->open_asks |= s->asks;
 	s->kept += (size_t)n;
 	s->appended += (uint64_t)n;
 	return 0;
@@ -253,12 +254,13 @@ stream_append(struct stream_out *s, const struct record *r,
 
 int
 stream_append_frame(struct stream_out *s, unsigned kind, const void *body,
-    size_t len, uint64_t *seq)
+    size_t len, struct blob *payload, const struct slice *at, uint64_t *seq)
 {
 	struct stream_frame	*f;
+	size_t			 more = payload != NULL ? at->len : 0;
 	int			 rc;
 
-	if (s->kept > 0 && s->kept + len > s->kept_max) {
+	if (s->kept > 0 && s->kept + len + more > s->kept_max) {
 		s->was_full = s->was_blocked = true;
 		return ERR_FULL;
 	}
@@ -277,9 +279,14 @@ stream_append_frame(struct stream_out *s, unsigned kind, const void *body,
 		memcpy(f->body->data, body, len);
 	f->seq = ++s->seq;
 	f->kind = kind;
-	f->asks = STREAM_ASK_GOT;
+	f->asks = s->asks;
 	f->len = (uint32_t)len;
-	s->kept += len;
+	if (more > 0) {
+		f->payload = blob_ref(payload);
+		f->payload_at = at->data;
+		f->payload_len = (uint32_t)more;
+	}
+	s->kept += frame_size(f);
 	push(s, f);
 	if (seq != NULL)
 		*seq = f->seq;
@@ -321,8 +328,11 @@ settle(struct stream_out *s, uint64_t got, uint64_t stored, uint64_t granted)
 
 	if (got > s->got)
 		what |= STREAM_GOT_MORE;
+	if (stored > s->stored) {
+		what |= STREAM_STORED_MORE;
+		s->stored = stored;
+	}
 	s->got = got;
-	s->stored = MAX(s->stored, stored);
 	while ((f = s->head) != NULL && f->seq <= got &&
 	    ((f->asks & STREAM_ASK_STORED) == 0 || f->seq <= stored)) {
 		s->got_bytes = f->upto;
@@ -378,6 +388,19 @@ stream_resume(struct stream_out *s, uint64_t seq, uint64_t stored,
 	for (; f != NULL && f->seq <= s->sent_seq; f = f->next)
 		(*resend)++;
 	return what;
+}
+
+void
+stream_rewind(struct stream_out *s)
+{
+	if (s->head != NULL)
+		s->got = s->head->seq - 1;
+	else
+		s->got = s->open_count > 0 ? s->seq - 1 : s->seq;
+	s->stored = s->got;
+	s->sent_seq = MAX(s->sent_seq, s->got);
+	s->sent = s->got_bytes;
+	s->next = s->head;
 }
 
 void
@@ -526,15 +549,19 @@ void
 stream_in_open(struct stream_in *s, uint64_t id, uint64_t base,
     uint32_t window)
 {
+	struct msgid last;
+
 	/* The same stream again, after a broken connection: it may have given
 	 * up frames we never saw (bus_peer_move). */
 	if (s->open && s->id == id) {
 		s->seq = MAX(s->seq, base);
 	} else {
+		last = s->open ? (struct msgid){ 0, 0 } : s->last_id;
 		memset(s, 0, sizeof(*s));
+		s->last_id = last;
 		s->open = true;
 		s->id = id;
-		s->seq = base;
+		s->seq = s->stored = base;
 		s->window = window;
 	}
 	s->missing = false;
@@ -567,6 +594,16 @@ stream_in_taken(struct stream_in *s, size_t bytes, bool urgent)
 	s->taken += bytes;
 	s->frames++;
 	s->urgent |= urgent;
+}
+
+bool
+stream_in_stored(struct stream_in *s)
+{
+	if (s->marked <= s->stored)
+		return false;
+	s->stored = s->marked;
+	s->urgent = true;
+	return true;
 }
 
 bool

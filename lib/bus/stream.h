@@ -72,6 +72,7 @@ struct stream_out {
 	struct blob	*open;
 	uint32_t	 open_len, open_count;
 	unsigned	 open_asks;
+	unsigned	 asks;		/* what every frame waits for */
 };
 
 /* Start at seq 0 with credit bytes presumed until the receiver says. */
@@ -83,7 +84,7 @@ void stream_out_fini(struct stream_out *s);
 int stream_append(struct stream_out *s, const struct record *r,
     struct blob *payload, uint64_t *seq);
 int stream_append_frame(struct stream_out *s, unsigned kind, const void *body,
-    size_t len, uint64_t *seq);
+    size_t len, struct blob *payload, const struct slice *at, uint64_t *seq);
 
 static inline bool
 stream_blocked(const struct stream_out *s)
@@ -109,7 +110,7 @@ stream_is_idle(const struct stream_out *s)
 int stream_next(struct stream_out *s, struct stream_frame **f);
 void stream_sent(struct stream_out *s);
 
-enum { STREAM_GOT_MORE = 1, STREAM_UNBLOCKED = 2 };
+enum { STREAM_GOT_MORE = 1, STREAM_UNBLOCKED = 2, STREAM_STORED_MORE = 4 };
 
 /*
  * The receiver acknowledged. Returns bits of the above, or ERR_PROTO (nothing
@@ -125,6 +126,10 @@ int stream_ack(struct stream_out *s, uint64_t got, uint64_t stored,
  */
 int stream_resume(struct stream_out *s, uint64_t seq, uint64_t stored,
     uint64_t credit, uint64_t taken, uint64_t *resend);
+
+/* The receiver begins anew, with what it has on disk: all frames that are kept
+ * go to it again, also those it had got. */
+void stream_rewind(struct stream_out *s);
 
 /* What is not acknowledged counts as taken; the next receiver starts after. */
 void stream_take_all(struct stream_out *s, uint32_t credit);
@@ -154,12 +159,15 @@ struct stream_in {
 	uint32_t	 window;	/* bytes granted ahead */
 	uint32_t	 frames;	/* taken since the last ack */
 	uint64_t	 seq;		/* last taken */
+	uint64_t	 marked;	/* ... when it was last noted for disk */
+	uint64_t	 stored;	/* on disk, as told */
 	uint64_t	 taken;		/* bytes taken */
 	uint64_t	 told;		/* `taken` as last acknowledged */
 	struct msgid	 last_id;
 };
 
-/* A hello came: go on with stream id, or begin it after frame base. */
+/* A hello came: go on with stream id, or begin it after frame base. last_id may
+ * be set before the first one: ids up to it came from an earlier incarnation. */
 void stream_in_open(struct stream_in *s, uint64_t id, uint64_t base,
     uint32_t window);
 
@@ -183,6 +191,16 @@ stream_in_id(struct stream_in *s, struct msgid id)
 
 /* Frame s->seq + 1 is consumed. Urgent: its sender's clients wait for it. */
 void stream_in_taken(struct stream_in *s, size_t bytes, bool urgent);
+
+/* What is taken now will be on disk when stream_in_stored is called, which
+ * tells whether that is news for the sender. */
+static inline void
+stream_in_mark(struct stream_in *s)
+{
+	s->marked = s->seq;
+}
+
+bool stream_in_stored(struct stream_in *s);
 
 /* Should an acknowledgement go out at the end of this turn? What is not urgent
  * may wait for more, or for a timer. */

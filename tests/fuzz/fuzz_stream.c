@@ -80,7 +80,7 @@ step(struct stream_out *s, struct stream_in *r, struct input *in)
 		append(s, in);
 		break;
 	case 2:
-		(void)stream_append_frame(s, KIND_ATTACH, "abc", 3, NULL);
+		(void)stream_append_frame(s, KIND_ATTACH, "abc", 3, NULL, NULL, NULL);
 		break;
 	case 3:
 		while (stream_next(s, &f) == 1) {

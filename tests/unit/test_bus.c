@@ -203,7 +203,9 @@ on_credit(void *ctx, struct bus_peer *p)
 	((struct node *)ctx)->credits++;
 }
 
-static const struct bus_events events = { on_got, on_credit, on_up, on_lost };
+static const struct bus_events events = {
+	.got = on_got, .credit = on_credit, .up = on_up, .lost = on_lost,
+};
 
 static void
 node_open_with(struct node *n, const char *name, uint64_t incarnation,

@@ -162,7 +162,7 @@ what_is_kept_has_a_bound(void **state)
 	assert_in_range(n * 1041, (1 << 20) - 1041, 1 << 20);
 	assert_int_equal(append(s, 1000, 2, NULL), ERR_FULL);
 	assert_true(stream_blocked(s));
-	assert_int_equal(stream_append_frame(s, KIND_ATTACH, "x", 1000, NULL),
+	assert_int_equal(stream_append_frame(s, KIND_ATTACH, "x", 1000, NULL, NULL, NULL),
 	    ERR_FULL);
 	/* It is only lifted when half of it is gone. */
 	s->granted = UINT64_MAX / 2;
@@ -221,7 +221,7 @@ control_needs_no_credit_and_keeps_its_place(void **state)
 	uint64_t		 seq;
 
 	assert_int_equal(append(s, 10, 1, NULL), 0);
-	assert_int_equal(stream_append_frame(s, KIND_ATTACH, "abc", 3, &seq),
+	assert_int_equal(stream_append_frame(s, KIND_ATTACH, "abc", 3, NULL, NULL, &seq),
 	    0);
 	assert_int_equal(seq, 2);
 	assert_int_equal(stream_next(s, &f), 1);
@@ -329,7 +329,7 @@ who_is_blocked_hears_when_it_is_over(void **state)
 	assert_int_equal(stream_resume(s, s->seq, 0, 5000, 0, &resend),
 	    STREAM_UNBLOCKED);
 	/* Too many other frames. */
-	while (stream_append_frame(s, KIND_ATTACH, bytes, 200, NULL) == 0)
+	while (stream_append_frame(s, KIND_ATTACH, bytes, 200, NULL, NULL, NULL) == 0)
 		;
 	assert_true(stream_blocked(s));
 	send_all(s);
@@ -355,7 +355,7 @@ what_is_not_acknowledged_can_be_walked(void **state)
 	append(s, 1, 1, NULL);
 	send_all(s);
 	append(s, 2, 1, NULL);
-	stream_append_frame(s, KIND_ATTACH, "x", 1, NULL);
+	stream_append_frame(s, KIND_ATTACH, "x", 1, NULL, NULL, NULL);
 	append(s, 70000, 1, NULL);
 	append(s, 3, 1, NULL);
 	append(s, 4, 1, NULL);
@@ -385,8 +385,8 @@ frames_that_ask_for_stored_wait_for_it(void **state)
 	struct stream_frame	*f;
 	uint64_t		 resend;
 
+	s->asks |= STREAM_ASK_STORED;
 	append(s, 10, 1, NULL);
-	s->open_asks |= STREAM_ASK_STORED;
 	assert_int_equal(stream_next(s, &f), 1);
 	stream_sent(s);
 	assert_int_equal(stream_ack(s, 1, 0, 200051), STREAM_GOT_MORE);
@@ -394,8 +394,35 @@ frames_that_ask_for_stored_wait_for_it(void **state)
 	assert_int_equal(stream_resume(s, 1, 0, 200051, 51, &resend), 0);
 	assert_int_equal(resend, 0);
 	assert_int_equal(stream_next(s, &f), 0);
-	assert_int_equal(stream_ack(s, 1, 1, 200051), 0);
+	assert_int_equal(stream_ack(s, 1, 1, 200051), STREAM_STORED_MORE);
 	assert_true(stream_is_idle(s));
+}
+
+/* A receiver that keeps things on disk was killed: it has what it stored. */
+static void
+what_was_got_and_not_stored_goes_again(void **state)
+{
+	struct stream_out	*s = *state;
+	struct stream_frame	*f;
+	uint64_t		 resend;
+	int			 i;
+
+	s->asks |= STREAM_ASK_STORED;
+	for (i = 0; i < 3; i++) {
+		assert_int_equal(stream_append_frame(s, KIND_SESSION, "abc", 3,
+		    NULL, NULL, NULL), 0);
+		assert_int_equal(stream_next(s, &f), 1);
+		stream_sent(s);
+	}
+	assert_int_equal(stream_ack(s, 3, 1, 200000), STREAM_GOT_MORE |
+	    STREAM_STORED_MORE);
+	stream_rewind(s);
+	assert_int_equal(s->got, 1);
+	/* It says that it knows nothing of ours after what it was told. */
+	assert_int_equal(stream_resume(s, 1, 1, 200000, 0, &resend), 0);
+	assert_int_equal(resend, 2);
+	assert_int_equal(stream_next(s, &f), 1);
+	assert_int_equal(f->seq, 2);
 }
 
 /* --- Receiving --------------------------------------------------------- */
@@ -539,6 +566,7 @@ main(void)
 		WITH_STREAM(what_is_not_acknowledged_can_be_walked),
 		WITH_STREAM(ids_must_rise),
 		WITH_STREAM(frames_that_ask_for_stored_wait_for_it),
+		WITH_STREAM(what_was_got_and_not_stored_goes_again),
 		cmocka_unit_test(order_is_checked_and_a_gap_is_told_once),
 		cmocka_unit_test(acks_nobody_waits_for_are_gathered),
 		cmocka_unit_test(a_second_hello_keeps_what_was_taken),
