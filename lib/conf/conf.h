@@ -38,6 +38,7 @@ struct conf {
 	uint32_t	session_store_segment_size;	/* bytes */
 	uint32_t	session_store_checkpoint_interval_ms;
 	uint32_t	session_store_snapshot_interval_ms;
+	uint32_t	session_store_coalesce_us;
 	char		session_sync[CONF_STR_MAX];	/* conf_sync_parse */
 	uint32_t	session_attach_timeout_ms;
 	uint32_t	session_max;			/* a shard; 0: no limit */

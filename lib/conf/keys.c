@@ -91,6 +91,10 @@ const struct conf_key conf_keys[] = {
 	    "lies is found by this number, so it is fixed at the first start "
 	    "in node.data_dir; to have another one, export what is there, "
 	    "start in an empty directory, and import it."),
+	U32("session_store.coalesce", session_store_coalesce_us, "200", 0, 10000,
+	    "us", CONF_RELOAD,
+	    "How long a busy session store pauses after it worked, so that more "
+	    "has come when it looks again (see listener.coalesce). 0: no pause."),
 	SIZE("session_store.segment_size", session_store_segment_size, "64MB",
 	    64 * KB, GB, 0,
 	    "Size of one file of a store's log."),
@@ -122,16 +126,17 @@ const struct conf_key conf_keys[] = {
 	/* Retained messages. */
 	U32("retain.max_messages", retain_max_messages, "1000000", 0,
 	    100000000, "messages", CONF_RELOAD,
-	    "Retained messages that one session store keeps; beyond it, topics "
-	    "that have none get none, and an MQTT 5 publisher is told with "
-	    "reason 0x97. 0: no limit."),
+	    "Retained messages that one session store keeps; beyond it, a "
+	    "message of a topic that has none is delivered and not kept. 0: no "
+	    "limit."),
 	SIZE("retain.max_size", retain_max_size, "1MB", 1, 268435455,
 	    CONF_RELOAD,
 	    "The largest payload that is retained; a larger one is delivered "
 	    "and not kept."),
 	SIZE("retain.max_bytes", retain_max_bytes, "1GB", MB, 4095 * MB,
 	    CONF_RELOAD,
-	    "Bytes of the retained messages that one session store keeps."),
+	    "Bytes of the retained messages that one session store keeps; a "
+	    "message beyond it is delivered and not kept."),
 
 	/* The supervisor. */
 	DURATION("supervise.hang_timeout", supervise_hang_timeout_ms, "10s",

@@ -17,7 +17,7 @@ static struct point {
 	enum act	act;
 } points[POINTS_MAX];
 static int npoints = -1;		/* the environment was not read yet */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t visits_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* One NAME:nth=N[:do=ACT]; what is not understood ends the test loudly. */
 static void
@@ -88,13 +88,13 @@ fault_hit(const char *name)
 	bool	 hit = false;
 	int	 i;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&visits_lock);
 	if (npoints < 0)
 		faults_read();
 	for (i = 0; i < npoints && !hit; i++)
 		hit = strcmp(points[i].name, name) == 0 &&
 		    point_hit(&points[i]);
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&visits_lock);
 	return hit;
 }
 #endif

@@ -23,6 +23,8 @@ static const struct wire_col head_cols[] = {
 	COL(14, WIRE_U64, head, route_acked),
 	COL(15, WIRE_BOOL, head, snapshot),
 	COL(16, WIRE_BOOL, head, snapshot_first),
+	COL(17, WIRE_U64, head, serial),
+	COL(18, WIRE_U32, head, token),
 };
 
 static const struct wire_col metric_cols[] = {
@@ -86,6 +88,10 @@ static const struct wire_col client_cols[] = {
 	COL(28, WIRE_U32, client, qos_granted),
 	COL(29, WIRE_U32, client, parked_for),
 	COL(30, WIRE_U32, client, parked_qos),
+	COL(31, WIRE_U64, client, serial),
+	COL(32, WIRE_U64, client, handle),
+	COL(33, WIRE_U32, client, expiry_s),
+	COL(34, WIRE_U64, client, routes_seq),
 };
 
 static const struct wire_col sub_cols[] = {
@@ -142,11 +148,6 @@ static const struct wire_col inbound_cols[] = {
 	COL(1, WIRE_SLICE, inbound, ids),
 };
 
-static const struct wire_col will_cols[] = {
-	COL(1, WIRE_U32, will, message),
-	COL(2, WIRE_U32, will, delay_s),
-};
-
 static const struct wire_col filter_cols[] = {
 	COL(1, WIRE_SLICE, filter, text),
 	COL(2, WIRE_U64, filter, route_seq),
@@ -175,6 +176,10 @@ static const struct wire_col sub_wait_cols[] = {
 	COL(4, WIRE_U64, sub_wait, seq),
 	COL(5, WIRE_U64, sub_wait, deadline_ms),
 	COL(6, WIRE_SLICE, sub_wait, codes),
+	COL(7, WIRE_U32, sub_wait, token),
+	COL(8, WIRE_U32, sub_wait, unstored),
+	COL(9, WIRE_BOOL, sub_wait, asks),
+	COL(10, WIRE_SLICE, sub_wait, packet),
 };
 
 static const struct wire_col order_cols[] = {
@@ -215,7 +220,6 @@ static const struct {
 	ROW(INBOUND, inbound),
 	ROW(KEPT, kept),
 	ROW(SHARE, share),
-	ROW(WILL, will),
 	ROW(FILTER, filter),
 	ROW(WAITER, waiter),
 	ROW(SUB_WAIT, sub_wait),
@@ -321,7 +325,8 @@ is_possible(const union handover_row *r, enum handover_kind kind)
 	case HANDOVER_SUB_WAIT:
 		return r->sub_wait.id - 1 < UINT16_MAX &&
 		    r->sub_wait.type <= UINT8_MAX &&
-		    r->sub_wait.codes.len <= HANDOVER_BODY_MAX;
+		    r->sub_wait.codes.len % 2 == 0 &&
+		    r->sub_wait.unstored <= r->sub_wait.codes.len / 2;
 	case HANDOVER_ORDER:
 		return is_array(&r->order.parked, 4, UINT32_MAX) &&
 		    is_array(&r->order.waiting, 4, UINT32_MAX);
@@ -331,7 +336,6 @@ is_possible(const union handover_row *r, enum handover_kind kind)
 	case HANDOVER_PEER:
 	case HANDOVER_BUS:
 	case HANDOVER_BLOB:
-	case HANDOVER_WILL:
 	case HANDOVER_WAITER:
 	case HANDOVER_END:
 	case HANDOVER_COMMIT:

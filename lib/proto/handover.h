@@ -24,7 +24,7 @@
 #include "base/util.h"
 #include "proto/wire.h"
 
-#define HANDOVER_VERSION	1u
+#define HANDOVER_VERSION	2u
 #define HANDOVER_FRAME		6u	/* bytes before a body */
 #define HANDOVER_BODY_MAX	(300u << 20)
 #define HANDOVER_FIELDS_MAX	512u	/* bytes of a body, slices apart */
@@ -45,7 +45,7 @@ enum handover_kind {
 	HANDOVER_ALIAS_OUT	= 13,
 	HANDOVER_WINDOW		= 14,
 	HANDOVER_INBOUND	= 15,
-	HANDOVER_WILL		= 16,
+	/* 16 was the will, which the desk has now */
 	HANDOVER_FILTER		= 17,	/* what the router was told of it */
 	HANDOVER_WAITER		= 18,
 	HANDOVER_SUB_WAIT	= 19,
@@ -73,6 +73,8 @@ struct handover_head {
 	struct slice	router_name, router_endpoint;
 	uint64_t	route_seq, route_acked;
 	bool		snapshot, snapshot_first;
+	uint64_t	serial;
+	uint32_t	token;
 };
 
 struct handover_metric {
@@ -102,7 +104,11 @@ struct handover_message {
 enum {					/* handover_client.flags */
 	HANDOVER_CLEAN_START = 1, HANDOVER_BLOCKED = 2, HANDOVER_DEAF = 4,
 	HANDOVER_GRACEFUL = 8, HANDOVER_EOF = 16, HANDOVER_EXPIRY_ASKED = 32,
-	HANDOVER_ENDED = 64
+	HANDOVER_ENDED = 64, HANDOVER_ATTACHED = 128, HANDOVER_ALONE = 256,
+	/* of who waits for its desk: */
+	HANDOVER_DURABLE = 512, HANDOVER_ASSIGNED = 1024,
+	HANDOVER_WANTS_INFO = 2048, HANDOVER_KEEPALIVE_TOLD = 4096,
+	HANDOVER_EXPIRY_TOLD = 8192, HANDOVER_HAS_WILL = 16384
 };
 
 struct handover_client {
@@ -115,6 +121,9 @@ struct handover_client {
 	uint32_t	receive_maximum, inflight_in, alias_max;
 	uint32_t	receive_granted, alias_granted, keepalive_s;
 	uint32_t	qos_granted, parked_for, parked_qos;
+	uint64_t	serial, handle;		/* proto/session.h */
+	uint64_t	routes_seq;
+	uint32_t	expiry_s;		/* it waits for its desk */
 };
 
 struct handover_sub {
@@ -164,10 +173,6 @@ struct handover_inbound {
 	struct slice	ids;		/* 2 bytes each */
 };
 
-struct handover_will {
-	uint32_t	message, delay_s;
-};
-
 struct handover_filter {
 	struct slice	text;
 	uint64_t	route_seq;
@@ -190,7 +195,10 @@ struct handover_waiter {
 struct handover_sub_wait {
 	uint32_t	client, id, type;
 	uint64_t	seq, deadline_ms;
-	struct slice	codes;
+	struct slice	codes;		/* and behind them, what to ask for */
+	uint32_t	token, unstored;
+	bool		asks;
+	struct slice	packet;
 };
 
 struct handover_order {			/* clients, 4 bytes each */
@@ -220,7 +228,6 @@ union handover_row {
 	struct handover_alias	 alias;
 	struct handover_window	 window;
 	struct handover_inbound	 inbound;
-	struct handover_will	 will;
 	struct handover_filter	 filter;
 	struct handover_share	 share;
 	struct handover_waiter	 waiter;

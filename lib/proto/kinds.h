@@ -24,6 +24,8 @@ enum kind {
 	KIND_RECORDS	= 16,	/* packed records (record.h) */
 	KIND_ATTACH	= 17,	/* Attach: client ids taken (listener -> listener) */
 	KIND_ROUTES	= 18,	/* Routes: owner -> router (route.proto) */
+	KIND_SESSION	= 19,	/* Session: listener -> store (session.proto) */
+	KIND_SERVE	= 20,	/* Session: store -> listener */
 
 	/* Single messages, unsequenced: lost with the connection. */
 	KIND_ROUTE_ACK	= 32,	/* RouteAck: router -> owner */

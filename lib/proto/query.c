@@ -12,6 +12,9 @@ static const struct wire_col query_cols[] = {
 	COL(4, WIRE_U32, query, limit),
 	COL(5, WIRE_U64, query, id),
 	COL(6, WIRE_SLICE, query, owner),
+	COL(7, WIRE_U32, query, flags),
+	COL(8, WIRE_SLICE, query, batch),
+	COL(9, WIRE_U64, query, handle),
 };
 
 static const struct wire_col sub_cols[] = {
@@ -39,6 +42,15 @@ static const struct wire_col client_cols[] = {
 	COL(16, WIRE_U64, client_row, dropped),
 	COL(17, WIRE_SLICE, client_row, username),
 	COL(18, WIRE_SLICE, client_row, listener),
+	COL(19, WIRE_BOOL, client_row, stored),
+	COL(20, WIRE_SLICE, client_row, state),
+	COL(21, WIRE_U32, client_row, expiry_s),
+	COL(22, WIRE_U64, client_row, offline_ms),
+	COL(23, WIRE_U32, client_row, queue_len),
+	COL(24, WIRE_U64, client_row, queue_bytes),
+	COL(25, WIRE_U32, client_row, queue_inflight),
+	COL(26, WIRE_U32, client_row, inbound),
+	COL(27, WIRE_BOOL, client_row, will),
 };
 
 static const struct wire_col route_cols[] = {
@@ -58,7 +70,7 @@ static const struct wire_col kv_cols[] = {
 };
 
 enum { REPLY_F_CURSOR = 2, REPLY_F_CLIENTS = 3, REPLY_F_ROUTES = 4,
-	REPLY_F_KV = 5 };
+	REPLY_F_KV = 5, REPLY_F_ITEMS = 8 };
 static const struct wire_col reply_cols[] = {
 	COL(1, WIRE_U32, reply, status),
 	COL(REPLY_F_CURSOR, WIRE_SLICE, reply, cursor),
@@ -191,6 +203,15 @@ reply_kv(struct reply_writer *w, const struct kv_row *row)
 	return put_row(w, REPLY_F_KV, kv_cols, NELEM(kv_cols), row);
 }
 
+int
+reply_item(struct reply_writer *w, struct item_row *row)
+{
+	if (item_put(&w->out, REPLY_F_ITEMS, row, w->rows == 0) < 0)
+		return ERR_FULL;
+	w->rows++;
+	return 0;
+}
+
 long
 reply_end(struct reply_writer *w, struct slice cursor)
 {
@@ -264,6 +285,11 @@ get_row(struct reply_row *row, const struct wire_field *f)
 		memset(&row->kv, 0, sizeof(row->kv));
 		if (!f->is_bytes || decode(kv_cols, NELEM(kv_cols), &row->kv,
 		    f->bytes.data, f->bytes.len) < 0)
+			return ERR_PROTO;
+		return 1;
+	case REPLY_F_ITEMS:
+		row->kind = REPLY_ITEM;
+		if (!f->is_bytes || item_get(&row->item, f->bytes) < 0)
 			return ERR_PROTO;
 		return 1;
 	default:

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/util.h"
+#include "proto/item.h"
 #include "proto/wire.h"
 
 /* Of a Query, a Reply: no body is longer. */
@@ -37,13 +38,51 @@ enum query_what {
 	QUERY_KICK	= 6,	/* listener: close the connection of the client
 				 * with the id in arg (0x98, administrative
 				 * action); answered with its client row */
+
+	/* To a session-store. */
+	QUERY_SESSIONS	= 7,	/* a client row for each session that is kept;
+				 * with QUERY_OFFLINE only those without a
+				 * connection. Page by page, none missing and
+				 * none twice that is there all the time */
+	QUERY_SESSIONS_OF = 8,	/* the same of the client ids in arg, each
+				 * {length le16, bytes}; in one page, of as many
+				 * as it holds */
+	QUERY_SESSION	= 9,	/* the session of the client id in arg, with its
+				 * subscriptions */
+	QUERY_EXPIRE	= 10,	/* end the session of the client id in arg, and
+				 * its connection (0x98); answered with the row
+				 * it had */
+	QUERY_EXPORT	= 11,	/* item rows: of sessions (arg "sessions") or
+				 * retained messages (arg "retained"); page by
+				 * page */
+	QUERY_IMPORT	= 12,	/* take in what is in batch; handle is what the
+				 * answer to the batch before said. Answered
+				 * with kv rows, see IMPORT_KEYS; status 0 says
+				 * that it is in the log */
 };
+
+enum query_flag {
+	QUERY_OFFLINE	= 1,	/* SESSIONS */
+	QUERY_REPLACE	= 2,	/* IMPORT: what is there gives way */
+	QUERY_GIVE_UP	= 4,	/* IMPORT: the session under way has no end */
+};
+
+/* Answers to IMPORT, numbers in decimal; those that are 0 are left out.
+ * "handle" is for the next batch to that store, the others count: items taken
+ * in, sessions and retained messages that were left alone because there is one
+ * already (retained: one not older), that had expired, sessions given up that
+ * had no end or whose client came meanwhile, things that belong to a session
+ * left alone or gone. */
+#define IMPORT_KEYS	"handle", "sessions", "subscriptions", "messages", \
+	"retained", "present", "newer", "expired", "incomplete", "taken", \
+	"skipped"
+#define IMPORT_NKEYS	11
 
 struct query {
 	uint32_t	what;		/* enum query_what, not checked here */
-	uint32_t	limit;
-	uint64_t	id;
-	struct slice	arg, cursor, owner;
+	uint32_t	limit, flags;
+	uint64_t	id, handle;
+	struct slice	arg, cursor, owner, batch;
 };
 
 /* Encode q. Returns the length, or ERR_FULL. */
@@ -64,6 +103,12 @@ struct client_row {
 	uint64_t	mqueue_bytes;
 	uint64_t	bytes_in, bytes_out, messages_in, messages_out, dropped;
 	uint32_t	nsubs;			/* how many there are */
+
+	/* Of a stored session, by its store. */
+	struct slice	state;
+	bool		stored, will;
+	uint32_t	expiry_s, queue_len, queue_inflight, inbound;
+	uint64_t	offline_ms, queue_bytes;
 
 	/* Writing: those to tell, at most QUERY_SUBS_MAX. */
 	const struct sub_row *subs;
@@ -100,6 +145,17 @@ void reply_begin(struct reply_writer *w, void *buf, size_t size, uint64_t id);
 int reply_client(struct reply_writer *w, const struct client_row *row);
 int reply_route(struct reply_writer *w, const struct route_info *row);
 int reply_kv(struct reply_writer *w, const struct kv_row *row);
+/* The same from row->at on, which becomes what is to be told next: all is told
+ * when it is item_size(row). In parts only if nothing else is in the page. */
+int reply_item(struct reply_writer *w, struct item_row *row);
+
+/* Give up rows: back to where there were `rows` of them in `len` bytes. */
+static inline void
+reply_back(struct reply_writer *w, size_t len, unsigned rows)
+{
+	w->out.len = len;
+	w->rows = rows;
+}
 
 /* Finish the page: cursor {NULL, 0} says it is the last. Returns the length,
  * or ERR_INVAL if the cursor is longer than was kept room for. */
@@ -120,7 +176,7 @@ struct reply {
 	struct wire_in	in;
 };
 
-enum reply_row_kind { REPLY_CLIENT = 1, REPLY_ROUTE, REPLY_KV };
+enum reply_row_kind { REPLY_CLIENT = 1, REPLY_ROUTE, REPLY_KV, REPLY_ITEM };
 
 struct reply_row {
 	enum reply_row_kind kind;
@@ -128,6 +184,7 @@ struct reply_row {
 		struct client_row client;
 		struct route_info route;
 		struct kv_row	  kv;
+		struct item_row	  item;
 	};
 };
 

@@ -5,8 +5,7 @@
 /* Flags that travel; the rest is not ours to tell. */
 #define FLAGS_KNOWN	(RECORD_QOS | RECORD_RETAIN | RECORD_LIVE | \
 			 RECORD_DURABLE | RECORD_SUBS | RECORD_GROUPS | \
-			 RECORD_HOPS)
-#define EXT_HEADER	4
+			 RECORD_HOPS | RECORD_SOURCE)
 
 static uint8_t *
 put(uint8_t *at, struct slice s)
@@ -22,9 +21,9 @@ ext_is_whole(const uint8_t *ext, size_t len)
 	size_t n;
 
 	while (len > 0) {
-		if (len < EXT_HEADER)
+		if (len < RECORD_EXT_HEADER)
 			return false;
-		n = EXT_HEADER + (size_t)get_le16(ext + 2);
+		n = RECORD_EXT_HEADER + (size_t)get_le16(ext + 2);
 		if (n > len)
 			return false;
 		ext += n;
@@ -33,12 +32,11 @@ ext_is_whole(const uint8_t *ext, size_t len)
 	return true;
 }
 
-long
-record_put(uint8_t *out, size_t size, const struct record *r)
+static long
+put_record(uint8_t *out, size_t size, const struct record *r, bool detached)
 {
 	uint16_t flags = r->flags & FLAGS_KNOWN;
-	bool	 detached;
-	size_t	 n;
+	size_t	 n = record_size(r);
 	uint8_t	*at;
 
 	if (r->ext.len > UINT16_MAX || r->topic.len > UINT16_MAX ||
@@ -48,8 +46,8 @@ record_put(uint8_t *out, size_t size, const struct record *r)
 	    r->properties.len + r->payload.len > RECORD_FIELD_MAX ||
 	    record_qos(r) == 3 || !ext_is_whole(r->ext.data, r->ext.len))
 		return ERR_INVAL;
-	detached = record_is_alone(r) && r->payload.len > 0;
-	n = record_body_size(r);
+	if (detached)
+		n -= r->payload.len;
 	if (n > size)
 		return ERR_FULL;
 	if (detached)
@@ -70,6 +68,19 @@ record_put(uint8_t *out, size_t size, const struct record *r)
 	if (!detached)
 		put(at, r->payload);
 	return (long)n;
+}
+
+long
+record_put(uint8_t *out, size_t size, const struct record *r)
+{
+	return put_record(out, size, r, record_is_alone(r) &&
+	    r->payload.len > 0);
+}
+
+long
+record_put_whole(uint8_t *out, size_t size, const struct record *r)
+{
+	return put_record(out, size, r, false);
 }
 
 void
@@ -143,15 +154,15 @@ record_ext_put(uint8_t *out, size_t size, size_t *len, uint16_t type,
 {
 	uint8_t *at;
 
-	if (n > UINT16_MAX || *len > size || size - *len < EXT_HEADER ||
-	    size - *len - EXT_HEADER < n)
+	if (n > UINT16_MAX || *len > size || size - *len < RECORD_EXT_HEADER ||
+	    size - *len - RECORD_EXT_HEADER < n)
 		return ERR_FULL;
 	at = out + *len;
 	put_le16(at, type);
 	put_le16(at + 2, (uint16_t)n);
 	if (n > 0)
-		memcpy(at + EXT_HEADER, value, n);
-	*len += EXT_HEADER + n;
+		memcpy(at + RECORD_EXT_HEADER, value, n);
+	*len += RECORD_EXT_HEADER + n;
 	return 0;
 }
 
@@ -165,7 +176,7 @@ record_ext_next(const struct record *r, size_t *at, uint16_t *type,
 		return 0;
 	*type = get_le16(p);
 	value->len = get_le16(p + 2);
-	value->data = p + EXT_HEADER;
-	*at += EXT_HEADER + value->len;
+	value->data = p + RECORD_EXT_HEADER;
+	*at += RECORD_EXT_HEADER + value->len;
 	return 1;
 }

@@ -38,6 +38,7 @@
 #include "proto/msgid.h"
 
 #define RECORD_HEADER		40
+#define RECORD_EXT_HEADER	4	/* type 2, length 2 */
 #define RECORD_ALONE		(60 * 1024)
 #define FRAME_MAX		(64 * 1024)
 #define RECORD_NO_EXPIRY	UINT32_MAX
@@ -54,6 +55,7 @@ enum record_flag {
 	RECORD_GROUPS	= 0x0040,	/* for groups in the extension */
 	RECORD_DETACHED	= 0x0080,	/* written by record_put alone */
 	RECORD_HOPS	= 0x0700,	/* picks of a group member so far */
+	RECORD_SOURCE	= 0x0800,	/* to a store: publish it, as its source */
 };
 #define RECORD_HOPS_SHIFT	8
 #define RECORD_HOPS_MAX		4
@@ -61,6 +63,11 @@ enum record_flag {
 enum record_ext {
 	EXT_GROUP	= 1,	/* XXH3-128 of "name/filter"; may repeat */
 	EXT_RETAINED	= 2,	/* 16 bytes: version {clock 8, node 8} */
+	EXT_INBOUND	= 3,	/* 18 bytes: {handle 8, packet id 2, serial of
+				 * the connection 8} of the durable session that
+				 * published it */
+	EXT_SESSION	= 4,	/* for that durable session alone: {handle 8,
+				 * QoS 1, retain 1, subscription ids 4 each} */
 };
 
 /* A record taken apart. Slices are borrowed: from the frame it came in, or
@@ -124,6 +131,9 @@ record_body_size(const struct record *r)
  * r says.
  */
 long record_put(uint8_t *out, size_t size, const struct record *r);
+
+/* The same in one piece of record_size bytes, however large. */
+long record_put_whole(uint8_t *out, size_t size, const struct record *r);
 
 /* The records of one frame. */
 struct record_iter {

@@ -97,10 +97,11 @@ void
 wire_close(struct wire_out *w, size_t mark)
 {
 	size_t	 n = w->len - mark;
-	uint8_t	*at = w->buf + mark - OPEN_LEN;
+	uint8_t	*at;
 
-	if (w->full)
+	if (w->full)			/* there may be no buffer at all */
 		return;
+	at = w->buf + mark - OPEN_LEN;
 	if (n >= 1u << (7 * OPEN_LEN)) {
 		w->full = true;
 		return;

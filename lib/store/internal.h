@@ -12,6 +12,14 @@
 #define HANDLE_MAX	(UINT64_MAX >> 2)
 #define OFFSET_MAX	(UINT64_MAX >> 2)
 
+/* Handles are ours, so nobody aims them. */
+static inline uint64_t
+hash_handle(uint64_t handle)
+{
+	handle *= UINT64_C(0x9e3779b97f4a7c15);
+	return handle ^ handle >> 32;
+}
+
 struct mark {
 	struct msgid	id;
 	uint32_t	slot;

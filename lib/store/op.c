@@ -18,13 +18,14 @@ struct field {
 
 #define F(type, member) { type, offsetof(struct op, member) }
 
-enum { FIELDS_MAX = 12, NKINDS = STORE_ONWARD_DONE + 1 };
+enum { FIELDS_MAX = 12, NKINDS = STORE_SKIP + 1 };
 
 _Static_assert(sizeof(struct op) <= UINT8_MAX, "offsets are bytes");
 
 static const struct field fields[NKINDS][FIELDS_MAX] = {
 	[STORE_OPEN] = {
 		F(U64, handle), F(U64, at_ms), F(U64, incarnation),
+		F(U64, serial),
 		F(U32, listener), F(U32, expiry_s), F(U32, will_delay_s),
 		F(U8, version), F(BOOL, durable), F(BOOL, fresh),
 		F(TEXT, client_id), F(BLOB, will),
@@ -57,8 +58,12 @@ static const struct field fields[NKINDS][FIELDS_MAX] = {
 		F(RECORD, record),
 	},
 	[STORE_WILL] = { F(U64, handle) },
-	[STORE_ONWARD] = { F(RECORD, record) },
+	[STORE_ONWARD] = {
+		F(U64, deadline_s), F(ID, id), F(U32, slot), F(TEXT, source),
+		F(U64, handle), F(U16, pid), F(RECORD, record),
+	},
 	[STORE_ONWARD_DONE] = { F(U64, pos) },
+	[STORE_SKIP] = { F(U64, handle), F(U64, offset) },
 };
 
 static void
@@ -236,6 +241,8 @@ is_possible(const struct op *o)
 		return o->pid != 0;
 	case STORE_MARK:
 		return o->source.len > 0;
+	case STORE_SKIP:
+		return o->offset <= OFFSET_MAX;
 	case STORE_CLOSE:
 	case STORE_END:
 	case STORE_PUBLISH:
@@ -243,9 +250,11 @@ is_possible(const struct op *o)
 	case STORE_MOVE:
 	case STORE_WILL:
 	case STORE_RETAIN:
-	case STORE_ONWARD:
 	case STORE_ONWARD_DONE:
 		return true;
+	case STORE_ONWARD:
+		return o->handle <= HANDLE_MAX &&
+		    (o->pid == 0 || o->handle != 0);
 	}
 	return false;
 }

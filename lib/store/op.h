@@ -30,8 +30,11 @@ enum store_op {
 	STORE_MOVE	= 12,	/* a body lies here from now on */
 	STORE_WILL	= 13,	/* the will is withdrawn, or was sent */
 	STORE_RETAIN	= 14,	/* not this room's: see retain/code.h */
-	STORE_ONWARD	= 15,	/* a message this shard is the source of */
-	STORE_ONWARD_DONE = 16	/* ... which all have, up to this position */
+	STORE_ONWARD	= 15,	/* a message this shard is the source of; it
+				 * ends the will, or is the QoS 2, of handle */
+	STORE_ONWARD_DONE = 16,	/* ... which all have, up to this position */
+	STORE_SKIP	= 17	/* the next message of the session gets this
+				 * offset (it was brought from elsewhere) */
 };
 
 /* STORE_ACK's `what` for a PUBREC whose reason code refuses the message. */
@@ -52,20 +55,26 @@ struct op_target {
 /* One struct for all; which fields an operation has is said at each. */
 struct op {
 	enum store_op	 kind;
-	uint64_t	 handle;	/* all but PUBLISH, MARK, MOVE, ONWARD*;
-					 * never 0 */
+	uint64_t	 handle;	/* all but PUBLISH, MARK, MOVE,
+					 * ONWARD_DONE; never 0. ONWARD: whose
+					 * will it is, or with pid whose QoS 2;
+					 * 0 neither */
 	uint64_t	 at_ms;		/* OPEN, CLOSE, PUBLISH */
-	uint64_t	 offset;	/* ACK, DROP; CLOSE: session.sent */
+	uint64_t	 offset;	/* ACK, DROP, SKIP; CLOSE:
+					 * session.sent */
 	uint64_t	 pos;		/* MOVE: where it lay; ONWARD_DONE */
 	uint64_t	 incarnation;	/* OPEN */
+	uint64_t	 serial;	/* OPEN: of the connection, at its
+					 * listener */
 	uint32_t	 listener;	/* OPEN */
 	uint32_t	 expiry_s;	/* OPEN, CLOSE */
 	uint32_t	 will_delay_s;	/* OPEN */
 	uint32_t	 sub_id;	/* SUBSCRIBE: 0 none */
-	uint32_t	 slot;		/* PUBLISH, MARK */
-	struct msgid	 id;		/* PUBLISH, MARK, INBOUND */
-	uint64_t	 deadline_s;	/* PUBLISH, MOVE: 0 never */
-	uint16_t	 pid;		/* INBOUND, RELEASE */
+	uint32_t	 slot;		/* PUBLISH, MARK, ONWARD */
+	struct msgid	 id;		/* PUBLISH, MARK, INBOUND; ONWARD: as
+					 * the source had it */
+	uint64_t	 deadline_s;	/* PUBLISH, MOVE, ONWARD: 0 never */
+	uint16_t	 pid;		/* INBOUND, RELEASE; ONWARD or 0 */
 	uint8_t		 version;	/* OPEN: 3, 4, 5 */
 	uint8_t		 options;	/* SUBSCRIBE: 3.8.3.1 */
 	uint8_t		 what;		/* ACK: MQTT_PUBACK, _PUBREC, _PUBCOMP,
@@ -75,7 +84,8 @@ struct op {
 	bool		 keep_will;	/* CLOSE: it waits for its delay */
 	struct slice	 client_id;	/* OPEN */
 	struct slice	 share, filter;	/* (UN)SUBSCRIBE; share empty: none */
-	struct slice	 source;	/* PUBLISH, MARK: process name */
+	struct slice	 source;	/* PUBLISH, MARK, ONWARD: process name
+					 * whose mark is raised, or empty */
 	struct slice	 will;		/* OPEN */
 	struct slice	 record;	/* PUBLISH, MOVE, INBOUND, ONWARD:
 					 * packed record (proto/record.h),

@@ -3,10 +3,11 @@
  * little-endian.
  *
  * Session, version 1:
- *	 0  version, flags (1 durable, 2 connected), MQTT version, 0
+ *	 0  version, flags (1 durable, 2 connected, 4 fresh), MQTT version, 0
  *	 4  handle, applied, at_ms, incarnation, base, next, sent	8 each
- *	60  listener, expiry_s, will_delay_s				4 each
- *	72  client id	{length 2, bytes}
+ *	60  serial							8
+ *	68  listener, expiry_s, will_delay_s				4 each
+ *	80  client id	{length 2, bytes}
  *	    will	{length 4, bytes}
  *	    number of subscriptions 4, each {id 4, options 1, share {length 2,
  *	    bytes}, filter {length 2, bytes}}
@@ -30,6 +31,7 @@ enum {
 	MARKS_VERSION = 1,
 	FLAG_DURABLE = 1,
 	FLAG_CONNECTED = 2,
+	FLAG_FRESH = 4,
 	SUB_MIN = 9,			/* bytes of one, at least */
 	ENTRY_MIN = 12
 };
@@ -100,7 +102,7 @@ session_save(const struct session *s, void *out, size_t size)
 
 	out_u8(&w, SESSION_VERSION);
 	out_u8(&w, (uint8_t)(s->durable * FLAG_DURABLE |
-	    s->connected * FLAG_CONNECTED));
+	    s->connected * FLAG_CONNECTED | s->fresh * FLAG_FRESH));
 	out_u8(&w, s->version);
 	out_u8(&w, 0);
 	out_u64(&w, s->handle);
@@ -110,6 +112,7 @@ session_save(const struct session *s, void *out, size_t size)
 	out_u64(&w, s->base);
 	out_u64(&w, s->next);
 	out_u64(&w, s->sent);
+	out_u64(&w, s->serial);
 	out_u32(&w, s->listener);
 	out_u32(&w, s->expiry_s);
 	out_u32(&w, s->will_delay_s);
@@ -293,13 +296,14 @@ get_head(struct session **out, struct bytes_in *r)
 	h.base = in_u64(r);
 	h.next = in_u64(r);
 	h.sent = in_u64(r);
+	h.serial = in_u64(r);
 	h.listener = in_u32(r);
 	h.expiry_s = in_u32(r);
 	h.will_delay_s = in_u32(r);
 	id = in_slice(r, in_u16(r));
 	will = in_slice(r, in_u32(r));
 	if (r->bad || version != SESSION_VERSION || zero != 0 ||
-	    flags > (FLAG_DURABLE | FLAG_CONNECTED) ||
+	    flags > (FLAG_DURABLE | FLAG_CONNECTED | FLAG_FRESH) ||
 	    h.version < MQTT_V31 || h.version > MQTT_V5 || h.handle == 0 ||
 	    h.handle > HANDLE_MAX || h.base > h.sent || h.sent > h.next ||
 	    h.next > OFFSET_MAX || !is_client_id(&id))
@@ -312,12 +316,14 @@ get_head(struct session **out, struct bytes_in *r)
 	s->base = h.base;
 	s->next = h.next;
 	s->sent = h.sent;
+	s->serial = h.serial;
 	s->listener = h.listener;
 	s->expiry_s = h.expiry_s;
 	s->will_delay_s = h.will_delay_s;
 	s->version = h.version;
 	s->durable = flags & FLAG_DURABLE;
 	s->connected = (flags & FLAG_CONNECTED) != 0;
+	s->fresh = (flags & FLAG_FRESH) != 0;
 	*out = s;
 	return 0;
 }

@@ -137,14 +137,6 @@ hash_id(const struct shard *sh, const void *id, size_t len)
 	return XXH3_64bits_withSeed(id, len, sh->seed);
 }
 
-/* Handles are ours, so nobody aims them. */
-static inline uint64_t
-hash_handle(uint64_t handle)
-{
-	handle *= UINT64_C(0x9e3779b97f4a7c15);
-	return handle ^ handle >> 32;
-}
-
 static struct session *
 find_at(const struct shard *sh, uint64_t h, const void *id, size_t len)
 {
@@ -433,8 +425,10 @@ open_here(struct session *s, const struct op *o)
 	s->connected = true;
 	s->sent_unsure = false;
 	s->durable |= o->durable;
+	s->fresh = o->fresh;
 	s->listener = o->listener;
 	s->incarnation = o->incarnation;
+	s->serial = o->serial;
 	s->expiry_s = o->expiry_s;
 	s->will_delay_s = o->will_delay_s;
 	s->version = o->version;
@@ -545,6 +539,17 @@ apply_drop(struct shard *sh, struct session *s, const struct op *o)
 		queue_done(sh, s, e);
 }
 
+/* What is skipped counts as finished. */
+static void
+apply_skip(struct session *s, const struct op *o)
+{
+	if (o->offset <= s->next)
+		return;
+	s->next = o->offset;
+	if (s->queue == NULL)
+		s->base = s->sent = s->next;
+}
+
 static int
 apply_to_session(struct shard *sh, struct session *s, const struct op *o)
 {
@@ -577,6 +582,9 @@ apply_to_session(struct shard *sh, struct session *s, const struct op *o)
 	case STORE_WILL:
 		drop_will(s);
 		return 0;
+	case STORE_SKIP:
+		apply_skip(s, o);
+		return 0;
 	case STORE_OPEN:
 	case STORE_END:
 	case STORE_PUBLISH:
@@ -605,6 +613,29 @@ apply_single(struct shard *sh, uint64_t pos, const struct op *o)
 		return 0;
 	}
 	if ((rc = apply_to_session(sh, s, o)) < 0)
+		return rc;
+	s->applied = pos;
+	session_touch(sh, s);
+	return 0;
+}
+
+/* All of it in one operation: what is torn at the end of the log comes whole
+ * from its source again. */
+static int
+apply_onward(struct shard *sh, uint64_t pos, const struct op *o)
+{
+	struct session	*s;
+	int		 rc;
+
+	if (o->source.len > 0 && !is_no_id(o->id) &&
+	    (rc = apply_mark(sh, o)) < 0)
+		return rc;
+	if (o->handle == 0 || (s = shard_session(sh, o->handle)) == NULL ||
+	    pos <= s->applied)
+		return 0;
+	if (o->pid == 0)
+		drop_will(s);
+	else if ((rc = inbound_add(&s->inbound, o->pid)) < 0)
 		return rc;
 	s->applied = pos;
 	session_touch(sh, s);
@@ -790,6 +821,7 @@ apply(struct shard *sh, uint64_t pos, const struct op *o, size_t len)
 		return apply_mark(sh, o);
 	case STORE_RETAIN:
 	case STORE_ONWARD:
+		return apply_onward(sh, pos, o);
 	case STORE_ONWARD_DONE:
 		return 0;
 	case STORE_CLOSE:
@@ -801,6 +833,7 @@ apply(struct shard *sh, uint64_t pos, const struct op *o, size_t len)
 	case STORE_INBOUND:
 	case STORE_RELEASE:
 	case STORE_WILL:
+	case STORE_SKIP:
 		return apply_single(sh, pos, o);
 	}
 	return ERR_PROTO;
@@ -901,6 +934,78 @@ shard_each(struct shard *sh, int (*each)(void *, struct session *), void *ctx)
 	while ((s = spread_next(&sh->handles, &part, &i)) != NULL)
 		if (each(ctx, s))
 			return;
+}
+
+#define PART_BITS	(UINT64_C(0xff) << 56)
+
+/* The bits of x from the last to the first. */
+static uint64_t
+reversed(uint64_t x)
+{
+	x = (x >> 1 & UINT64_C(0x5555555555555555)) |
+	    (x & UINT64_C(0x5555555555555555)) << 1;
+	x = (x >> 2 & UINT64_C(0x3333333333333333)) |
+	    (x & UINT64_C(0x3333333333333333)) << 2;
+	x = (x >> 4 & UINT64_C(0x0f0f0f0f0f0f0f0f)) |
+	    (x & UINT64_C(0x0f0f0f0f0f0f0f0f)) << 4;
+	return __builtin_bswap64(x);
+}
+
+/* The part of the table is in front. */
+uint64_t
+shard_place(const struct session *s)
+{
+	uint64_t h = hash_handle(s->handle);
+
+	return (h & PART_BITS) | reversed(h) >> 8;
+}
+
+/* The session of t's cell `home` with the lowest place at or above `from`. */
+static struct session *
+lowest(const struct htab *t, size_t home, uint64_t from, size_t *steps)
+{
+	struct session	*s, *best = NULL;
+	size_t		 i;
+
+	for (i = home; (s = t->cells[i & t->mask].item) != NULL; i++) {
+		*steps -= *steps > 1;
+		if ((t->cells[i & t->mask].hash & t->mask) == home &&
+		    shard_place(s) >= from && (best == NULL ||
+		    shard_place(s) < shard_place(best)))
+			best = s;
+	}
+	return best;
+}
+
+/*
+ * Cells are found by the last bits of the hash, so in the order of reversed
+ * hashes all of one cell's come before all of the next one's, however many
+ * cells there are.
+ */
+struct session *
+shard_at(const struct shard *sh, uint64_t *place, size_t *steps)
+{
+	const struct htab	*t;
+	struct session		*s;
+	uint64_t		 span;	/* of places that one cell has */
+
+	for (; *steps > 0; --*steps) {
+		t = spread_part(&sh->handles, *place);
+		span = UINT64_C(1) << 56;
+		if (t->n > 0) {
+			s = lowest(t, (size_t)reversed(*place << 8) & t->mask,
+			    *place, steps);
+			if (s != NULL) {
+				*place = shard_place(s);
+				--*steps;
+				return s;
+			}
+			span >>= __builtin_popcountll(t->mask);
+		}
+		if ((*place = (*place | (span - 1)) + 1) == 0)
+			return NULL;		/* it was the last cell */
+	}
+	return NULL;
 }
 
 /* ms and a number of seconds later, SHARD_NEVER being never. */

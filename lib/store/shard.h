@@ -82,6 +82,7 @@ struct session {
 	uint64_t	 applied;	/* position of its last operation */
 	uint64_t	 at_ms;		/* wall clock: connected or closed */
 	uint64_t	 incarnation;	/* connected: where, which one of it */
+	uint64_t	 serial;	/* ... and by which connection there */
 	struct index_owner subs;
 
 	/* Out: entries base .. next - 1, see session_entry(). */
@@ -103,6 +104,7 @@ struct session {
 	uint8_t		 version;	/* 3, 4, 5 of its last connection */
 	bool		 durable : 1;	/* false: known for its will alone */
 	bool		 connected : 1;
+	bool		 fresh : 1;	/* it began with that connection */
 	bool		 sent_unsure : 1; /* connected when the log ended: what
 					 * is below `sent` may not be sent */
 	bool		 dirty : 1;	/* changed since shard_take_dirty() */
@@ -190,6 +192,18 @@ size_t shard_nsessions(const struct shard *sh);
 /* Walk all; each returns nonzero to stop. Do not end any meanwhile. */
 void shard_each(struct shard *sh, int (*each)(void *ctx, struct session *s),
     void *ctx);
+
+/*
+ * The same in steps, between which anything may change: each session has a
+ * place of its own for good, in no order that means anything. shard_at gives
+ * the one with the lowest place at or above *place and sets *place to its
+ * place; the next is looked for from *place + 1 (0: there is none). NULL with
+ * *place 0: no more. NULL with another *place: the *steps given are used up
+ * (cells looked at; they are counted down), go on from there.
+ */
+uint64_t shard_place(const struct session *s);
+struct session *shard_at(const struct shard *sh, uint64_t *place,
+    size_t *steps);
 
 struct shard_counts {
 	uint64_t	sessions;

@@ -117,6 +117,36 @@ window_send(struct window *w, int qos, uint16_t *id)
 	return 0;
 }
 
+int
+window_put(struct window *w, enum window_state state, uint16_t id)
+{
+	uint64_t	gap;
+	int		rc;
+
+	if (id == 0)
+		return ERR_INVAL;
+	gap = ((uint64_t)id - id_of(w->tail) + IDS) % IDS;
+	if (w->inflight == 0 && !w->by_id) {
+		w->head = w->tail += gap;
+		gap = 0;
+	}
+	while (!w->by_id && w->tail + gap + 1 - w->head > w->cells)
+		if ((rc = grow(w)) < 0)
+			return rc;
+	if (w->by_id) {
+		if (w->ring[id] != WINDOW_DONE)
+			return ERR_EXISTS;
+		w->ring[id] = (uint8_t)state;
+		w->tail += gap + 1;
+	} else {
+		for (; gap > 0; gap--)
+			w->ring[w->tail++ & (w->cells - 1)] = WINDOW_DONE;
+		w->ring[w->tail++ & (w->cells - 1)] = (uint8_t)state;
+	}
+	w->inflight++;
+	return 0;
+}
+
 /* The cell of id, or NULL if it lies outside the window. */
 static uint8_t *
 cell(const struct window *w, uint16_t id)

@@ -51,6 +51,14 @@ void window_free(struct window **w);
  */
 int window_send(struct window *w, int qos, uint16_t *id);
 
+/*
+ * The same for somebody else who gives the identifiers, rising (and beginning
+ * again at 1 after 65535) with or without gaps: id waits for `state` now. 0,
+ * ERR_EXISTS if it is in flight already, ERR_INVAL for 0, ERR_NOMEM. There is
+ * no quota; not to be mixed with window_send.
+ */
+int window_put(struct window *w, enum window_state state, uint16_t id);
+
 /* Whether window_send would return ERR_FULL. */
 bool window_is_full(const struct window *w);
 

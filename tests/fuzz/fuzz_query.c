@@ -16,6 +16,20 @@ touch(struct slice s)
 }
 
 static void
+walk_item(const struct item_row *it)
+{
+	touch(it->client_id);
+	touch(it->topic);
+	touch(it->share);
+	touch(it->ids);
+	touch(it->props);
+	touch(it->payload);
+	if (it->at + (uint64_t)it->props.len + it->payload.len >
+	    item_size(it))
+		abort();
+}
+
+static void
 walk(struct reply_row *row)
 {
 	struct sub_row sub;
@@ -40,7 +54,41 @@ walk(struct reply_row *row)
 		touch(row->kv.key);
 		touch(row->kv.value);
 		break;
+	case REPLY_ITEM:
+		walk_item(&row->item);
+		break;
 	}
+}
+
+/* What came may be told again, and comes the same; what is a part is put
+ * together with what follows. */
+static void
+walk_items(struct slice batch)
+{
+	static uint8_t	 out[1 << 16];
+	struct item_join j = { .have = 0 };
+	struct item_row	 it, again;
+	struct wire_in	 in, back;
+	struct wire_out	 w;
+
+	wire_in_init(&in, batch.data, batch.len);
+	while (items_next(&in, &it) == 1) {
+		walk_item(&it);
+		if (item_join(&j, &it, 1 << 20) != 1)
+			continue;
+		walk_item(&it);
+		wire_out_init(&w, out, sizeof(out));
+		if (item_put(&w, ITEMS_FIELD, &it, true) < 0 ||
+		    it.at < item_size(&it))
+			continue;
+		wire_in_init(&back, out, wire_out_len(&w));
+		if (items_next(&back, &again) != 1 ||
+		    again.payload.len != it.payload.len ||
+		    again.topic.len != it.topic.len ||
+		    again.offset != it.offset)
+			abort();
+	}
+	item_join_clear(&j);
 }
 
 int
@@ -58,6 +106,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (query_decode(&q, data + 1, size - 1) == 0) {
 			touch(q.arg);
 			touch(q.cursor);
+			walk_items(q.batch);
 		}
 		break;
 	case 1:

@@ -372,9 +372,11 @@ class Node(Clients):
             return ""
 
     def logs(self):
-        """Everything the node logged, to stderr or to files."""
+        """Everything the node logged, to stderr or to files. What a session
+        store keeps in its directory is bytes, and not for reading."""
         out = self.stderr()
-        for where, _, files in os.walk(self.dir):
+        for where, dirs, files in os.walk(self.dir):
+            dirs[:] = [d for d in dirs if not d.startswith("session_store.")]
             for name in sorted(files):
                 if ".log" in name:
                     with open(os.path.join(where, name),

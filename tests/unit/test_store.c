@@ -216,6 +216,7 @@ expect_slice(const struct slice *a, const struct slice *b)
 /* Of each kind one, every field it has with a value of its own. */
 static const struct op samples[] = {
 	{ .kind = STORE_OPEN, .handle = 1, .at_ms = 2, .incarnation = 3,
+	    .serial = 7,
 	    .listener = 4, .expiry_s = 5, .will_delay_s = 6, .version = 4,
 	    .durable = true, .client_id = { (const uint8_t *)"id", 2 },
 	    .will = { (const uint8_t *)"w", 1 } },
@@ -241,7 +242,11 @@ static const struct op samples[] = {
 	{ .kind = STORE_MOVE, .pos = 1, .deadline_s = 2 },
 	{ .kind = STORE_WILL, .handle = UINT64_MAX >> 2 },
 	{ .kind = STORE_ONWARD },
+	{ .kind = STORE_ONWARD, .deadline_s = 1, .id = { 2, 3 }, .slot = 4,
+	    .source = { (const uint8_t *)"listener.0", 10 }, .handle = 5,
+	    .pid = 6 },
 	{ .kind = STORE_ONWARD_DONE, .pos = 1 },
+	{ .kind = STORE_SKIP, .handle = 1, .offset = UINT64_MAX >> 2 },
 };
 
 static void
@@ -267,6 +272,7 @@ operations_come_back(void **state UNUSED)
 		assert_int_equal(o.offset, s->offset);
 		assert_int_equal(o.pos, s->pos);
 		assert_int_equal(o.incarnation, s->incarnation);
+		assert_int_equal(o.serial, s->serial);
 		assert_int_equal(o.listener, s->listener);
 		assert_int_equal(o.expiry_s, s->expiry_s);
 		assert_int_equal(o.will_delay_s, s->will_delay_s);
@@ -701,6 +707,93 @@ session_at(struct shard **sh, uint64_t offset)
 }
 
 static void
+skipped_offsets_are_finished(void **state UNUSED)
+{
+	static const uint64_t	 one[] = { 1 };
+	struct shard		*sh = shard_new(3), *copy;
+	struct session		*s;
+	struct bytes		 b;
+
+	assert_int_equal(apply(sh, 1, open_op(1, "one", true)), 0);
+	s = shard_session(sh, 1);
+	assert_int_equal(apply(sh, 2, offset_op(STORE_SKIP, 1, 70000, 0)), 0);
+	assert_int_equal(s->base, 70000);
+	assert_int_equal(s->sent, 70000);
+	assert_int_equal(apply(sh, 3, publish_op(one, 1, 1)), 0);
+	/* Behind what waits: that stays where it is. */
+	assert_int_equal(apply(sh, 4, offset_op(STORE_SKIP, 1, 70005, 0)), 0);
+	assert_int_equal(apply(sh, 5, publish_op(one, 1, 2)), 0);
+	assert_int_equal(s->base, 70000);
+	assert_int_equal(s->next, 70006);
+	assert_int_equal(session_next(s, 70001), 70005);
+	assert_int_equal(session_entry(s, 70003)->state, ENTRY_DONE);
+	/* Never back. */
+	assert_int_equal(apply(sh, 6, offset_op(STORE_SKIP, 1, 5, 0)), 0);
+	assert_int_equal(s->next, 70006);
+	b = saved(s);
+	copy = shard_new(4);
+	assert_int_equal(shard_load(copy, b.data, b.len), 0);
+	assert_int_equal(session_next(shard_session(copy, 1), 70001), 70005);
+	assert_int_equal(apply(sh, 7, offset_op(STORE_ACK, 1, 70000,
+	    MQTT_PUBACK)), 0);
+	assert_int_equal(s->base, 70005);
+	shard_free(&copy);
+	shard_free(&sh);
+}
+
+/* Sessions are found once each, though others come and go between steps and
+ * the table grows and shrinks. */
+static void
+a_walk_goes_on_whatever_happens(void **state UNUSED)
+{
+	enum { STAY = 300, MORE = 3000 };
+	struct shard	*sh = shard_new(8);
+	uint8_t		 seen[STAY + 1] = { 0 };
+	struct session	*s;
+	uint64_t	 place = 0, pos = 1;
+	size_t		 steps, rounds = 0, i, n = 0;
+	char		 id[16];
+
+	do {
+		steps = 10;
+		assert_null(shard_at(sh, &place, &steps));
+	} while (place != 0);
+	for (i = 1; i <= STAY; i++) {
+		snprintf(id, sizeof(id), "%zu", i);
+		assert_int_equal(apply(sh, pos++, open_op(i, id, true)), 0);
+	}
+	for (;; rounds++) {
+		/* Grow once, shrink once, on the way. */
+		if (rounds == 20)
+			for (i = STAY + 1; i <= MORE; i++) {
+				snprintf(id, sizeof(id), "%zu", i);
+				assert_int_equal(apply(sh, pos++, open_op(i,
+				    id, true)), 0);
+			}
+		if (rounds == 60)
+			for (i = STAY + 1; i <= MORE; i++)
+				assert_int_equal(apply(sh, pos++, offset_op(
+				    STORE_END, i, 0, 0)), 0);
+		steps = 7;
+		s = shard_at(sh, &place, &steps);
+		if (s == NULL && place == 0)
+			break;
+		if (s == NULL)
+			continue;
+		assert_true(place == shard_place(s));
+		if (s->handle <= STAY) {
+			assert_int_equal(seen[s->handle]++, 0);
+			n++;
+		}
+		if (++place == 0)
+			break;
+	}
+	assert_true(rounds > 60);
+	assert_int_equal(n, STAY);
+	shard_free(&sh);
+}
+
+static void
 identifiers_wrap(void **state UNUSED)
 {
 	static const uint64_t from[] = {
@@ -1073,6 +1166,8 @@ main(void)
 		cmocka_unit_test(the_newer_of_two_records_stays),
 		cmocka_unit_test(it_ends_and_wills_fire_in_time),
 		cmocka_unit_test(will_and_close),
+		cmocka_unit_test(skipped_offsets_are_finished),
+		cmocka_unit_test(a_walk_goes_on_whatever_happens),
 		cmocka_unit_test(identifiers_wrap),
 		cmocka_unit_test(what_is_dropped_takes_no_room),
 		cmocka_unit_test(the_oldest_unsent_goes),

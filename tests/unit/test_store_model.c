@@ -68,7 +68,7 @@ struct m_entry {
 struct m_session {
 	bool		 here, durable, connected;
 	unsigned	 client;
-	uint64_t	 handle, incarnation, at_ms;
+	uint64_t	 handle, incarnation, serial, at_ms;
 	uint32_t	 listener, expiry_s, will_delay_s;
 	uint8_t		 version;
 	char		 will[8];
@@ -192,11 +192,12 @@ say_model(struct text *t)
 		for (k = 0, bytes = 0; k < s->nout; k++)
 			if (s->out[k].state == ENTRY_WAITS)
 				bytes += s->out[k].bytes;
-		say(t, "%llu %s d%d c%d l%u i%llu e%u v%u at%llu will '%s' %u "
+		say(t, "%llu %s d%d c%d l%u i%llu.%llu e%u v%u at%llu will '%s' %u "
 		    "base %llu next %llu sent %lld queued %u %llu\n",
 		    (unsigned long long)s->handle, clients[s->client],
 		    s->durable, s->connected, s->listener,
-		    (unsigned long long)s->incarnation, s->expiry_s,
+		    (unsigned long long)s->incarnation,
+		    (unsigned long long)s->serial, s->expiry_s,
 		    s->version, (unsigned long long)s->at_ms, s->will,
 		    s->will_delay_s, (unsigned long long)m_base(s),
 		    (unsigned long long)s->next,
@@ -275,11 +276,11 @@ say_session(struct text *t, const struct session *s)
 	uint64_t	 o;
 	uint32_t	 k;
 
-	say(t, "%llu %s d%d c%d l%u i%llu e%u v%u at%llu will '%.*s' %u "
+	say(t, "%llu %s d%d c%d l%u i%llu.%llu e%u v%u at%llu will '%.*s' %u "
 	    "base %llu next %llu sent %lld queued %u %llu\n",
 	    (unsigned long long)s->handle, s->client_id, s->durable,
 	    s->connected, s->listener, (unsigned long long)s->incarnation,
-	    s->expiry_s, s->version, (unsigned long long)s->at_ms,
+	    (unsigned long long)s->serial, s->expiry_s, s->version, (unsigned long long)s->at_ms,
 	    (int)s->will.len, s->will.data != NULL ?
 	    (const char *)s->will.data : "", s->will_delay_s,
 	    (unsigned long long)s->base, (unsigned long long)s->next,
@@ -653,7 +654,7 @@ do_open(void)
 	struct m_session	*s = m_client(client), *old = s;
 	struct op		 o = {
 		.kind = STORE_OPEN, .at_ms = clock_ms, .listener = rnd(3),
-		.incarnation = rnd(1000), .expiry_s = rnd(3) ? rnd(100) :
+		.incarnation = rnd(1000), .serial = rnd(1000), .expiry_s = rnd(3) ? rnd(100) :
 		    SHARD_NEVER,
 		.will_delay_s = rnd(50), .version = (uint8_t)(3 + rnd(3)),
 		.durable = rnd(4) > 0, .fresh = rnd(3) == 0,
@@ -681,6 +682,7 @@ do_open(void)
 	s->durable |= o.durable;
 	s->listener = o.listener;
 	s->incarnation = o.incarnation;
+	s->serial = o.serial;
 	s->expiry_s = o.expiry_s;
 	s->will_delay_s = o.will_delay_s;
 	s->version = o.version;
