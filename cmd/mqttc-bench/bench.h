@@ -64,7 +64,7 @@ struct options {
 	double		 rate, seconds, warmup, patience, settle;
 	unsigned	 procs, sources;
 	const char	*prefix, *username, *password;
-	bool		 unbounded, nameless, json, quiet, wait, hold;
+	bool		 unbounded, nameless, durable, json, quiet, wait, hold;
 };
 
 extern struct options opt;

@@ -30,6 +30,7 @@ enum {
 	READ_MAX	= 256 << 10,
 	OUT_MAX		= 64 << 20,	/* waiting for one connection */
 	KEEPALIVE_S	= 65535,
+	SESSION_EXPIRY_S = 3600,
 };
 
 struct conn	*conns;
@@ -209,6 +210,12 @@ put_connect(struct conn *c)
 	};
 	char	id[96];
 
+	if (opt.durable && c->pub == NULL) {
+		m.clean_start = false;
+		if (opt.version == MQTT_V5)
+			MQTT_PROP_SET(&m.props, SESSION_EXPIRY,
+			    session_expiry_s, SESSION_EXPIRY_S);
+	}
 	if (!opt.nameless)
 		m.client_id.len = (size_t)snprintf(id, sizeof(id), "%s-%u",
 		    opt.prefix, c->number);

@@ -55,6 +55,7 @@ static const char help[] =
 "  --procs N          processes to share the load (as many as it needs)\n"
 "  --sources N        source addresses from 127.0.0.2 on (as many as it needs)\n"
 "  --nameless         let the broker choose the client identifiers\n"
+"  --durable          sessions of subscribers outlive their connections\n"
 "  --prefix TEXT      begins client identifiers and topics (bench and the pid)\n"
 "  --pid P[,P...]     the broker's processes: their CPU and memory\n"
 "  --wait, --hold     before and after the traffic say so, await a line\n"
@@ -177,7 +178,7 @@ enum { O_HOST = 256, O_PORT, O_PUB_PORT, O_SUB_PORT, O_MQTT, O_USERNAME, O_QOS,
     O_SIZE, O_PREFIX, O_WINDOW, O_OUTSTANDING, O_BURST, O_RATE, O_COUNT,
     O_SECONDS, O_WARMUP, O_PATIENCE, O_SETTLE, O_PROCS, O_SOURCES, O_PID,
     O_WAIT, O_HOLD, O_JSON, O_QUIET, O_CLIENTS, O_FILTERS, O_PUBLISHERS,
-    O_SUBSCRIBERS, O_GROUPS, O_MEMBERS, O_NAMELESS,
+    O_SUBSCRIBERS, O_GROUPS, O_MEMBERS, O_NAMELESS, O_DURABLE,
     O_HANDSHAKES };
 
 static const struct option longs[] = {
@@ -200,6 +201,7 @@ static const struct option longs[] = {
 	{ "subscribers", 1, NULL, O_SUBSCRIBERS },
 	{ "groups", 1, NULL, O_GROUPS }, { "members", 1, NULL, O_MEMBERS },
 	{ "nameless", 0, NULL, O_NAMELESS },
+	{ "durable", 0, NULL, O_DURABLE },
 	{ "handshakes", 1, NULL, O_HANDSHAKES },
 	{ "help", 0, NULL, 'h' }, { "version", 0, NULL, 'V' },
 	{ NULL, 0, NULL, 0 },
@@ -246,6 +248,7 @@ option_take(int c, const char *n)
 	case O_WAIT: opt.wait = true; break;
 	case O_HOLD: opt.hold = true; break;
 	case O_NAMELESS: opt.nameless = true; break;
+	case O_DURABLE: opt.durable = true; break;
 	case O_JSON: opt.json = true; break;
 	case O_QUIET: opt.quiet = true; break;
 	case O_CLIENTS:

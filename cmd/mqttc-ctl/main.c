@@ -1,8 +1,10 @@
 /*
  * mqttc-ctl: look at the processes of a node, restart one, have another take
  * its place, have more or fewer of them, stop it, have it read its
- * configuration again.
+ * configuration again; what it stores out of it and into it.
  */
+#include "ctl.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +26,26 @@ static const char usage[] =
     "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] scale "
     "listener n\n"
     "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] stop\n"
-    "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] reload\n";
+    "       mqttc-ctl [-hV] [--json] [-f conf] [-o key=value] reload\n"
+    "       mqttc-ctl [-hV] [-f conf] [-o key=value] export "
+    "[sessions | retained | all]\n"
+    "       mqttc-ctl [-hV] [--replace] [-f conf] [-o key=value] import\n";
+
+enum { OPT_REPLACE = 256 };
+
+static bool replace;
+
+static const struct option longs[] = {
+	{ "replace", no_argument, NULL, OPT_REPLACE },
+	{ NULL, 0, NULL, 0 },
+};
+
+static bool
+own_option(void *ctx UNUSED, int opt, const char *arg UNUSED)
+{
+	replace |= opt == OPT_REPLACE;
+	return opt == OPT_REPLACE;
+}
 
 static const struct report_col status_cols[] = {
 	{ "name",		15, 0 },
@@ -175,7 +196,21 @@ run_reload(struct tool *t, char **argv UNUSED)
 	return print_answer(t, code, text);
 }
 
+static int
+export(struct tool *t, char **argv)
+{
+	return run_export(t, argv[0] != NULL, argv);
+}
+
+static int
+import(struct tool *t, char **argv UNUSED)
+{
+	return run_import(t, replace);
+}
+
 static const struct command commands[] = {
+	{ "export",	0, "sessions, retained or all", export },
+	{ "import",	0, "no operand", import },
 	{ "status",	0, "no operand", run_status },
 	{ "restart",	1, "the name of a process", run_restart },
 	{ "upgrade",	1, "'listener' or the name of one", run_upgrade },
@@ -198,13 +233,18 @@ find_command(int argc, char **argv)
 			break;
 	if (i == NELEM(commands))
 		tool_usage(&opts, "unknown command '%s'", argv[0]);
-	if (argc - 1 != commands[i].operands)
+	if (argc - 1 != commands[i].operands &&
+	    (commands[i].run != export || argc != 2 ||
+	    (strcmp(argv[1], "sessions") != 0 &&
+	    strcmp(argv[1], "retained") != 0 && strcmp(argv[1], "all") != 0)))
 		tool_usage(&opts, "%s takes %s", argv[0], commands[i].wants);
 	if (commands[i].run == run_scale &&
 	    ((strcmp(argv[1], "listener") != 0 &&
 	    strcmp(argv[1], "session_store") != 0) || /* it says why not */
 	    how_many(argv[2]) == 0))
 		tool_usage(&opts, "scale takes %s", commands[i].wants);
+	if (replace && commands[i].run != import)
+		tool_usage(&opts, "--replace is for import");
 	return &commands[i];
 }
 
@@ -218,6 +258,9 @@ static const struct tool_opts opts = {
 	.program = "mqttc-ctl",
 	.usage = usage,
 	.operands = check_operands,
+	.longs = longs,
+	.own = own_option,
+	.wants = PROC_WANT_PEERS,
 };
 
 int

@@ -44,8 +44,10 @@ send_answer(struct listener *l, struct conn *c, const struct answer *a)
 bool
 answer_is_taken(const struct wait *w)
 {
-	return w->peer->epoch != w->epoch || w->peer->bus == NULL ||
-	    bus_peer_got(w->peer->bus) >= w->seq;
+	if (w->peer->epoch != w->epoch || w->peer->bus == NULL)
+		return true;
+	return (w->peer->is_store ? bus_peer_stored(w->peer->bus) :
+	    bus_peer_got(w->peer->bus)) >= w->seq;
 }
 
 static bool

@@ -62,7 +62,7 @@ client_free(struct listener *l, struct conn *c)
 	free(c->stash);
 	free(c->client_id);
 	free(c->username);
-	connect_will_free(c);		/* of a CONNECT that failed */
+	free(c->attach);
 	free(c);
 }
 
@@ -173,6 +173,9 @@ client_due(void *ctx, struct wheel_node *n)
 	case CONN_NEW:				/* never said CONNECT */
 		metric_inc(&m_connects_refused);
 		client_doom(l, c);
+		return;
+	case CONN_ATTACHING:
+		session_due(l, c);
 		return;
 	case CONN_CLOSING:
 		client_doom(l, c);
@@ -425,6 +428,8 @@ stash(struct listener *l, struct conn *c, const uint8_t *rest, size_t len,
 	c->stash_len = (uint32_t)len;
 }
 
+static void on_readable(struct listener *l, struct conn *c);
+
 /* Work on what is in the stash alone, after a pause. */
 static void
 client_resume(struct listener *l, struct conn *c)
@@ -441,6 +446,18 @@ client_resume(struct listener *l, struct conn *c)
 	if (c->state <= CONN_OPEN)
 		stash(l, c, buf + done, len - done, need);
 	free(buf);
+}
+
+/* The desk of c answered: what it sent meanwhile is worked on. */
+void
+client_go_on(struct listener *l, struct conn *c)
+{
+	c->parked = false;
+	if (c->state != CONN_OPEN)
+		return;
+	client_resume(l, c);
+	if (c->unread && c->state == CONN_OPEN && !c->parked)
+		on_readable(l, c);
 }
 
 void
@@ -607,6 +624,8 @@ client_news(struct listener *l, struct conn *c, bool in, bool out, bool ends)
 		if (c->state == CONN_OPEN && !c->blocked)
 			deliver_queued(l, c);
 	}
-	if (in && c->state <= CONN_OPEN && !c->parked)
+	if (in && c->state == CONN_ATTACHING)
+		c->unread = true;	/* its edge does not come again */
+	else if (in && c->state <= CONN_OPEN && !c->parked)
 		on_readable(l, c);
 }

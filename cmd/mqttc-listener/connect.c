@@ -1,7 +1,8 @@
 /*
- * connect.c: the beginning and the end of a client's session. One holder per
- * client id: CONNECT tells the sibling listeners (ATTACH); of two holders the
- * later one stays and the other is closed with 0x8E [MQTT-3.1.4-3].
+ * connect.c: the beginning and the end of a connection: what CONNECT asks for
+ * and CONNACK says. Who holds a client id is for its desk to say (session.c);
+ * while that is away the sibling listeners are told (ATTACH), and of two
+ * holders the later one stays and the other is closed with 0x8E [MQTT-3.1.4-3].
  * Spec: MQTT 5.0 sections 3.1, 3.2 and 3.14.
  */
 #include "listener.h"
@@ -35,8 +36,9 @@ connect_find(struct listener *l, const void *id, size_t len)
 	return NULL;
 }
 
-static void
-refuse(struct listener *l, struct conn *c, unsigned version, uint8_t reason)
+void
+connect_refuse(struct listener *l, struct conn *c, unsigned version,
+    uint8_t reason)
 {
 	uint8_t	*p, code = reason;
 	size_t	 n;
@@ -59,36 +61,32 @@ refuse(struct listener *l, struct conn *c, unsigned version, uint8_t reason)
 		return;
 	mqtt_connack_encode(version, false, code, NULL, p);
 	metric_inc(&m_packets_out);
-	/* Still CONN_NEW: client_close() adds no DISCONNECT. */
+	/* Not CONN_OPEN yet: client_close() adds no DISCONNECT. */
 	client_close(l, c, reason);
 }
 
 /* The session c has is taken by a newer connection with the same id. */
 static void
-take_over(struct listener *l, struct conn *old, bool clean_start)
+take_over(struct listener *l, struct conn *old)
 {
 	char peer[64];
 
 	metric_inc(&m_takeovers);
 	log_debug("client.takeover", "client=%s peer=%s",
 	    log_quote(old->client_id), client_peer(old, peer, sizeof(peer)));
-	/* A will that is delayed is not sent if the session goes on [MQTT-
-	 * 3.1.3-9]. */
-	if (old->will != NULL && old->will->delay_s > 0 && !clean_start)
-		old->graceful = true;
 	client_close(l, old, MQTT_SESSION_TAKEN_OVER);
 	connect_end(l, old);
 }
 
 void
 connect_taken(struct listener *l, const void *id, size_t len,
-    uint64_t attach_ns, bool clean_start, bool wins_tie)
+    uint64_t attach_ns, bool wins_tie)
 {
 	struct conn *c = connect_find(l, id, len);
 
 	if (c != NULL && (c->attach_ns < attach_ns ||
 	    (c->attach_ns == attach_ns && wins_tie)))
-		take_over(l, c, clean_start);
+		take_over(l, c);
 }
 
 static char *
@@ -119,53 +117,11 @@ unacceptable(const struct listener *l, const struct mqtt_connect *k)
 		return MQTT_BAD_AUTHENTICATION_METHOD;
 	if (k->has_will && k->will_qos > l->conf->mqtt_max_qos)
 		return MQTT_QOS_NOT_SUPPORTED;	/* [MQTT-3.2.2-12] */
-	if (k->has_will && k->will_retain && k->version == MQTT_V5)
+	if (k->has_will && k->will_retain && k->version == MQTT_V5 &&
+	    !l->conf->mqtt_retain_available)
 		return MQTT_RETAIN_NOT_SUPPORTED;	/* [MQTT-3.2.2-13] */
 	if (k->has_will && publish_is_reserved(&k->will_topic))
 		return MQTT_NOT_AUTHORIZED;
-	return 0;
-}
-
-void
-connect_will_free(struct conn *c)
-{
-	if (c->will == NULL)
-		return;
-	message_unref(&c->will->m);
-	free(c->will);
-	c->will = NULL;
-}
-
-static int
-take_will(struct listener *l, struct conn *c, const struct mqtt_connect *k)
-{
-	struct message_view	 v = {
-		.topic = k->will_topic,
-		.payload = k->will_payload,
-		.expiry_s = MESSAGE_NO_EXPIRY,
-		.qos = k->will_qos,
-	};
-	uint8_t			*buf = NULL;
-
-	if (mqtt_props_has(&k->will_props, MQTT_P_MESSAGE_EXPIRY))
-		v.expiry_s = MIN(k->will_props.message_expiry_s,
-		    MESSAGE_EXPIRY_MAX);
-	if (k->version == MQTT_V5) {
-		if ((buf = malloc(k->will_props.raw.len + 1)) == NULL)
-			return ERR_NOMEM;
-		mqtt_props_forward(&k->will_props, buf, &v.props);
-		/* The delay is ours alone: it is not part of the message. */
-	}
-	if ((c->will = malloc(sizeof(*c->will))) == NULL ||
-	    (c->will->m = message_new(&v, NULL, l->now_ms)) == NULL) {
-		free(c->will);
-		c->will = NULL;
-		free(buf);
-		return ERR_NOMEM;
-	}
-	c->will->delay_s = mqtt_props_has(&k->will_props, MQTT_P_WILL_DELAY) ?
-	    k->will_props.will_delay_s : 0;
-	free(buf);
 	return 0;
 }
 
@@ -180,9 +136,10 @@ keepalive_of(const struct conf *conf, uint16_t asked)
 	return asked;
 }
 
+/* CONNACK: what was asked for and is not so. */
 static void
-welcome(struct listener *l, struct conn *c, const struct mqtt_connect *k,
-    bool assigned)
+welcome(struct listener *l, struct conn *c, const struct attach *a,
+    bool present)
 {
 	const struct conf	*conf = l->conf;
 	struct mqtt_props	 r = { .has = 0 };
@@ -190,16 +147,18 @@ welcome(struct listener *l, struct conn *c, const struct mqtt_connect *k,
 	size_t			 n;
 
 	if (c->version == MQTT_V5) {
-		if (k->props.has & MQTT_P_BIT(MQTT_P_SESSION_EXPIRY) &&
-		    k->props.session_expiry_s > 0)
-			MQTT_PROP_SET(&r, SESSION_EXPIRY, session_expiry_s, 0);
+		if (a->expiry_told)
+			MQTT_PROP_SET(&r, SESSION_EXPIRY, session_expiry_s,
+			    a->expiry_s);
 		if (c->receive_granted < 65535)
 			MQTT_PROP_SET(&r, RECEIVE_MAXIMUM, receive_maximum,
 			    c->receive_granted);
 		if (c->qos_granted < 2)
 			MQTT_PROP_SET(&r, MAXIMUM_QOS, maximum_qos,
 			    c->qos_granted);
-		MQTT_PROP_SET(&r, RETAIN_AVAILABLE, retain_available, 0);
+		if (!conf->mqtt_retain_available)
+			MQTT_PROP_SET(&r, RETAIN_AVAILABLE, retain_available,
+			    0);
 		MQTT_PROP_SET(&r, MAXIMUM_PACKET_SIZE, maximum_packet_size,
 		    c->packet_granted);
 		if (c->alias_granted > 0)
@@ -211,16 +170,14 @@ welcome(struct listener *l, struct conn *c, const struct mqtt_connect *k,
 		if (!conf->mqtt_shared_subscription)
 			MQTT_PROP_SET(&r, SHARED_AVAILABLE, shared_available,
 			    0);
-		if (c->keepalive_s != k->keep_alive_s)
+		if (a->keepalive_told)
 			MQTT_PROP_SET(&r, SERVER_KEEP_ALIVE,
 			    server_keep_alive_s, c->keepalive_s);
-		if (assigned)
+		if (a->assigned)
 			MQTT_PROP_SET(&r, ASSIGNED_CLIENT_ID,
 			    assigned_client_id, ((struct slice){
 			    (const uint8_t *)c->client_id, c->client_id_len }));
-		if (mqtt_props_has(&k->props, MQTT_P_REQUEST_RESPONSE_INFO) &&
-		    k->props.request_response_info == 1 &&
-		    conf->mqtt_response_information[0] != '\0')
+		if (a->wants_info && conf->mqtt_response_information[0] != '\0')
 			MQTT_PROP_SET(&r, RESPONSE_INFO, response_info,
 			    ((struct slice){ (const uint8_t *)
 			    conf->mqtt_response_information,
@@ -235,7 +192,7 @@ welcome(struct listener *l, struct conn *c, const struct mqtt_connect *k,
 	}
 	if ((p = out_reserve(l, c, n)) == NULL)
 		return;
-	mqtt_connack_encode(c->version, false, MQTT_SUCCESS, &r, p);
+	mqtt_connack_encode(c->version, present, MQTT_SUCCESS, &r, p);
 	metric_inc(&m_packets_out);
 }
 
@@ -279,7 +236,27 @@ take_options(const struct listener *l, struct conn *c,
 	    keepalive_of(l->conf, k->keep_alive_s) : k->keep_alive_s;
 }
 
-/* Who c is and what it leaves behind. */
+/* How long its session is to be kept, and what CONNACK has to say. */
+static void
+take_terms(const struct listener *l, const struct conn *c,
+    const struct mqtt_connect *k, struct attach *a)
+{
+	uint32_t max = l->conf->mqtt_session_expiry_max, asked = 0;
+
+	if (mqtt_props_has(&k->props, MQTT_P_SESSION_EXPIRY))
+		asked = k->props.session_expiry_s;
+	else if (c->version != MQTT_V5 && !k->clean_start)
+		asked = max;
+	a->expiry_s = MIN(asked, max);
+	a->durable = a->expiry_s > 0;
+	a->expiry_told = a->expiry_s != asked;
+	a->assigned = k->client_id.len == 0;
+	a->wants_info = mqtt_props_has(&k->props, MQTT_P_REQUEST_RESPONSE_INFO)
+	    && k->props.request_response_info == 1;
+	a->keepalive_told = c->keepalive_s != k->keep_alive_s;
+}
+
+/* Who c is. */
 static int
 take_payload(struct listener *l, struct conn *c, const struct mqtt_connect *k)
 {
@@ -291,30 +268,47 @@ take_payload(struct listener *l, struct conn *c, const struct mqtt_connect *k)
 	c->client_id_len = (uint16_t)(assigned ? strlen(c->client_id) :
 	    k->client_id.len);
 	c->id_hash = id_hash(l, c->client_id, c->client_id_len);
+	c->attach_ns = msgid_next(&l->ids).hi;
 	if (k->has_username && (c->username = copy_text(&k->username)) == NULL)
 		return ERR_NOMEM;
-	return k->has_will ? take_will(l, c, k) : 0;
+	if ((c->attach = calloc(1, sizeof(*c->attach))) == NULL)
+		return ERR_NOMEM;
+	take_terms(l, c, k, c->attach);
+	return 0;
 }
 
-/* Become the one holder of the client id. */
-static int
-take_place(struct listener *l, struct conn *c)
+void
+connect_welcome(struct listener *l, struct conn *c, bool present)
 {
+	struct attach	*a = c->attach;
 	struct conn	*old;
-	int		 rc;
 
+	c->attach = NULL;
 	if ((old = connect_find(l, c->client_id, c->client_id_len)) != NULL)
-		take_over(l, old, c->clean_start);
-	if ((rc = htab_add(&l->clients, c->id_hash, c)) < 0)
-		return rc;
+		take_over(l, old);
+	if (htab_add(&l->clients, c->id_hash, c) < 0) {
+		free(a);
+		metric_inc(&m_dropped_memory);
+		connect_refuse(l, c, c->version, MQTT_SERVER_BUSY);
+		return;
+	}
+	c->placed = true;
 	c->state = CONN_OPEN;
-	c->attach_ns = msgid_next(&l->ids).hi;
 	if (old != NULL && c->attach_ns <= old->attach_ns)
 		c->attach_ns = old->attach_ns + 1;
 	c->since_ms = clock_wall_ns() / 1000000;
+	c->heard_ms = l->now_ms;
 	l->nready++;
 	metric_inc(&m_connects);
-	return 0;
+	if (c->keepalive_s > 0)
+		wheel_set(&l->wheel, &c->timer, l->now_ms +
+		    c->keepalive_s * UINT64_C(1500));
+	else
+		wheel_clear(&l->wheel, &c->timer);
+	welcome(l, c, a, present);
+	free(a);
+	if (c->state == CONN_OPEN)
+		sys_client_event(l, c, "connected", NULL);
 }
 
 int
@@ -325,6 +319,7 @@ connect_restore(struct listener *l, struct conn *c)
 		return ERR_PROTO;		/* one holder, one socket */
 	if (htab_add(&l->clients, c->id_hash, c) < 0)
 		return ERR_NOMEM;
+	c->placed = true;
 	l->nready++;
 	return 0;
 }
@@ -334,7 +329,6 @@ on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 {
 	struct mqtt_connect	 k;
 	char			 peer[64];
-	bool			 assigned;
 	int			 rc;
 
 	rc = mqtt_decode_connect(f, l->conf->mqtt_max_topic_levels, &k);
@@ -350,28 +344,23 @@ on_connect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 			metric_inc(&m_connects_refused);
 			client_doom(l, c);
 		} else
-			refuse(l, c, k.version, (uint8_t)rc);
+			connect_refuse(l, c, k.version, (uint8_t)rc);
 		return;
 	}
 	take_options(l, c, &k);
-	if (take_payload(l, c, &k) < 0 || take_place(l, c) < 0) {
-		metric_inc(&m_dropped_memory);
-		free(c->client_id);		/* it never had a session */
-		c->client_id = NULL;
-		refuse(l, c, k.version, MQTT_SERVER_BUSY);
-		return;
+	rc = take_payload(l, c, &k);
+	if (rc == 0) {
+		/* An id of our own is nobody else's, and there is nothing to
+		 * keep: no desk need know. */
+		if (c->attach->assigned && !c->attach->durable && !k.has_will)
+			connect_welcome(l, c, false);
+		else
+			rc = session_attach(l, c, &k);
 	}
-	assigned = k.client_id.len == 0;
-	if (!assigned)
-		flow_attach(l, c);
-	if (c->keepalive_s > 0)
-		wheel_set(&l->wheel, &c->timer, l->now_ms +
-		    c->keepalive_s * UINT64_C(1500));
-	else
-		wheel_clear(&l->wheel, &c->timer);
-	welcome(l, c, &k, assigned);
-	if (c->state == CONN_OPEN)
-		sys_client_event(l, c, "connected", NULL);
+	if (rc < 0) {
+		metric_inc(&m_dropped_memory);
+		connect_refuse(l, c, k.version, MQTT_SERVER_BUSY);
+	}
 }
 
 void
@@ -381,7 +370,7 @@ on_disconnect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	int			rc;
 
 	rc = mqtt_decode_disconnect(f, c->version, MQTT_FROM_CLIENT, &d);
-	/* Every session here was granted expiry 0 [MQTT-3.14.2.2.2]. */
+	/* Who asked for none gets none [MQTT-3.14.2.2.2]. */
 	if (rc == 0 && mqtt_props_has(&d.props, MQTT_P_SESSION_EXPIRY) &&
 	    d.props.session_expiry_s != 0 && !c->expiry_asked)
 		rc = MQTT_PROTOCOL_ERROR;
@@ -391,6 +380,11 @@ on_disconnect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	}
 	/* Only 0x00 takes the will back [MQTT-3.1.2-10]. */
 	c->graceful = d.reason == MQTT_NORMAL_DISCONNECTION;
+	if (mqtt_props_has(&d.props, MQTT_P_SESSION_EXPIRY)) {
+		c->has_expiry = true;
+		c->expiry_s = MIN(d.props.session_expiry_s,
+		    l->conf->mqtt_session_expiry_max);
+	}
 	metric_inc(&m_disconnects);
 	/* [MQTT-3.14.4-1] [-2]: the client sends no more and closes; what we
 	 * still owe it may leave. */
@@ -400,33 +394,26 @@ on_disconnect(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 }
 
 /*
- * Everything that outlives the socket's last byte goes here, exactly once:
- * the will, the subscriptions, the queues, the place among the client ids.
+ * Everything that outlives the socket's last byte goes here, exactly once: the
+ * desk hears of it (and sees to the will), the subscriptions, the queues, the
+ * place among the client ids.
  */
 void
 connect_end(struct listener *l, struct conn *c)
 {
-	struct message_view	 v;
-	struct index_filter	*f;
+	struct index_filter *f;
 
 	if (c->client_id == NULL || c->ended)
 		return;
 	c->ended = true;
-	htab_del(&l->clients, c->id_hash, c);
-	l->nready--;
+	session_detach(l, c);
 	while (index_unsubscribe_one(l->index, &c->subs, &f) == 0)
 		routes_changed(l, f);
-	if (c->will != NULL) {
-		if (!c->graceful) {
-			metric_inc(&m_wills);
-			message_view(c->will->m, l->now_ms, &v);
-			v.expiry_s = c->will->m->expiry_s;
-			publish_own(l, &v, (struct slice){ (const uint8_t *)
-			    c->client_id, c->client_id_len }, false);
-		}
-		connect_will_free(c);
+	if (c->placed) {
+		htab_del(&l->clients, c->id_hash, c);
+		l->nready--;
+		sys_client_event(l, c, "disconnected", NULL);
 	}
-	sys_client_event(l, c, "disconnected", NULL);
 	window_free(&c->window);
 	groups_leave(l, c->kept, c->mqueue);
 	c->kept = NULL;
@@ -434,4 +421,5 @@ connect_end(struct listener *l, struct conn *c)
 	inbound_clear(&c->inbound);
 	answers_free(&c->answers);
 	aliases_free(&c->aliases);
+	publish_forget(c);
 }

@@ -284,6 +284,44 @@ send_now(struct listener *l, struct pub *p, struct conn *c,
 	sent(l, c, how, e->size);
 }
 
+bool
+deliver_served(struct listener *l, struct conn *c,
+    const struct message_view *v, const struct mqueue_how *how, uint16_t id,
+    bool dup)
+{
+	struct mqtt_publish_out	 o;
+	uint8_t			*dst;
+	size_t			 size, head;
+
+	fill(&o, v, how);
+	o.packet_id = id;
+	o.dup = dup;
+	size = aliased_size(c, &o);
+	if (is_too_large(c, size)) {
+		drop(c, &m_dropped_too_large);	/* [MQTT-3.1.2-25] */
+		return false;
+	}
+	if (c->window == NULL)
+		c->window = window_new(65535);
+	if (c->window == NULL || window_put(c->window, how->qos == 1 ?
+	    WINDOW_PUBACK_DUE : WINDOW_PUBREC_DUE, id) < 0) {
+		alias_undo(c, &o);
+		metric_inc(&m_dropped_memory);
+		client_doom(l, c);		/* it will be sent again */
+		return true;
+	}
+	head = size - v->payload.len;
+	if ((dst = out_reserve(l, c, size)) == NULL)
+		return true;
+	mqtt_publish_head(c->version, &o, dst, NULL);
+	if (v->payload.len > 0)
+		memcpy(dst + head, v->payload.data, v->payload.len);
+	log_debug("publish.served", "client=%s packet=%u qos=%u dup=%u",
+	    log_quote(c->client_id), id, how->qos, dup);
+	sent(l, c, how, size);
+	return true;
+}
+
 /* --- Queueing ----------------------------------------------------------- */
 
 struct message *
@@ -354,6 +392,12 @@ deliver(struct listener *l, struct pub *p, struct conn *c,
 {
 	if (UNLIKELY(c->state != CONN_OPEN))
 		return;
+	if (UNLIKELY(c->handle != 0 && how->qos > 0)) {
+		/* Its store sends it that; but for groups we chose. */
+		if (how->group != NULL)
+			(void)flow_give(l, p, c, how);
+		return;
+	}
 	if (UNLIKELY(c->mqueue != NULL && c->mqueue->n > 0) ||
 	    must_wait(l, c, how))
 		enqueue(l, p, c, how);
@@ -434,10 +478,20 @@ on_puback(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	else
 		event = a.reason >= 0x80 ? WINDOW_GOT_REJECTED :
 		    WINDOW_GOT_PUBREC;
+	if (UNLIKELY(c->handle != 0) && event == WINDOW_GOT_PUBREC &&
+	    c->window != NULL && window_state(c->window, a.packet_id) ==
+	    WINDOW_PUBREC_DUE) {
+		/* Its store keeps it first, then says PUBREL. */
+		session_ack(l, c, f->type, a.packet_id, false);
+		return;
+	}
 	act = c->window == NULL ? WINDOW_REFUSE :
 	    window_step(c->window, a.packet_id, event);
 	switch (act) {
 	case WINDOW_RELEASE:
+		if (UNLIKELY(c->handle != 0))
+			session_ack(l, c, f->type, a.packet_id,
+			    event == WINDOW_GOT_REJECTED);
 		if (UNLIKELY(c->kept != NULL))
 			groups_answered(c, a.packet_id);
 		if (c->mqueue != NULL && c->mqueue->n > 0)

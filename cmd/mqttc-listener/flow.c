@@ -1,9 +1,12 @@
 /*
- * flow.c: streams between the listeners of the node. What PEERS shows running
- * gets a stream; a message goes once to each listener the FIB names.
+ * flow.c: streams to the other listeners and the session-stores of the node.
+ * What PEERS shows running gets a stream; a message goes once to each of them
+ * that the FIB names. The stream to a store outlives it: what that had not
+ * stored it gets when it is back.
  */
 #include "listener.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/err.h"
@@ -63,13 +66,32 @@ flow_attach(struct listener *l, const struct conn *c)
 	}
 }
 
+bool
+flow_is_idle(const struct listener *l)
+{
+	const struct peer	*p;
+	size_t			 i;
+
+	if (bus_idle(l->bus))
+		return true;
+	if (l->tell.router != NULL && !bus_peer_idle(l->tell.router))
+		return false;
+	for (i = 0; i < PEERS_ALL; i++) {
+		p = &l->peers[i];
+		if (p->bus != NULL && !p->down && !bus_peer_idle(p->bus))
+			return false;
+	}
+	return true;
+}
+
 void
 flow_flush(struct listener *l)
 {
 	attach_send(l, NULL, &attaches.out);
+	session_flush(l);
 }
 
-/* A new sibling hears of everybody who is here. */
+/* A new sibling hears of everybody whose desk is away. */
 static void
 attach_all(struct listener *l, struct bus_peer *to)
 {
@@ -78,7 +100,7 @@ attach_all(struct listener *l, struct bus_peer *to)
 
 	attach_send(l, NULL, &attaches.out);
 	for (i = 0; l->clients.cells != NULL && i <= l->clients.mask; i++) {
-		if ((c = l->clients.cells[i].item) == NULL)
+		if ((c = l->clients.cells[i].item) == NULL || !c->alone)
 			continue;
 		if (attach_put(&attaches.out, c) == ERR_FULL) {
 			attach_send(l, to, &attaches.out);
@@ -104,7 +126,7 @@ on_attach(void *ctx, struct bus_frame *f)
 		/* Who connects here after we heard of this is the later. */
 		msgid_witness(&l->ids, a.time + 1);
 		connect_taken(l, a.client_id.data, a.client_id.len, a.time,
-		    a.clean_start, theirs > l->self);
+		    theirs > l->self);
 	}
 	return 0;
 }
@@ -146,11 +168,24 @@ on_got(void *ctx, struct bus_peer *bp, uint64_t seq)
 	if (p == NULL)
 		return;
 	p->moved_ms = l->now_ms;
-	answer_got(l, p, seq);
+	if (!p->is_store) {
+		answer_got(l, p, seq);
+		(void)session_told(l, false);
+	}
 	if (p->strained && !flow_is_low(l, p)) {
 		p->strained = false;
 		l->unpark = true;
 	}
+}
+
+static void
+on_stored(void *ctx, struct bus_peer *bp, uint64_t seq)
+{
+	struct listener	*l = ctx;
+	struct peer	*p = bus_peer_user(bp);
+
+	if (p != NULL && p->is_store)
+		answer_got(l, p, seq);
 }
 
 static void
@@ -169,8 +204,14 @@ on_up(void *ctx, struct bus_peer *bp)
 {
 	struct listener *l = ctx;
 
+	struct peer	*p = bus_peer_user(bp);
+
 	if (bp == l->tell.router)
 		routes_up(l);
+	else if (p != NULL && p->is_store && p->told != p->incarnation) {
+		p->told = p->incarnation;
+		session_up(l, p);
+	}
 }
 
 static void
@@ -184,6 +225,7 @@ on_lost(void *ctx, struct bus_peer *bp)
 
 static const struct bus_events events = {
 	.got	= on_got,
+	.stored	= on_stored,
 	.credit	= on_credit,
 	.up	= on_up,
 	.lost	= on_lost,
@@ -191,11 +233,35 @@ static const struct bus_events events = {
 
 static const struct bus_rule accepts[] = {
 	/* kind			from		while	handler */
-	{ KIND_RECORDS,		PEER_LISTENER,	0,	on_records },
+	{ KIND_RECORDS,		PEER_LISTENER | PEER_STORE, 0,	on_records },
+	{ KIND_SERVE,		PEER_STORE,	0,	on_serve },
 	{ KIND_ATTACH,		PEER_LISTENER,	0,	on_attach },
 	{ KIND_ROUTE_ACK,	PEER_ROUTER,	0,	on_route_ack },
 	{ KIND_QUERY,		PEER_TOOL,	0,	on_query },
 };
+
+/* Streams to all stores, also to those nobody has seen yet: what is for them
+ * waits. */
+static int
+stores_open(struct listener *l)
+{
+	char		 name[PROC_NAME_MAX], at[BUS_ENDPOINT_MAX];
+	struct peer	*p;
+	uint32_t	 i;
+	int		 rc;
+
+	for (i = 0; i < l->nstores; i++) {
+		p = &l->peers[PEERS_MAX + i];
+		p->is_store = p->down = true;
+		snprintf(name, sizeof(name), "session_store.%u", i);
+		snprintf(at, sizeof(at), "ipc://session_store.%u.none", i);
+		if ((rc = bus_peer_open(&p->bus, l->bus, name, 1, at, p)) < 0)
+			return rc;
+		p->epoch = 1;
+		l->nremote++;
+	}
+	return 0;
+}
 
 int
 flow_open(struct listener *l)
@@ -214,11 +280,16 @@ flow_open(struct listener *l)
 		.stream_max = l->conf->bus_stream_max,
 		.unbound = proc_is_successor(l->proc),
 	};
+	int rc;
 
+	l->nstores = l->conf->session_store_processes;
 	if ((attaches.buf = malloc(ATTACH_BUF)) == NULL)
 		return ERR_NOMEM;
 	wire_out_init(&attaches.out, attaches.buf, ATTACH_BUF);
-	return bus_open(&l->bus, &o);
+	if ((rc = bus_open(&l->bus, &o)) < 0)
+		return rc;
+	/* A successor goes on with the streams it is told of. */
+	return proc_is_successor(l->proc) ? 0 : stores_open(l);
 }
 
 static bool
@@ -252,7 +323,8 @@ flow_close(struct listener *l)
 {
 	uint32_t i;
 
-	for (i = 0; i < PEERS_MAX; i++)
+	session_flush(l);
+	for (i = 0; i < PEERS_ALL; i++)
 		if (l->peers[i].bus != NULL) {
 			bus_peer_close(&l->peers[i].bus);
 			answer_lost(l, &l->peers[i]);
@@ -288,6 +360,25 @@ peer_update(struct listener *l, const struct proc_peer *pp)
 	attach_all(l, p->bus);
 }
 
+/* A store that is down is waited for: its stream stays. */
+static void
+store_update(struct listener *l, const struct proc_peer *pp)
+{
+	struct peer	*p = &l->peers[PEERS_MAX + pp->instance];
+	int		 rc;
+
+	p->down = pp->state == PROC_DOWN || pp->incarnation == 0;
+	if (p->down || p->incarnation == pp->incarnation)
+		return;
+	if ((rc = bus_peer_move(p->bus, pp->incarnation, pp->endpoint,
+	    true)) < 0) {
+		log_error("peer.open", "peer=%s error=%s", pp->name,
+		    log_quote(err_str(rc)));
+		return;
+	}
+	p->incarnation = pp->incarnation;
+}
+
 void
 on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 {
@@ -304,6 +395,9 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 		    peers[i].instance != l->self) {
 			seen[peers[i].instance] = true;
 			peer_update(l, &peers[i]);
+		} else if (peers[i].kind == PROC_SESSION_STORE &&
+		    peers[i].instance < l->nstores) {
+			store_update(l, &peers[i]);
 		}
 	}
 	for (i = 0; i < PEERS_MAX; i++)		/* scaled away */
@@ -380,7 +474,9 @@ record_of(struct pub *p, size_t groups, struct record *r)
 static inline void
 address(const struct listener *l, struct record *r, uint32_t to, bool subs)
 {
-	r->flags &= (uint16_t)~(RECORD_SUBS | RECORD_GROUPS);
+	r->flags &= (uint16_t)~(RECORD_SUBS | RECORD_GROUPS | RECORD_LIVE |
+	    RECORD_DURABLE);
+	r->flags |= to >= PEERS_MAX ? RECORD_DURABLE : RECORD_LIVE;
 	if (subs)
 		r->flags |= RECORD_SUBS;
 	if (LIKELY(l->npicks == 0))
@@ -400,6 +496,18 @@ trace_forwarded(const struct record *r, const struct peer *peer, uint64_t seq)
 	    (unsigned long long)seq);
 }
 
+/* Stores keep QoS 1 and 2 alone. */
+static void
+leave_stores(struct routes_found *r)
+{
+	size_t i, k;
+
+	for (i = k = 0; i < r->ndests; i++)
+		if (r->dests[i] < PEERS_MAX)
+			r->dests[k++] = r->dests[i];
+	r->ndests = k;
+}
+
 int
 flow_publish(struct listener *l, struct pub *p, struct routes_found *to,
     struct answer *a, struct peer **blocked)
@@ -412,6 +520,8 @@ flow_publish(struct listener *l, struct pub *p, struct routes_found *to,
 	int		 rc;
 
 	*blocked = NULL;
+	if (p->v.qos == 0)
+		leave_stores(to);
 	n = LIKELY(l->npicks == 0) ? to->ndests : add_picked(l, to);
 	if (n == 0)
 		return 0;
@@ -465,6 +575,91 @@ flow_publish(struct listener *l, struct pub *p, struct routes_found *to,
 			a->one = first;
 	}
 	return (int)n;
+}
+
+/* Hand p to store s in r, which is filled in. */
+static int
+to_store(struct listener *l, struct pub *p, struct record *r, struct peer *s,
+    struct answer *a)
+{
+	uint64_t seq;
+	int	 rc;
+
+	/* An id of our own: those of a stream rise. */
+	if (p->from == NULL)
+		r->id = msgid_next(&l->ids);
+	if (s->bus == NULL ||
+	    !bus_peer_room(s->bus, record_size(r), p->v.qos)) {
+		metric_inc(p->v.qos == 0 ? &m_dropped_credit :
+		    &m_dropped_stream_full);
+		return ERR_FULL;
+	}
+	if ((rc = bus_record(s->bus, r, p->blob, &seq)) < 0) {
+		metric_inc(&m_dropped_memory);
+		return rc;
+	}
+	trace_forwarded(r, s, seq);
+	if (a != NULL && a->type != 0) {
+		a->one = (struct wait){ s, s->epoch, seq };
+		a->nwaits = 1;
+	}
+	return 0;
+}
+
+int
+flow_source(struct listener *l, struct pub *p, struct peer *s,
+    const struct conn *session, uint16_t id, struct answer *a)
+{
+	uint8_t		ext[RECORD_EXT_HEADER + 18], value[18];
+	struct record	r;
+	size_t		len = 0;
+
+	if (record_of(p, 1, &r) < 0)
+		return ERR_NOMEM;
+	r.flags = (uint16_t)((r.flags & ~RECORD_LIVE) | RECORD_SOURCE);
+	if (session != NULL) {
+		put_le64(value, session->handle);
+		put_le16(value + 8, id);
+		put_le64(value + 10, session->serial);
+		(void)record_ext_put(ext, sizeof(ext), &len, EXT_INBOUND,
+		    value, sizeof(value));
+	}
+	r.ext = (struct slice){ ext, len };
+	return to_store(l, p, &r, s, a);
+}
+
+int
+flow_give(struct listener *l, struct pub *p, const struct conn *c,
+    const struct mqueue_how *how)
+{
+	size_t		size = RECORD_EXT_HEADER + 10 + 4 * (size_t)how->nids, len = 0;
+	uint8_t		*ext, *value;
+	struct record	r;
+	uint16_t	i;
+	int		rc;
+
+	if (size > UINT16_MAX || (ext = malloc(2 * size)) == NULL) {
+		metric_inc(&m_dropped_memory);
+		return ERR_NOMEM;
+	}
+	value = ext + size;
+	put_le64(value, c->handle);
+	value[8] = how->qos;
+	value[9] = how->retain;
+	for (i = 0; i < how->nids; i++)
+		put_le32(value + 10 + 4 * i, how->ids[i]);
+	(void)record_ext_put(ext, size, &len, EXT_SESSION, value,
+	    size - RECORD_EXT_HEADER);
+	if ((rc = record_of(p, 1 + how->nids, &r)) == 0) {
+		r.flags = (uint16_t)((r.flags & ~(RECORD_LIVE | RECORD_QOS)) |
+		    RECORD_DURABLE | how->qos);
+		r.ext = (struct slice){ ext, len };
+		r.id = msgid_next(&l->ids);
+		rc = to_store(l, p, &r, session_shard(l, c->client_id,
+		    c->client_id_len), NULL);
+	}
+	free(ext);
+	return rc;
 }
 
 int

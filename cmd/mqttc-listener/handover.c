@@ -163,6 +163,18 @@ give_message(struct giver *g, struct message *m, uint32_t *number)
 	return m->refs > 1 ? told_add(g, m, *number) : 0;
 }
 
+static uint32_t
+attach_flags(const struct attach *a)
+{
+	if (a == NULL)
+		return 0;
+	return (a->durable ? HANDOVER_DURABLE : 0) |
+	    (a->assigned ? HANDOVER_ASSIGNED : 0) |
+	    (a->wants_info ? HANDOVER_WANTS_INFO : 0) |
+	    (a->keepalive_told ? HANDOVER_KEEPALIVE_TOLD : 0) |
+	    (a->expiry_told ? HANDOVER_EXPIRY_TOLD : 0);
+}
+
 static int
 give_client(struct giver *g, struct conn *c)
 {
@@ -179,7 +191,10 @@ give_client(struct giver *g, struct conn *c)
 		    (c->graceful ? HANDOVER_GRACEFUL : 0) |
 		    (c->eof ? HANDOVER_EOF : 0) |
 		    (c->expiry_asked ? HANDOVER_EXPIRY_ASKED : 0) |
-		    (c->ended ? HANDOVER_ENDED : 0),
+		    (c->ended ? HANDOVER_ENDED : 0) |
+		    (c->attached ? HANDOVER_ATTACHED : 0) |
+		    (c->alone ? HANDOVER_ALONE : 0) |
+		    (c->has_will ? HANDOVER_HAS_WILL : 0) | attach_flags(c->attach),
 		.attach_ns = c->attach_ns,
 		.since_ms = c->since_ms,
 		.heard_ms = c->heard_ms,
@@ -198,6 +213,9 @@ give_client(struct giver *g, struct conn *c)
 		.keepalive_s = c->keepalive_s,
 		.qos_granted = c->qos_granted,
 		.parked_for = c->parked_for, .parked_qos = c->parked_qos,
+		.serial = c->serial, .handle = c->handle,
+		.expiry_s = c->attach == NULL ? 0 : c->attach->expiry_s,
+		.routes_seq = c->attach == NULL ? 0 : c->attach->seq,
 	};
 
 	if (c->client_id != NULL)
@@ -445,20 +463,6 @@ give_inbound(struct giver *g, const struct inbound *in)
 	return rc;
 }
 
-static int
-give_will(struct giver *g, const struct will *w)
-{
-	struct handover_will	row = { .message = 0 };
-	int			rc;
-
-	if (w == NULL)
-		return 0;
-	if ((rc = give_message(g, w->m, &row.message)) < 0)
-		return rc;
-	row.delay_s = w->delay_s;
-	return parcel_put(&g->p, HANDOVER_WILL, &row, 0, -1);
-}
-
 /* A client and all it has. */
 static int
 give_conn(struct giver *g, struct conn *c)
@@ -471,7 +475,6 @@ give_conn(struct giver *g, struct conn *c)
 	    (rc = give_inbound(g, &c->inbound)) < 0 ||
 	    (rc = give_answers(g, c->answers)) < 0 ||
 	    (rc = give_aliases(g, c->aliases)) < 0 ||
-	    (rc = give_will(g, c->will)) < 0 ||
 	    (rc = give_out(g, c)) < 0 ||
 	    (rc = groups_each_kept(c, give_kept, g)) < 0)
 		return rc;
@@ -504,6 +507,7 @@ give_head(struct giver *g, uint64_t frozen_ms)
 		.router_name = text_of(router),
 		.router_endpoint = text_of(at),
 		.route_seq = l->tell.seq, .route_acked = l->tell.acked,
+		.serial = l->serial, .token = subscribe_token(0, false),
 		.snapshot = l->tell.snapshot,
 		.snapshot_first = l->tell.snapshot_first,
 	};
@@ -550,7 +554,7 @@ give_peers(struct giver *g)
 	uint32_t		 i;
 	int			 rc;
 
-	for (i = 0; i < PEERS_MAX; i++) {
+	for (i = 0; i < PEERS_ALL; i++) {
 		p = &g->l->peers[i];
 		if (p->bus == NULL)
 			continue;
@@ -613,11 +617,14 @@ give_sub_wait(void *ctx, const struct sub_wait_view *w)
 {
 	struct giver		*g = ctx;
 	struct handover_sub_wait row = { w->c->fan_slot, w->id, w->type,
-				    w->seq, w->deadline_ms, w->codes };
+				    w->seq, w->deadline_ms, w->codes,
+				    w->token, w->unstored, w->asks,
+				    w->packet };
 
 	if (w->c->state == CONN_DOOMED)
 		return 0;
-	return parcel_put(&g->p, HANDOVER_SUB_WAIT, &row, w->codes.len, -1);
+	return parcel_put(&g->p, HANDOVER_SUB_WAIT, &row, w->codes.len +
+	    w->packet.len, -1);
 }
 
 static int
@@ -682,7 +689,7 @@ give_all(struct giver *g, uint64_t frozen_ms)
 		return filter_rc;
 	if ((rc = share_each(&l->shares, give_share, g)) < 0)
 		return rc;
-	for (; w.instance < PEERS_MAX; w.instance++)
+	for (; w.instance < PEERS_ALL; w.instance++)
 		if ((rc = answer_waiters_each(&l->peers[w.instance],
 		    give_waiter, &w)) < 0)
 			return rc;
@@ -831,8 +838,11 @@ handover_turn(struct listener *l)
 		l->handover_fd = -1;
 		proc_handover_failed(l->proc, "it is draining");
 	} else if (!l->job.active && l->doomed == NULL && l->dirty == NULL &&
-	    l->tell.ndirty == 0)
+	    l->tell.ndirty == 0) {
+		retained_give(l);
+		session_settle(l);
 		give_place(l);
+	}
 }
 
 /* --- Taking ----------------------------------------------------------------- */
@@ -922,6 +932,8 @@ take_head(struct taker *t, const struct handover_head *h)
 	l->tell.acked = h->route_acked;
 	l->tell.snapshot = h->snapshot;
 	l->tell.snapshot_first = h->snapshot_first;
+	l->serial = h->serial;
+	subscribe_token(h->token, true);
 	return 0;
 }
 
@@ -941,7 +953,7 @@ take_metric(struct taker *t UNUSED, const struct handover_metric *m)
 static int
 take_peer(struct taker *t, const struct handover_peer *p)
 {
-	if (p->instance >= PEERS_MAX || p->incarnation == 0 ||
+	if (p->instance >= PEERS_ALL || p->incarnation == 0 ||
 	    p->instance == t->l->self ||
 	    !copy_text(t->peers[p->instance].name,
 	    sizeof(t->peers[0].name), &p->name) ||
@@ -1021,6 +1033,11 @@ client_fields(struct conn *c, const struct handover_client *h)
 	c->eof = (h->flags & HANDOVER_EOF) != 0;
 	c->expiry_asked = (h->flags & HANDOVER_EXPIRY_ASKED) != 0;
 	c->ended = (h->flags & HANDOVER_ENDED) != 0;
+	c->attached = (h->flags & HANDOVER_ATTACHED) != 0;
+	c->alone = (h->flags & HANDOVER_ALONE) != 0;
+	c->has_will = (h->flags & HANDOVER_HAS_WILL) != 0;
+	c->serial = h->serial;
+	c->handle = h->handle;
 	c->attach_ns = h->attach_ns;
 	c->since_ms = h->since_ms;
 	c->heard_ms = h->heard_ms;
@@ -1039,8 +1056,25 @@ client_fields(struct conn *c, const struct handover_client *h)
 	c->alias_granted = (uint16_t)h->alias_granted;
 	c->keepalive_s = (uint16_t)h->keepalive_s;
 	c->qos_granted = (uint8_t)h->qos_granted;
-	c->parked_for = (uint16_t)MIN(h->parked_for, (uint32_t)PEERS_MAX);
+	c->parked_for = (uint16_t)MIN(h->parked_for, (uint32_t)PEERS_ALL);
 	c->parked_qos = (uint8_t)h->parked_qos;
+}
+
+/* It waits for its desk's answer, unread. */
+static int
+attach_fields(struct conn *c, const struct handover_client *h)
+{
+	if ((c->attach = calloc(1, sizeof(*c->attach))) == NULL)
+		return ERR_NOMEM;
+	c->attach->expiry_s = h->expiry_s;
+	c->attach->seq = h->routes_seq;
+	c->attach->durable = (h->flags & HANDOVER_DURABLE) != 0;
+	c->attach->assigned = (h->flags & HANDOVER_ASSIGNED) != 0;
+	c->attach->wants_info = (h->flags & HANDOVER_WANTS_INFO) != 0;
+	c->attach->keepalive_told = (h->flags & HANDOVER_KEEPALIVE_TOLD) != 0;
+	c->attach->expiry_told = (h->flags & HANDOVER_EXPIRY_TOLD) != 0;
+	c->parked = true;
+	return 0;
 }
 
 static int
@@ -1074,7 +1108,12 @@ take_client(struct taker *t, const struct handover_client *h)
 		c->stash_len = c->stash_cap = (uint32_t)h->stash.len;
 		c->stash_need = h->stash_need;
 	}
-	if (h->has_id && !c->ended && (rc = connect_restore(l, c)) < 0)
+	if (c->state == CONN_ATTACHING && (rc = attach_fields(c, h)) < 0)
+		return rc;
+	if (c->serial != 0 && (rc = session_restore(l, c)) < 0)
+		return rc;
+	if (h->has_id && !c->ended && c->state != CONN_ATTACHING &&
+	    (rc = connect_restore(l, c)) < 0)
 		return rc;
 	return list_add(&t->clients, &t->nclients, c);
 }
@@ -1207,7 +1246,7 @@ take_answer(struct taker *t, const struct handover_answer *h)
 	if ((w = malloc((n + 1) * sizeof(*w))) == NULL)
 		return ERR_NOMEM;
 	for (i = 0; i < n; i++, at += HANDOVER_WAIT) {
-		if ((instance = get_le32(at)) >= PEERS_MAX ||
+		if ((instance = get_le32(at)) >= PEERS_ALL ||
 		    t->peers[instance].incarnation == 0)
 			continue;
 		w[a.nwaits].peer = &t->l->peers[instance];
@@ -1325,22 +1364,6 @@ take_inbound(struct taker *t, const struct handover_inbound *h)
 }
 
 static int
-take_will(struct taker *t, const struct handover_will *h)
-{
-	struct will *w;
-
-	if (h->message == 0 || h->message > t->nmessages ||
-	    t->c->will != NULL)
-		return ERR_PROTO;
-	if ((w = malloc(sizeof(*w))) == NULL)
-		return ERR_NOMEM;
-	w->m = message_ref(t->messages[h->message - 1]);
-	w->delay_s = h->delay_s;
-	t->c->will = w;
-	return 0;
-}
-
-static int
 take_filter(struct taker *t, const struct handover_filter *h)
 {
 	struct index_filter *f = index_find(t->l->index, h->shared ?
@@ -1393,7 +1416,7 @@ take_waiter(struct taker *t, const struct handover_waiter *h)
 {
 	struct conn *c = client_of(t, h->client);
 
-	if (c == NULL || h->instance >= PEERS_MAX ||
+	if (c == NULL || h->instance >= PEERS_ALL ||
 	    t->peers[h->instance].incarnation == 0)
 		return ERR_PROTO;
 	return answer_waiter_restore(&t->l->peers[h->instance], c, h->seq);
@@ -1403,7 +1426,8 @@ static int
 take_sub_wait(struct taker *t, const struct handover_sub_wait *h)
 {
 	struct sub_wait_view v = { client_of(t, h->client), h->seq,
-	    h->deadline_ms, (uint16_t)h->id, (uint8_t)h->type, h->codes };
+	    h->deadline_ms, (uint16_t)h->id, (uint8_t)h->type, h->codes,
+	    h->token, h->unstored, h->asks, h->packet };
 
 	return v.c == NULL ? ERR_PROTO : subscribe_restore(t->l, &v);
 }
@@ -1462,8 +1486,6 @@ take_of_client(struct taker *t, enum handover_kind kind,
 		return take_window(t, &row->window);
 	case HANDOVER_INBOUND:
 		return take_inbound(t, &row->inbound);
-	case HANDOVER_WILL:
-		return take_will(t, &row->will);
 	}
 	return ERR_PROTO;
 }
@@ -1579,6 +1601,7 @@ peer_resume(struct listener *l, struct peer *p, const char *name,
 		return;
 	}
 	p->incarnation = incarnation;
+	p->is_store = p >= &l->peers[PEERS_MAX];
 	p->moved_ms = l->now_ms;
 	l->nremote++;
 }
@@ -1596,7 +1619,7 @@ go_on(struct taker *t)
 	if ((rc = bus_bind(l->bus)) < 0)
 		fatal(EX_OSERR, "bus.open", "cannot bind %s: %s",
 		    proc_endpoint(l->proc), err_str(rc));
-	for (i = 0; i < PEERS_MAX; i++)
+	for (i = 0; i < PEERS_ALL; i++)
 		if (t->peers[i].incarnation != 0)
 			peer_resume(l, &l->peers[i], t->peers[i].name,
 			    t->peers[i].incarnation, t->peers[i].endpoint);
@@ -1661,7 +1684,7 @@ take_place(struct listener *l, int fd)
 	int		rc;
 
 	parcel_init(&t.p, fd, deadline(l), "handover.recv");
-	if ((t.peers = calloc(PEERS_MAX, sizeof(*t.peers))) == NULL)
+	if ((t.peers = calloc(PEERS_ALL, sizeof(*t.peers))) == NULL)
 		give_up(&t, ERR_NOMEM);
 	if ((rc = take_all(&t)) < 0 || (rc = settle(&t)) < 0)
 		give_up(&t, rc);

@@ -14,7 +14,9 @@
  *	deliver.c	to one client: window, queue, encoding
  *	answers.c	PUBACK and PUBREC in order, once all have taken it
  *	groups.c	shared subscriptions: who of a group gets it
- *	flow.c		streams from and to other listeners
+ *	flow.c		streams from and to other processes
+ *	session.c	the desk: who holds a client id, what a store keeps
+ *	retained.c	retained messages asked for and got
  *	routes.c	what we tell the router, and the FIB it gives us
  *	sys.c		$SYS, metrics
  *	query.c		questions of the tools
@@ -40,11 +42,13 @@
 #include "proc/proc.h"
 #include "proto/msgid.h"
 #include "proto/record.h"
+#include "proto/session.h"
 #include "route/match.h"
 #include "route/tell.h"
 #include "session/inbound.h"
 #include "session/message.h"
 #include "session/mqueue.h"
+#include "session/roster.h"
 #include "share/pick.h"
 #include "topic/index.h"
 #include "window/window.h"
@@ -62,6 +66,8 @@ enum {
 	ALIASES_OUT_MAX	= 32,		/* topics we alias towards a client */
 	ALIASES_IN_BYTES = 4 << 20,	/* topics a client may give aliases */
 	PEERS_MAX	= 1024,		/* listeners of a node */
+	STORES_MAX	= 64,		/* session-stores of a node */
+	PEERS_ALL	= PEERS_MAX + STORES_MAX,
 	PICKS_MAX	= 2048,		/* groups that get one message */
 };
 
@@ -128,13 +134,9 @@ struct aliases {
 	struct alias_out  out[ALIASES_OUT_MAX];
 };
 
-struct will {
-	struct message	*m;
-	uint32_t	 delay_s;
-};
-
 enum conn_state {
 	CONN_NEW,			/* no CONNECT yet */
+	CONN_ATTACHING,			/* its desk has not answered yet */
 	CONN_OPEN,
 	CONN_CLOSING,			/* last bytes on their way out */
 	CONN_DOOMED			/* freed when nothing holds it */
@@ -156,12 +158,15 @@ struct conn {
 	uint64_t	 id_hash;
 	uint64_t	 attach_ns;	/* the later holder wins */
 	char		*username;
-	struct will	*will;
+	uint64_t	 serial;	/* of this connection at its desk; 0 */
+	uint64_t	 handle;	/* of its session in the store; 0: none */
+	struct attach	*attach;	/* CONN_ATTACHING: session.c */
 	struct window	*window;
 	struct mqueue	*mqueue;
 	struct answers	*answers;
 	struct aliases	*aliases;
 	struct kept	*kept;		/* groups.c: sent, unanswered */
+	struct sourced	*sourced;	/* publish.c: by way of a store */
 	struct inbound	 inbound;	/* QoS 2 between PUBLISH and PUBREL */
 
 	uint64_t	 since_ms;	/* connected; wall clock */
@@ -172,6 +177,7 @@ struct conn {
 	uint32_t	 unheard;	/* bytes it sent since its output is full */
 	uint32_t	 holds;		/* what still points here */
 	uint32_t	 nsub_waits;	/* SUBACKs not sent yet */
+	uint32_t	 subs_pass;	/* see subscribe_answer() */
 	uint32_t	 max_packet;	/* the client's; 0: none */
 	uint32_t	 packet_granted;	/* what CONNACK said of ours */
 	uint16_t	 client_id_len;
@@ -201,6 +207,13 @@ struct conn {
 	bool		 unread : 1;	/* not all was read that was told */
 	bool		 ends : 1;	/* it shut its side, or broke */
 	bool		 expiry_asked : 1;	/* CONNECT had a session expiry */
+	bool		 placed : 1;	/* it is the holder here */
+	bool		 attached : 1;	/* its desk knows it by serial */
+	bool		 corked : 1;	/* nothing leaves: session.c */
+	bool		 has_will : 1;	/* at its desk */
+	bool		 alone : 1;	/* without its desk: siblings hear */
+	bool		 has_expiry : 1;	/* DISCONNECT gave one: */
+	uint32_t	 expiry_s;
 	bool		 ended : 1;	/* connect_end() was here */
 };
 
@@ -247,12 +260,17 @@ struct job {
 
 /* --- The process --- */
 
-struct peer {				/* another listener */
+struct peer {				/* another listener, or a store */
 	struct bus_peer	*bus;		/* NULL: not running */
 	uint64_t	 incarnation;
 	uint64_t	 epoch;		/* rises each time bus changes */
+	uint64_t	 told;		/* incarnation that heard who is here */
+	struct roster	 roster;	/* of a store: what it has stored */
+	struct roster	 coming;	/* ... parts of it */
 	uint64_t	 moved_ms;	/* it acknowledged, or owed nothing */
 	bool		 strained;	/* QoS 0 publishers rest for it */
+	bool		 is_store;	/* taken means stored */
+	bool		 down;		/* a store that does not run */
 	struct waiter	*waiters;	/* ring: who waits for which seq */
 	uint32_t	 nwaiters, cap_waiters, head_waiters;
 };
@@ -325,15 +343,23 @@ struct listener {
 	size_t		 cap_by_fd;
 
 	/* flow.c */
-	struct peer	 peers[PEERS_MAX];
+	struct peer	 peers[PEERS_ALL];	/* stores from PEERS_MAX on */
 	uint32_t	 self;		/* our own instance */
+	uint32_t	 nstores;	/* shards of this node */
 	uint32_t	 nremote;	/* peers with a stream */
+
+	/* session.c */
+	struct htab	 serials;	/* connections the desks know */
+	uint64_t	 serial;	/* last given */
+	size_t		 ncorked;
 
 	/* routes.c */
 	struct route_tell tell;		/* the router our rows */
 	struct route_fib fib;		/* what it knows of others */
 	struct sub_wait	*subs_head, **subs_tail;
 	size_t		 nsub_waits;
+	uint32_t	 subs_pass;
+	bool		 subs_due;	/* some need look again */
 
 	/* handover.c */
 	int		 handover_fd;	/* to our successor; -1: none */
@@ -423,6 +449,7 @@ void client_park(struct listener *l, struct conn *c);
 void client_park_for(struct listener *l, struct conn *c,
     const struct peer *p, int qos);
 void client_unpark_all(struct listener *l);	/* those who may go on */
+void client_go_on(struct listener *l, struct conn *c);
 /* Go on with those whose turn was over. */
 void client_resume_waiting(struct listener *l);
 void client_reap(struct listener *l);
@@ -440,14 +467,96 @@ void on_disconnect(struct listener *l, struct conn *c,
 struct conn *connect_find(struct listener *l, const void *id, size_t len);
 /* Another listener has had this id since attach_ns. */
 void connect_taken(struct listener *l, const void *id, size_t len,
-    uint64_t attach_ns, bool clean_start, bool wins_tie);
-void connect_will_free(struct conn *c);
+    uint64_t attach_ns, bool wins_tie);
+/* The desk agreed: c is the holder of its client id. */
+void connect_welcome(struct listener *l, struct conn *c, bool present);
+/* CONNACK with this reason, and the end. */
+void connect_refuse(struct listener *l, struct conn *c, unsigned version,
+    uint8_t reason);
 /* c has its client id from another process: it is that id's holder here. */
 int connect_restore(struct listener *l, struct conn *c);
 /* The session of c is over: will, subscriptions, everything. */
 void connect_end(struct listener *l, struct conn *c);
 
+/* --- session.c --- */
+
+/* A CONNECT that waits for its desk. */
+struct attach {
+	uint64_t	 seq;		/* of the routes it brings */
+	uint32_t	 expiry_s;	/* as granted */
+	bool		 durable;
+	bool		 assigned;	/* the client id is ours */
+	bool		 wants_info;	/* response information */
+	bool		 keepalive_told;
+	bool		 expiry_told;
+};
+
+/* Ask the desk of c's client id for it; c->attach is set. k's will goes along.
+ * ERR_FULL: the stream to it has no room; ERR_NOMEM. */
+int session_attach(struct listener *l, struct conn *c,
+    const struct mqtt_connect *k);
+/* c waited as long as it may. */
+void session_due(struct listener *l, struct conn *c);
+/* Routes are acknowledged, or renumbered: seq; some wait for that. */
+void session_routed(struct listener *l);
+void session_rebase(struct listener *l, uint64_t seq);
+/* Ends whose messages others have now may be told; true if none is left. */
+bool session_told(struct listener *l, bool all);
+/* A successor is about to go on: nothing of these may wait. */
+void session_settle(struct listener *l);
+/* The connection of c ended. */
+void session_detach(struct listener *l, struct conn *c);
+/* The client answered what its store sent. */
+void session_ack(struct listener *l, const struct conn *c, uint8_t type,
+    uint16_t id, bool rejected);
+/* PUBREL came for a QoS 2 message of a durable session. */
+/* id is free for another QoS 2 message; PUBCOMP follows. */
+void session_release(struct listener *l, struct conn *c, uint16_t id);
+/* Tell its store of a subscription, or of its end; token comes back to
+ * subscribe_stored. ERR_FULL, ERR_NOMEM. */
+int session_subscribe(struct listener *l, const struct conn *c,
+    const struct topic_sub *s, uint8_t options, uint32_t sub_id,
+    uint32_t token, bool remove);
+/* Give c a serial, if it has none. ERR_NOMEM. */
+int session_number(struct listener *l, struct conn *c);
+struct conn *session_find(const struct listener *l, uint64_t serial);
+/* The store that a client id, or a retained topic, belongs to. */
+struct peer *session_shard(struct listener *l, const void *key, size_t len);
+int session_send(struct listener *l, struct peer *p,
+    const struct session_msg *e);
+void session_flush(struct listener *l);	/* what somebody waits for */
+void session_flush_all(struct listener *l);
+int on_serve(void *ctx, struct bus_frame *f);
+void session_up(struct listener *l, struct peer *p);	/* a new incarnation */
+/* Ask the stores which client ids may have something stored. */
+void session_ask_roster(struct listener *l, struct peer *p);
+int session_restore(struct listener *l, struct conn *c);
+void session_fini(struct listener *l);
+
+/* --- retained.c --- */
+
+/* A store published this one, which it retains. */
+void retained_live(const struct msgid *id);
+/* A moment between two of them. */
+uint32_t retained_now(void);
+/* Ask all stores for what is retained under filter, for c, which gets what is
+ * published since then. */
+void retained_ask(struct listener *l, struct conn *c, const struct slice *filter,
+    uint8_t options, uint32_t sub_id, uint32_t since);
+/* A successor takes our place: it gets the answers, so ask for all now. */
+void retained_give(struct listener *l);
+/* What store (an index of peers) answers for c. */
+void retained_take(struct listener *l, struct conn *c, uint32_t store,
+    const struct session_msg *e, const struct slice *apart);
+void retained_tick(struct listener *l);
+void retained_fini(void);
+
 /* --- subscribe.c --- */
+
+/* The store has kept, or refused, what token named. */
+void subscribe_stored(struct listener *l, uint32_t token, uint8_t reason);
+/* It begins anew: what it has not answered is told again. */
+void subscribe_again(struct listener *l, const struct peer *store);
 
 void on_subscribe(struct listener *l, struct conn *c,
     const struct mqtt_frame *f);
@@ -465,8 +574,13 @@ struct sub_wait_view {
 	uint64_t	 seq, deadline_ms;
 	uint16_t	 id;
 	uint8_t		 type;
-	struct slice	 codes;
+	struct slice	 codes;		/* and what to ask for */
+	uint32_t	 token, unstored;
+	bool		 asks;
+	struct slice	 packet;
 };
+/* The last token given; set, to go on after another process. */
+uint32_t subscribe_token(uint32_t token, bool set);
 int subscribe_each(const struct listener *l, int (*each)(void *ctx,
     const struct sub_wait_view *w), void *ctx);
 int subscribe_restore(struct listener *l, const struct sub_wait_view *w);
@@ -490,6 +604,7 @@ void publish_of_record(struct pub *p, const struct record *r,
 void pub_fini(struct pub *p);
 void publish_job(struct listener *l);	/* go on with the large fan-out */
 void publish_fini(struct listener *l);
+void publish_forget(struct conn *c);
 
 /* --- deliver.c --- */
 
@@ -506,6 +621,11 @@ bool deliver_is_too_large(const struct pub *p, const struct conn *c,
     const struct mqueue_how *how);
 /* The window or the socket has room: send what is queued. */
 void deliver_queued(struct listener *l, struct conn *c);
+/* What the store of c's session sends; id is the packet identifier. False: the
+ * client cannot take it, ever. */
+bool deliver_served(struct listener *l, struct conn *c,
+    const struct message_view *v, const struct mqueue_how *how, uint16_t id,
+    bool dup);
 void on_puback(struct listener *l, struct conn *c, const struct mqtt_frame *f);
 void aliases_free(struct aliases **a);
 
@@ -576,6 +696,9 @@ void on_peers(void *ctx, const struct proc_peer *peers, size_t n);
 int flow_open(struct listener *l);
 void flow_close(struct listener *l);
 void flow_attach(struct listener *l, const struct conn *c);
+/* Everybody who runs has what we sent. A store that does not gets no more from
+ * us, and finds us gone when it is back. */
+bool flow_is_idle(const struct listener *l);
 void flow_flush(struct listener *l);
 /* Send p to the other listeners of the node that r names and that l->picks
  * picked; fills waits for an answer and says in *blocked which stream a
@@ -583,6 +706,14 @@ void flow_flush(struct listener *l);
  * those are, or ERR_FULL: refused, the answer is 0x97; ERR_NOMEM. */
 int flow_publish(struct listener *l, struct pub *p, struct routes_found *r,
     struct answer *a, struct peer **blocked);
+/* Let store s publish p, as its source: it is retained, or (session, which is
+ * durable, and its packet id) of QoS 2. Fills a's wait. ERR_FULL, ERR_NOMEM. */
+int flow_source(struct listener *l, struct pub *p, struct peer *s,
+    const struct conn *session, uint16_t id, struct answer *a);
+/* Hand p to the store of durable session c, for it alone. The same errors, and
+ * it is counted. */
+int flow_give(struct listener *l, struct pub *p, const struct conn *c,
+    const struct mqueue_how *how);
 /* Send p to who was picked for one group, after so many hops. ERR_FULL,
  * ERR_NOMEM: nothing was sent. */
 int flow_pass(struct listener *l, struct pub *p, const struct pick *to,
@@ -630,7 +761,8 @@ extern struct metric m_clients, m_connects, m_connects_refused,
     m_dropped_quota, m_dropped_memory, m_subscriptions, m_filters,
     m_suback_timeouts, m_malformed, m_protocol_errors, m_parked, m_wills,
     m_queued, m_fib_evicted, m_acks_unknown, m_writes, m_reads,
-    m_shared_passed_on, m_shared_redispatched, m_shared_nobody;
+    m_shared_passed_on, m_shared_redispatched, m_shared_nobody,
+    m_retained_sent, m_retained_lost;
 
 /* --- main.c --- */
 

@@ -65,6 +65,8 @@ on_turn(EV_P_ ev_prepare *w UNUSED, int revents UNUSED)
 		client_unpark_all(l);
 	}
 	client_resume_waiting(l);
+	if (l->subs_due)
+		subscribe_answer(l);
 	out_flush_dirty(l);
 	client_reap(l);
 	out_flush_dirty(l);			/* wills of the reaped */
@@ -89,6 +91,7 @@ drain_some(struct listener *l)
 {
 	struct conn	*c;
 	size_t		 i, n = 0;
+	bool		 told;
 
 	/* From the end: each close takes one out. */
 	for (i = l->clients.cells == NULL ? 0 : l->clients.mask + 1;
@@ -99,7 +102,9 @@ drain_some(struct listener *l)
 		client_close(l, c, MQTT_SERVER_SHUTTING_DOWN);
 		n++;
 	}
-	if (n > 0 || l->nready > 0 || l->job.active || !bus_idle(l->bus))
+	told = session_told(l, false);
+	session_flush_all(l);
+	if (!told || n > 0 || l->nready > 0 || l->job.active || !flow_is_idle(l))
 		return;
 	/*
 	 * Who was accepted and has not said who he is gets an answer to the
@@ -126,6 +131,9 @@ on_tick(EV_P_ ev_timer *w UNUSED, int revents UNUSED)
 
 	wheel_advance(&l->wheel, l->now_ms, client_due, l);
 	subscribe_answer(l);
+	retained_tick(l);
+	session_routed(l);
+	(void)session_told(l, false);
 	l->unpark |= l->parked != NULL;		/* who rests for the stopped */
 	sys_tick(l);
 	accept_tick(l);
@@ -204,6 +212,7 @@ init(struct listener *l)
 	wheel_init(&l->wheel, l->now_ms);
 	htab_init(&l->clients);
 	htab_init(&l->groups);
+	htab_init(&l->serials);
 	share_table_init(&l->shares, l->seed);
 	l->random |= 1;				/* its generator knows no 0 */
 	l->subs_tail = &l->subs_head;
@@ -253,12 +262,14 @@ fini(struct listener *l)
 	client_reap(l);
 	out_flush_dirty(l);
 	subscribe_free(l);
+	retained_fini();
 	flow_close(l);
 	routes_flush(l);
 	index_free(&l->index);
 	routes_fini(l);
 	groups_fini(l);
 	htab_fini(&l->clients);
+	session_fini(l);
 	poll_close(l);
 	out_pool_free(l);
 	free(l->targets);

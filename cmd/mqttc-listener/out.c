@@ -188,6 +188,8 @@ out_flush(struct listener *l, struct conn *c)
 	size_t		 left, want;
 	int		 niov;
 
+	if (UNLIKELY(c->corked))
+		return;
 	while (c->out.head != NULL) {
 		want = 0;
 		for (k = c->out.head, niov = 0; k != NULL && niov < IOVS;

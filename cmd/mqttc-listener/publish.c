@@ -8,6 +8,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 #include "base/err.h"
 #include "log/log.h"
 
@@ -395,7 +396,7 @@ publish_is_reserved(const struct slice *topic)
 
 /* What c may not do with this message: 0, or a reason to close with. */
 static uint8_t
-check(struct conn *c, struct mqtt_publish *m)
+check(struct conn *c, struct mqtt_publish *m, bool retains)
 {
 	uint8_t reason;
 
@@ -403,7 +404,7 @@ check(struct conn *c, struct mqtt_publish *m)
 		if (mqtt_props_has(&m->props, MQTT_P_TOPIC_ALIAS) &&
 		    (reason = alias_resolve(c, m)) != 0)
 			return reason;
-		if (m->retain)			/* [MQTT-3.2.2-14] */
+		if (m->retain && UNLIKELY(!retains))	/* [MQTT-3.2.2-14] */
 			return MQTT_RETAIN_NOT_SUPPORTED;
 		if (m->qos > 0 &&
 		    c->inflight_in >= c->receive_granted &&
@@ -483,7 +484,7 @@ pub_init(struct listener *l, struct conn *c, const struct mqtt_publish *m,
 	p->v.client_id = (struct slice){ NULL, 0 };
 	p->v.expiry_s = MESSAGE_NO_EXPIRY;
 	p->v.qos = m->qos;
-	p->v.retain = false;
+	p->v.retain = m->retain && l->conf->mqtt_retain_available;
 	if (m->props.has != 0) {
 		if (mqtt_props_has(&m->props, MQTT_P_MESSAGE_EXPIRY))
 			p->v.expiry_s = MIN(m->props.message_expiry_s,
@@ -525,6 +526,92 @@ find_others(struct listener *l, struct pub *p, const struct fan *fan,
 	l->npicks = 0;
 	if (UNLIKELY(l->groups.n > 0 || r->ngroups > 0))
 		groups_pick(l, p, fan->found, fan->nfound, r);
+}
+
+/* --- By way of a store --------------------------------------------------- */
+
+/* What a client published through stores and they have not stored yet: what it
+ * publishes to these topics next goes the same way, or it would overtake. */
+struct sourced {
+	uint64_t	topics;		/* a bit for the hash of each */
+	uint64_t	seq[];		/* the last frame, by store */
+};
+
+static inline uint64_t
+topic_bit(const struct slice *topic)
+{
+	return UINT64_C(1) << (XXH3_64bits(topic->data, topic->len) >> 58);
+}
+
+static void
+source_note(struct listener *l, struct conn *c, const struct slice *topic,
+    const struct peer *s)
+{
+	struct sourced *q = c->sourced;
+
+	if (q == NULL) {
+		q = calloc(1, sizeof(*q) + l->nstores * sizeof(q->seq[0]));
+		if ((c->sourced = q) == NULL) {
+			metric_inc(&m_dropped_memory);
+			return;
+		}
+	}
+	q->topics |= topic_bit(topic);
+	q->seq[s - &l->peers[PEERS_MAX]] = bus_peer_sent(s->bus);
+}
+
+/* Does what c publishes to topic have to follow? */
+static bool
+must_follow(struct listener *l, struct conn *c, const struct slice *topic)
+{
+	const struct peer	*s = &l->peers[PEERS_MAX];
+	uint32_t		 i;
+
+	for (i = 0; i < l->nstores; i++)
+		if (c->sourced->seq[i] > bus_peer_stored(s[i].bus))
+			return (c->sourced->topics & topic_bit(topic)) != 0;
+	publish_forget(c);
+	return false;
+}
+
+void
+publish_forget(struct conn *c)
+{
+	free(c->sourced);
+	c->sourced = NULL;
+}
+
+/*
+ * A message that a store is the source of: the one of its topic, where it is
+ * retained; else the one of the durable session that published it with QoS 2,
+ * for that keeps which identifiers came. The answer waits until it is stored.
+ */
+static void
+to_source(struct listener *l, struct pub *p, struct answer *a)
+{
+	struct conn		*c = p->from;
+	const struct conn	*session = NULL;
+	struct peer		*s;
+
+	if (p->v.qos == 2 && c->handle != 0) {
+		session = c;
+		s = session_shard(l, c->client_id, c->client_id_len);
+	} else {
+		s = session_shard(l, p->v.topic.data, p->v.topic.len);
+	}
+	if (flow_source(l, p, s, session, a->id, a) < 0) {
+		if (c->version == MQTT_V5)
+			answer_with(l, c, a, MQTT_QUOTA_EXCEEDED);
+		else if (a->type != 0)
+			client_doom(l, c);
+		return;
+	}
+	source_note(l, c, &p->v.topic, s);
+	a->reason = MQTT_SUCCESS;
+	if (a->type != 0)
+		answer_add(l, c, a);
+	if (bus_peer_blocked(s->bus))
+		rest(l, c, s, p->v.qos);
 }
 
 /* To everybody, and the answer when all have it. */
@@ -578,7 +665,8 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 
 	rc = mqtt_decode_publish(f, c->version, MQTT_FROM_CLIENT,
 	    l->conf->mqtt_max_topic_levels, &m);
-	if (UNLIKELY(rc != 0) || UNLIKELY((rc = check(c, &m)) != 0)) {
+	if (UNLIKELY(rc != 0) || UNLIKELY((rc = check(c, &m,
+	    l->conf->mqtt_retain_available)) != 0)) {
 		client_refuse(l, c, (uint8_t)rc);
 		return;
 	}
@@ -591,7 +679,11 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 		client_close(l, c, MQTT_SERVER_BUSY);
 		return;
 	}
-	pass_on(l, &p, &a);
+	if (UNLIKELY(p.v.retain) || UNLIKELY(m.qos == 2 && c->handle != 0) ||
+	    (UNLIKELY(c->sourced != NULL) && must_follow(l, c, &p.v.topic)))
+		to_source(l, &p, &a);
+	else
+		pass_on(l, &p, &a);
 	pub_fini(&p);
 }
 
@@ -609,6 +701,10 @@ on_pubrel(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	if (inbound_del(&c->inbound, a.packet_id)) {
 		if (c->inflight_in > 0)
 			c->inflight_in--;
+		if (c->handle != 0) {
+			session_release(l, c, a.packet_id);
+			return;
+		}
 	} else {
 		reason = MQTT_PACKET_ID_NOT_FOUND;
 		metric_inc(&m_acks_unknown);
@@ -683,6 +779,8 @@ publish_record(struct listener *l, const struct record *r,
 
 	publish_of_record(&p, r, payload);
 	metric_inc(&m_publish_received);
+	if (p.v.retain)
+		retained_live(&p.id);
 	log_debug("publish.relayed", "id=%016llx%016llx topic=%s",
 	    (unsigned long long)p.id.hi, (unsigned long long)p.id.lo,
 	    log_quote_n(r->topic.data, r->topic.len));

@@ -32,7 +32,7 @@ row_of(struct listener *l, const struct conn *c, struct client_row *r,
 	r->version = c->version;
 	r->keepalive_s = c->keepalive_s;
 	r->connected_ms = c->since_ms;
-	r->clean = true;			/* no session outlives it */
+	r->clean = c->handle == 0;	/* no session outlives it */
 	r->inflight = c->window == NULL ? 0 : window_inflight(c->window);
 	if (c->mqueue != NULL) {
 		r->mqueue_len = c->mqueue->n;

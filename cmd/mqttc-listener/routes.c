@@ -46,19 +46,21 @@ is_waited(void *ctx)
 {
 	const struct listener *l = ctx;
 
-	return l->nsub_waits > 0;
+	return l->nsub_waits > 0 || l->ncorked > 0;
 }
 
 static void
 on_rebase(void *ctx, uint64_t seq)
 {
 	subscribe_rebase(ctx, seq);
+	session_rebase(ctx, seq);
 }
 
 static void
 on_acked(void *ctx)
 {
 	subscribe_answer(ctx);
+	session_routed(ctx);
 }
 
 static const struct route_hooks hooks = {
@@ -177,11 +179,16 @@ void
 routes_match(struct listener *l, const char *topic, size_t len,
     struct routes_found *r)
 {
-	static uint32_t dests[PEERS_MAX];
+	static uint32_t dests[PEERS_ALL];
+	uint64_t	stores;
 
 	r->dests = dests;
 	route_match(&l->fib, topic, len, r);
 	running(l, r);
+	/* Those too that are away: they are waited for. */
+	for (stores = r->stores; UNLIKELY(stores != 0); stores &= stores - 1)
+		r->dests[r->ndests++] = PEERS_MAX +
+		    (uint32_t)__builtin_ctzll(stores);
 }
 
 void

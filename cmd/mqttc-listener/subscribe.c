@@ -2,7 +2,9 @@
  * subscribe.c: SUBSCRIBE and UNSUBSCRIBE. A subscription works on this
  * listener at once; SUBACK waits until its routes are in the FIB of every
  * running reader, so that after it a message published anywhere on the node
- * arrives, or until cluster.suback_timeout, which is counted.
+ * arrives, or until cluster.suback_timeout, which is counted. That of a durable
+ * session waits for its store as well, however long. What is retained is asked
+ * for when the SUBACK leaves.
  * Spec: MQTT 5.0 sections 3.8 to 3.11.
  */
 #include "listener.h"
@@ -17,11 +19,21 @@ struct sub_wait {
 	struct conn	*c;		/* held */
 	uint64_t	 seq;		/* routes that must be acknowledged */
 	uint64_t	 deadline_ms;
+	uint32_t	 token;		/* of the first code, at the store */
+	uint32_t	 unstored;	/* codes the store has not answered */
+	uint32_t	 since;		/* retained_now() when it came */
 	uint16_t	 id;
 	uint8_t		 type;		/* MQTT_SUBACK; MQTT_UNSUBACK behind one */
-	uint32_t	 ncodes;
-	uint8_t		 codes[];
+	bool		 asks;		/* for retained messages */
+	uint32_t	 ncodes, room;
+	uint8_t		*packet;	/* SUBSCRIBE, while it may be needed */
+	uint32_t	 packet_len;
+	uint8_t		 codes[];	/* then as many: what is still to be done */
 };
+
+enum { TODO_ASK = 1, TODO_STORE = 2 };
+
+static uint32_t last_token;
 
 static void
 suback(struct listener *l, struct conn *c, enum mqtt_type type, uint16_t id,
@@ -40,14 +52,55 @@ suback(struct listener *l, struct conn *c, enum mqtt_type type, uint16_t id,
 	metric_inc(&m_packets_out);
 }
 
+static void
+wait_free(struct sub_wait *w)
+{
+	free(w->packet);
+	free(w);
+}
+
+/* The SUBACK is out: ask for what is retained. */
+static void
+ask_retained(struct listener *l, struct conn *c, const struct sub_wait *w)
+{
+	struct mqtt_frame	 f = {
+		.type = MQTT_SUBSCRIBE, .flags = 2,
+		.body = w->packet, .len = w->packet_len,
+	};
+	struct mqtt_subscribe	 s;
+	struct mqtt_subscription one;
+	size_t			 at = 0;
+	uint32_t		 i, id;
+
+	if (!w->asks || c->state != CONN_OPEN ||
+	    mqtt_decode_subscribe(&f, c->version, &s) != 0)
+		return;
+	id = mqtt_props_has(&s.props, MQTT_P_SUBSCRIPTION_ID) ?
+	    s.props.subscription_id : 0;
+	for (i = 0; i < w->ncodes && mqtt_subscribe_next(&s,
+	    l->conf->mqtt_max_topic_levels, &at, &one); i++)
+		if (w->codes[w->ncodes + i] & TODO_ASK && w->codes[i] < 0x80)
+			retained_ask(l, c, &one.topic.filter, w->codes[i], id,
+			    w->since);
+}
+
+/* w has nothing to wait for: answer c; frees w. */
+static void
+finish(struct listener *l, struct conn *c, struct sub_wait *w)
+{
+	suback(l, c, w->type, w->id, w->codes, w->ncodes);
+	ask_retained(l, c, w);
+	wait_free(w);
+}
+
 /* Send w now if it has nothing to wait for, or later; takes w. The answers to
  * one client keep their order. */
 static void
 answer(struct listener *l, struct conn *c, struct sub_wait *w)
 {
-	if (w->seq <= l->tell.acked && c->nsub_waits == 0) {
-		suback(l, c, w->type, w->id, w->codes, w->ncodes);
-		free(w);
+	if (w->seq <= l->tell.acked && w->unstored == 0 &&
+	    c->nsub_waits == 0) {
+		finish(l, c, w);
 		return;
 	}
 	w->next = NULL;
@@ -64,7 +117,8 @@ answer(struct listener *l, struct conn *c, struct sub_wait *w)
 
 static uint8_t
 subscribe_one(struct listener *l, struct conn *c,
-    const struct mqtt_subscription *s, uint32_t sub_id, uint64_t *seq)
+    const struct mqtt_subscription *s, uint32_t sub_id, uint64_t *seq,
+    bool *is_new)
 {
 	const struct slice	*group;
 	const char		*filter;
@@ -107,10 +161,64 @@ subscribe_one(struct listener *l, struct conn *c,
 		return rc == ERR_FULL ? MQTT_QUOTA_EXCEEDED :
 		    MQTT_UNSPECIFIED_ERROR;
 	}
+	*is_new = rc == 1;
 	routes_changed(l, f);
 	if (f->route_seq > *seq)
 		*seq = f->route_seq;
 	return qos;
+}
+
+/* w's packet will be looked at again. */
+static bool
+keep_packet(struct sub_wait *w, const struct mqtt_frame *f)
+{
+	if ((w->packet = malloc(f->len)) == NULL) {
+		metric_inc(&m_dropped_memory);
+		return false;
+	}
+	memcpy(w->packet, f->body, f->len);
+	w->packet_len = (uint32_t)f->len;
+	return true;
+}
+
+/* Room for the answer to a packet with n topics. */
+static struct sub_wait *
+wait_new(enum mqtt_type type, uint16_t id, size_t n)
+{
+	struct sub_wait *w;
+
+	if ((w = calloc(1, sizeof(*w) + 2 * n)) == NULL)
+		return NULL;
+	w->type = (uint8_t)type;
+	w->id = id;
+	w->since = retained_now();
+	w->room = (uint32_t)n;
+	w->token = last_token + 1;
+	last_token += (uint32_t)n;
+	return w;
+}
+
+/* The options byte as granted, 3.8.3.1. */
+static uint8_t
+options_of(const struct mqtt_subscription *s, uint8_t qos)
+{
+	return (uint8_t)((qos & 3) | s->no_local << 2 |
+	    s->retain_as_published << 3 | s->retain_handling << 4);
+}
+
+/* The store of c's session hears of it: true if it will answer. */
+static bool
+tell_store(struct listener *l, struct conn *c, struct sub_wait *w,
+    const struct mqtt_subscription *s, uint8_t options, uint32_t sub_id)
+{
+	if (c->handle == 0)
+		return true;
+	if (session_subscribe(l, c, &s->topic, options, sub_id,
+	    w->token + w->ncodes, w->type == MQTT_UNSUBACK) < 0)
+		return false;
+	w->codes[w->room + w->ncodes] |= TODO_STORE;
+	w->unstored++;
+	return true;
 }
 
 static void
@@ -134,57 +242,170 @@ on_subscribe(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	struct sub_wait		*w;
 	uint64_t		 seq = 0;
 	uint32_t		 sub_id;
+	uint8_t			 code, options;
 	size_t			 at = 0;
+	bool			 is_new;
 	int			 rc;
 
 	if ((rc = mqtt_decode_subscribe(f, c->version, &s)) != 0) {
 		client_refuse(l, c, (uint8_t)rc);
 		return;
 	}
-	if ((w = malloc(sizeof(*w) + s.count)) == NULL) {
+	if ((w = wait_new(MQTT_SUBACK, s.packet_id, s.count)) == NULL) {
 		metric_inc(&m_dropped_memory);
 		client_close(l, c, MQTT_SERVER_BUSY);
 		return;
 	}
 	sub_id = mqtt_props_has(&s.props, MQTT_P_SUBSCRIPTION_ID) ?
 	    s.props.subscription_id : 0;
-	w->ncodes = 0;
 	while (mqtt_subscribe_next(&s, l->conf->mqtt_max_topic_levels, &at,
 	    &one)) {
-		w->codes[w->ncodes] = subscribe_one(l, c, &one, sub_id, &seq);
-		if (w->codes[w->ncodes++] < 0x80)
+		is_new = false;
+		code = subscribe_one(l, c, &one, sub_id, &seq, &is_new);
+		options = options_of(&one, code);
+		if (code < 0x80 && !tell_store(l, c, w, &one, options, sub_id))
+			code = MQTT_QUOTA_EXCEEDED;
+		w->codes[w->ncodes] = code;
+		/* 3.3.1.3: none for who shares, or says so. */
+		if (code < 0x80 && l->conf->mqtt_retain_available &&
+		    !one.topic.shared && (one.retain_handling == 0 ||
+		    (one.retain_handling == 1 && is_new))) {
+			w->codes[w->room + w->ncodes] |= TODO_ASK;
+			w->asks = true;
+		}
+		w->ncodes++;
+		if (code < 0x80)
 			event(l, c, "subscribed", &one.name);
+	}
+	if ((w->asks || w->unstored > 0) && !keep_packet(w, f)) {
+		client_close(l, c, MQTT_SERVER_BUSY);
+		wait_free(w);
+		return;
 	}
 	metric_set(&m_subscriptions, index_nsubs(l->index));
 	metric_set(&m_filters, index_nfilters(l->index));
-	w->type = MQTT_SUBACK;
-	w->id = s.packet_id;
 	w->seq = seq;
 	answer(l, c, w);
 }
 
 void
-subscribe_answer(struct listener *l)
+subscribe_stored(struct listener *l, uint32_t token, uint8_t reason)
 {
 	struct sub_wait	*w;
+	uint8_t		*todo;
+
+	for (w = l->subs_head; w != NULL; w = w->next)
+		if (token - w->token < w->ncodes)
+			break;		/* one that was asked for */
+	if (w == NULL)
+		return;
+	todo = &w->codes[w->ncodes + (token - w->token)];
+	if ((*todo & TODO_STORE) == 0)
+		return;				/* it answered twice */
+	*todo &= (uint8_t)~TODO_STORE;
+	if (reason >= 0x80)
+		w->codes[token - w->token] = reason;
+	if (--w->unstored == 0)
+		l->subs_due = true;
+}
+
+static void
+unsubscribe_again(struct listener *l, struct sub_wait *w,
+    const struct mqtt_frame *f)
+{
+	struct mqtt_unsubscribe	 u;
+	struct mqtt_subscription one;
+	size_t			 at = 0;
+	uint32_t		 i;
+
+	if (mqtt_decode_unsubscribe(f, w->c->version, &u) != 0)
+		return;
+	for (i = 0; i < w->ncodes && mqtt_unsubscribe_next(&u,
+	    l->conf->mqtt_max_topic_levels, &at, &one); i++)
+		if (w->codes[w->ncodes + i] & TODO_STORE)
+			(void)session_subscribe(l, w->c, &one.topic, 0, 0,
+			    w->token + i, true);
+}
+
+static void
+subscribe_one_again(struct listener *l, struct sub_wait *w,
+    const struct mqtt_frame *f)
+{
+	struct mqtt_subscribe	 s;
+	struct mqtt_subscription one;
+	size_t			 at = 0;
+	uint32_t		 i, id;
+
+	if (mqtt_decode_subscribe(f, w->c->version, &s) != 0)
+		return;
+	id = mqtt_props_has(&s.props, MQTT_P_SUBSCRIPTION_ID) ?
+	    s.props.subscription_id : 0;
+	for (i = 0; i < w->ncodes && mqtt_subscribe_next(&s,
+	    l->conf->mqtt_max_topic_levels, &at, &one); i++)
+		if (w->codes[w->ncodes + i] & TODO_STORE)
+			(void)session_subscribe(l, w->c, &one.topic,
+			    options_of(&one, w->codes[i]), id, w->token + i,
+			    false);
+}
+
+void
+subscribe_again(struct listener *l, const struct peer *store)
+{
+	struct sub_wait		*w;
+	struct mqtt_frame	 f;
+
+	for (w = l->subs_head; w != NULL; w = w->next) {
+		if (w->unstored == 0 || w->packet == NULL ||
+		    w->c->state != CONN_OPEN || session_shard(l,
+		    w->c->client_id, w->c->client_id_len) != store)
+			continue;
+		f = (struct mqtt_frame){
+			.type = w->type == MQTT_SUBACK ? MQTT_SUBSCRIBE :
+			    MQTT_UNSUBSCRIBE, .flags = 2,
+			.body = w->packet, .len = w->packet_len,
+		};
+		if (w->type == MQTT_SUBACK)
+			subscribe_one_again(l, w, &f);
+		else
+			unsubscribe_again(l, w, &f);
+	}
+}
+
+/*
+ * Those that have nothing to wait for any more, each client's in order. Who
+ * waits for a store does not hold up others behind it.
+ */
+void
+subscribe_answer(struct listener *l)
+{
+	struct sub_wait	*w, **at = &l->subs_head;
 	size_t		 late = 0;
 
-	while ((w = l->subs_head) != NULL) {
+	l->subs_due = false;
+	l->subs_pass++;
+	while ((w = *at) != NULL) {
+		if (w->c->state == CONN_OPEN && (w->unstored > 0 ||
+		    w->c->subs_pass == l->subs_pass)) {
+			w->c->subs_pass = l->subs_pass;
+			at = &w->next;
+			continue;
+		}
 		if (w->seq > l->tell.acked) {
 			if (w->deadline_ms > l->now_ms)
 				break;
 			metric_inc(&m_suback_timeouts);
 			late++;
 		}
-		if ((l->subs_head = w->next) == NULL)
-			l->subs_tail = &l->subs_head;
+		if ((*at = w->next) == NULL)
+			l->subs_tail = at;
 		l->nsub_waits--;
 		if (--w->c->nsub_waits < SUBACKS_MAX / 2 && w->c->parked)
 			l->unpark = true;
-		if (w->c->state == CONN_OPEN)
-			suback(l, w->c, w->type, w->id, w->codes, w->ncodes);
 		client_release(l, w->c);
-		free(w);
+		if (w->c->state == CONN_OPEN)
+			finish(l, w->c, w);
+		else
+			wait_free(w);
 	}
 	if (late > 0)
 		log_warn("suback.timeout", "subacks=%zu after_ms=%u", late,
@@ -209,7 +430,7 @@ subscribe_free(struct listener *l)
 	while ((w = l->subs_head) != NULL) {
 		l->subs_head = w->next;
 		client_release(l, w->c);
-		free(w);
+		wait_free(w);
 	}
 	l->subs_tail = &l->subs_head;
 	l->nsub_waits = 0;
@@ -241,30 +462,42 @@ on_unsubscribe(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 		client_refuse(l, c, (uint8_t)rc);
 		return;
 	}
-	if ((w = malloc(sizeof(*w) + u.count)) == NULL) {
+	if ((w = wait_new(MQTT_UNSUBACK, u.packet_id, u.count)) == NULL) {
 		metric_inc(&m_dropped_memory);
 		client_close(l, c, MQTT_SERVER_BUSY);
 		return;
 	}
-	w->ncodes = 0;
 	while (mqtt_unsubscribe_next(&u, l->conf->mqtt_max_topic_levels, &at,
 	    &one)) {
-		code = &w->codes[w->ncodes++];
+		code = &w->codes[w->ncodes];
 		*code = MQTT_SUCCESS;
 		if (one.reason != 0)
 			*code = (uint8_t)one.reason;
+		else if (!tell_store(l, c, w, &one, 0, 0))
+			*code = MQTT_QUOTA_EXCEEDED;
 		else if (unsubscribe_one(l, c, &one.topic, &filter) < 0)
 			*code = MQTT_NO_SUBSCRIPTION_EXISTED;
 		else {
 			routes_changed(l, filter);
 			event(l, c, "unsubscribed", &one.name);
 		}
+		w->ncodes++;
 	}
 	metric_set(&m_subscriptions, index_nsubs(l->index));
-	w->type = MQTT_UNSUBACK;
-	w->id = u.packet_id;
-	w->seq = 0;
+	if (w->unstored > 0 && !keep_packet(w, f)) {
+		client_close(l, c, MQTT_SERVER_BUSY);
+		wait_free(w);
+		return;
+	}
 	answer(l, c, w);
+}
+
+uint32_t
+subscribe_token(uint32_t token, bool set)
+{
+	if (set)
+		last_token = token;
+	return last_token;
 }
 
 /* --- From one process to another ---------------------------------------- */
@@ -279,7 +512,9 @@ subscribe_each(const struct listener *l, int (*each)(void *ctx,
 
 	for (w = l->subs_head; w != NULL; w = w->next) {
 		v = (struct sub_wait_view){ w->c, w->seq, w->deadline_ms,
-		    w->id, w->type, { w->codes, w->ncodes } };
+		    w->id, w->type, { w->codes, 2 * (size_t)w->ncodes },
+		    w->token, w->unstored, w->asks,
+		    { w->packet, w->packet_len } };
 		if ((rc = each(ctx, &v)) != 0)
 			return rc;
 	}
@@ -291,17 +526,27 @@ subscribe_restore(struct listener *l, const struct sub_wait_view *v)
 {
 	struct sub_wait *w;
 
-	if ((w = malloc(sizeof(*w) + v->codes.len)) == NULL)
+	if ((w = calloc(1, sizeof(*w) + v->codes.len)) == NULL)
 		return ERR_NOMEM;
-	w->next = NULL;
+	if (v->packet.len > 0 &&
+	    (w->packet = malloc(v->packet.len)) == NULL) {
+		free(w);
+		return ERR_NOMEM;
+	}
+	if (v->packet.len > 0)
+		memcpy(w->packet, v->packet.data, v->packet.len);
+	w->packet_len = (uint32_t)v->packet.len;
+	w->token = v->token;
+	w->unstored = v->unstored;
+	w->asks = v->asks && w->packet != NULL;
 	w->c = v->c;
 	w->seq = v->seq;
 	w->deadline_ms = v->deadline_ms;
 	w->id = v->id;
 	w->type = v->type;
-	w->ncodes = (uint32_t)v->codes.len;
+	w->ncodes = w->room = (uint32_t)v->codes.len / 2;
 	if (w->ncodes > 0)
-		memcpy(w->codes, v->codes.data, w->ncodes);
+		memcpy(w->codes, v->codes.data, v->codes.len);
 	client_hold(w->c);
 	w->c->nsub_waits++;
 	*l->subs_tail = w;

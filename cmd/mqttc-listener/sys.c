@@ -91,6 +91,11 @@ COUNTER(m_shared_redispatched, "shared_redispatched_total",
 COUNTER(m_shared_nobody, "shared_no_member_total",
     "Messages for a group dropped: no member was left");
 
+COUNTER(m_retained_sent, "retained_sent_total",
+    "Retained messages given to new subscriptions");
+COUNTER(m_retained_lost, "retained_unasked_total",
+    "Retained messages not asked for: no way to their store");
+
 static struct metric *all[] = {
 	&m_clients, &m_subscriptions, &m_filters, &m_connects,
 	&m_connects_refused, &m_disconnects, &m_keepalive_timeouts,
@@ -105,6 +110,7 @@ static struct metric *all[] = {
 	&m_queued, &m_suback_timeouts, &m_malformed, &m_protocol_errors,
 	&m_parked, &m_wills, &m_fib_evicted, &m_acks_unknown,
 	&m_shared_passed_on, &m_shared_redispatched, &m_shared_nobody,
+	&m_retained_sent, &m_retained_lost,
 };
 
 void

@@ -261,25 +261,38 @@ phase_enter(struct router *r, enum phase p)
 	r->alarm_ms = r->since_ms + ALARM_MS;
 }
 
+/* *unstarted: only by such as the supervisor starts after us. */
 static bool
-owners_are_waited(const struct router *r)
+owners_are_waited(const struct router *r, bool *unstarted)
 {
 	const struct member	*m;
+	bool			 any = false;
 
-	for (m = r->members; m != NULL; m = m->hh.next)
-		if (owner_is_waited(r, m))
-			return true;
-	return false;
+	*unstarted = true;
+	for (m = r->members; m != NULL; m = m->hh.next) {
+		if (!owner_is_waited(r, m))
+			continue;
+		any = true;
+		*unstarted &= owner_is_unstarted(r, m);
+	}
+	return any;
 }
 
 void
 phase_check(struct router *r)
 {
+	bool	unstarted;
 	int	rc;
 
 	if (r->phase == PHASE_LEARNING) {
-		if (!r->peers_seen || owners_are_waited(r))
+		if (!r->peers_seen)
 			return;
+		if (owners_are_waited(r, &unstarted)) {
+			if (unstarted && !r->said_ready)
+				proc_ready(r->proc);
+			r->said_ready |= unstarted;
+			return;
+		}
 		if ((rc = readers_publish(r)) < 0) {
 			/* The tick tries again. */
 			log_error("router.publish", "why=%s",
@@ -287,7 +300,9 @@ phase_check(struct router *r)
 			return;
 		}
 		metric_set(&m_generation, r->generation);
-		proc_ready(r->proc);
+		if (!r->said_ready)
+			proc_ready(r->proc);
+		r->said_ready = true;
 		phase_enter(r, PHASE_SWITCHING);
 	}
 	readers_count(r);

@@ -180,6 +180,31 @@ owner_back(struct router *r, struct owner *o)
 	rib_owner_set(r->rib, o->rib, FIB_UP, o->incarnation);
 }
 
+/* Does anybody forward already, by what another router knew? */
+static bool
+node_is_warm(const struct router *r)
+{
+	const struct member *m;
+
+	for (m = r->members; m != NULL; m = m->hh.next)
+		if (m->kind == PROC_LISTENER && member_is_running(m))
+			return true;
+	return false;
+}
+
+/*
+ * A new supervisor knows no incarnation of a store that died before it came. If
+ * listeners run, they know its routes and must not forget them.
+ */
+bool
+owner_is_unstarted(const struct router *r, const struct member *m)
+{
+	return m->kind == PROC_SESSION_STORE && m->listed &&
+	    m->incarnation == 0 && node_is_warm(r) &&
+	    now_ms() - r->since_ms < r->conf->supervise_backoff_max_ms +
+	    STORE_GIVEN_UP_MS;
+}
+
 /*
  * A store that ran has routes, whatever it is doing now. One that is down for
  * longer than the supervisor ever pauses before a start is not coming.
@@ -188,7 +213,7 @@ static bool
 store_is_waited(const struct router *r, const struct member *m)
 {
 	if (m->incarnation == 0)
-		return false;			/* was never started */
+		return owner_is_unstarted(r, m);
 	return m->state != PROC_DOWN || m->down_ms == 0 ||
 	    now_ms() - m->down_ms < r->conf->supervise_backoff_max_ms +
 	    STORE_GIVEN_UP_MS;

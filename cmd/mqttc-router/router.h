@@ -115,6 +115,7 @@ struct router {
 	struct fib_reader *eye;		/* what the readers see, for query.c */
 	struct shm_segment data, epochs;
 	uint64_t	 generation;
+	bool		 said_ready;
 	unsigned	 waited;	/* running readers not on it */
 
 	/* A frame of rows that was not finished in its turn. */
@@ -162,6 +163,8 @@ void owner_gone(struct router *r, struct owner *o);
 void owner_away(struct router *r, struct owner *o);
 /* Is m one whose routes we lack? */
 bool owner_is_waited(const struct router *r, const struct member *m);
+/* ... and it is not even started, which it may be when we are ready. */
+bool owner_is_unstarted(const struct router *r, const struct member *m);
 /* End of turn: remove what is to be removed, acknowledge what may be. */
 void owners_turn(struct router *r);
 void owners_tick(struct router *r, uint64_t now);

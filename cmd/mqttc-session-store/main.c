@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sysexits.h>
+#include <xxhash.h>
 
 #include "base/clock.h"
 #include "base/err.h"
@@ -16,42 +17,140 @@
 
 enum {
 	READY_WITHOUT_ROUTER_MS = 2000,
-	TICK_MS		= 250
+	TICK_MS		= 100
 };
 
-struct metric m_queries = METRIC_COUNTER("store_queries_total",
-    "Pages answered to tools");
-static struct metric m_listeners = METRIC_GAUGE("store_listeners",
-    "Listeners that run, as this store sees it");
+#define COUNTER(id, name, help)	struct metric id = METRIC_COUNTER(name, help)
+#define GAUGE(id, name, help)	struct metric id = METRIC_GAUGE(name, help)
 
-static struct metric m_fib_evicted = METRIC_COUNTER("fib_evictions_total",
+COUNTER(m_queries, "store_queries_total", "Pages answered to tools");
+GAUGE(m_listeners, "store_listeners",
+    "Listeners that run, as this store sees it");
+GAUGE(m_sessions, "sessions", "Sessions this store keeps");
+GAUGE(m_holders, "store_connected", "Client ids in use, of this store's");
+COUNTER(m_grants, "store_grants_total", "Connections that got their client id");
+COUNTER(m_takeovers, "store_takeovers_total",
+    "Connections that lost their client id to a later one");
+COUNTER(m_taken, "store_records_total", "Messages that came to this store");
+COUNTER(m_duplicates, "store_duplicates_total",
+    "Messages dropped: they had come before");
+COUNTER(m_kept, "store_queued_total", "Messages put into queues of sessions");
+COUNTER(m_delivered, "store_delivered_total",
+    "Messages handed to listeners, again after a reconnect");
+COUNTER(m_acked, "store_acknowledged_total",
+    "Acknowledgements of clients taken down");
+COUNTER(m_dropped_full, "dropped_offline_queue_full_total",
+    "Messages dropped: the queue of a stored session was full");
+COUNTER(m_dropped_expired, "dropped_expired_total",
+    "Messages dropped: they expired in a queue");
+COUNTER(m_log_bytes, "store_log_bytes_total", "Bytes written to the log");
+COUNTER(m_writes, "store_log_writes_total", "Writes of the log");
+COUNTER(m_syncs, "store_log_syncs_total", "Times the log was synced");
+GAUGE(m_disk_full, "store_disk_full", "1 while the disk takes no more");
+COUNTER(m_fib_evicted, "fib_evictions_total",
     "Lookups begun anew because they held the router up");
-static struct metric m_short = METRIC_COUNTER("dropped_memory_total",
+COUNTER(m_dropped_memory, "dropped_memory_total",
     "What was not done because there was no memory");
+COUNTER(m_wills, "wills_total", "Will messages published");
+GAUGE(m_retained, "retained_messages", "Retained messages this store keeps");
+GAUGE(m_retained_bytes, "retained_bytes",
+    "Topics, properties and payloads of the retained messages");
+COUNTER(m_retained_refused, "retained_refused_total",
+    "Messages not retained: too large, or too many");
+COUNTER(m_onward, "store_published_total",
+    "Messages this store is the source of");
+GAUGE(m_onward_due, "store_unacknowledged",
+    "Of these, those that some process has not acknowledged yet");
+COUNTER(m_onward_lost, "store_unsent_total",
+    "Of these, copies that a stream had no room for");
+
+GAUGE(m_queue, "store_queue_messages",
+    "Messages in the queues of all sessions, in flight or waiting");
+GAUGE(m_bodies, "store_bodies",
+    "Messages of the log that some queue wants: one for many sessions");
+GAUGE(m_body_bytes, "store_body_bytes", "Bytes of log they take");
+GAUGE(m_suback_waiting, "store_suback_waiting",
+    "Subscriptions whose routes are not known to be everywhere yet");
+COUNTER(m_attach_waits, "store_attach_waits_total",
+    "Connections that waited until the one before had left");
+COUNTER(m_refused, "store_refused_total",
+    "Connections that were not given their client id");
+COUNTER(m_records_refused, "store_records_refused_total",
+    "Messages that came and could not be kept");
+COUNTER(m_serve_lost, "store_serve_lost_total",
+    "Frames for listeners that a stream had no room for");
+COUNTER(m_unreadable, "store_unreadable_total",
+    "Messages lost: the log does not hold them as it should");
+COUNTER(m_damaged, "store_damaged_bytes_total",
+    "Bytes of the log that were damaged at the last start");
+COUNTER(m_replayed, "store_replayed_total",
+    "Operations of the log applied again at the last start");
+COUNTER(m_again, "store_published_again_total",
+    "Messages published again after a start, in case not all had them");
+COUNTER(m_sessions_expired, "sessions_expired_total",
+    "Sessions ended because nobody came back in time");
+COUNTER(m_retained_expired, "retained_expired_total",
+    "Retained messages whose expiry interval passed");
+COUNTER(m_exported, "store_exported_total",
+    "Sessions, messages, subscriptions told to an export");
+COUNTER(m_imported, "store_imported_total",
+    "Sessions, messages, subscriptions taken from an import");
+COUNTER(m_ended_by_tool, "store_ended_total",
+    "Sessions ended by mqttc-clients expire");
+
+COUNTER(m_checkpoints, "store_checkpoints_total", "Checkpoints completed");
+COUNTER(m_checkpoint_failures, "store_checkpoint_failures_total",
+    "Checkpoints and snapshots that failed");
+COUNTER(m_snapshots, "store_snapshots_total", "Snapshots written");
+COUNTER(m_segments_dropped, "store_log_segments_dropped_total",
+    "Segments of the log given back");
+GAUGE(m_log_size, "store_log_bytes", "Bytes of log on the disk");
+COUNTER(m_moved, "store_moved_total",
+    "Messages copied to the end of the log, so that its old part can go");
 
 static struct metric *const metrics[] = {
-	&m_queries, &m_listeners, &m_fib_evicted, &m_short,
+	&m_queries, &m_listeners, &m_sessions, &m_holders, &m_grants,
+	&m_takeovers, &m_taken, &m_duplicates, &m_kept, &m_delivered, &m_acked,
+	&m_dropped_full, &m_dropped_expired, &m_log_bytes, &m_writes, &m_syncs,
+	&m_disk_full, &m_fib_evicted, &m_dropped_memory, &m_wills, &m_retained,
+	&m_retained_bytes, &m_retained_refused, &m_onward, &m_onward_due,
+	&m_onward_lost, &m_checkpoints, &m_checkpoint_failures, &m_snapshots,
+	&m_segments_dropped, &m_log_size, &m_moved, &m_exported, &m_imported,
+	&m_ended_by_tool, &m_queue, &m_bodies, &m_body_bytes,
+	&m_suback_waiting, &m_attach_waits, &m_refused, &m_records_refused,
+	&m_serve_lost, &m_unreadable, &m_damaged, &m_replayed, &m_again,
+	&m_sessions_expired, &m_retained_expired,
 };
 
 static uint64_t
-now_ms(void)
+mono_ms(void)
 {
 	return clock_mono_ns() / 1000000;
 }
 
 /* --- The turn ------------------------------------------------------------- */
 
-/* What we have is in the index of everybody, or there is nobody to say so. */
+/* Before any handler looks at the time. */
 static void
-ready_check(struct store *st)
+on_woken(EV_P_ ev_check *w, int revents UNUSED)
+{
+	struct store *st = w->data;
+
+	(void)loop;
+	st->now_ms = clock_wall_ns() / 1000000;
+	bus_set_clock(st->bus, msgid_turn(&st->ids, clock_wall_ns()));
+}
+
+void
+main_progress(struct store *st)
 {
 	if (st->ready || st->draining || (!route_tell_is_known(&st->tell) &&
-	    now_ms() - st->started_ms < READY_WITHOUT_ROUTER_MS))
+	    mono_ms() - st->started_ms < READY_WITHOUT_ROUTER_MS))
 		return;
 	st->ready = true;
 	log_info("store.open", "shard=%" PRIu32 " shards=%" PRIu32
 	    " dir=%s after_ms=%" PRIu64, st->shard, st->nshards,
-	    log_quote(st->dir.path), now_ms() - st->started_ms);
+	    log_quote(st->dir.path), mono_ms() - st->started_ms);
 	proc_ready(st->proc);
 }
 
@@ -59,82 +158,54 @@ ready_check(struct store *st)
 static void
 on_turn(EV_P_ ev_prepare *w, int revents UNUSED)
 {
-	struct store	*st = w->data;
+	struct store *st = w->data;
 
 	(void)loop;
+	onward_turn(st);
+	serve_all(st);
+	if (st->subs_due)
+		serve_routes(st);
 	route_tell_flush(&st->tell);
-	if (route_fib_turn(&st->fib))
-		route_fib_confirm(&st->fib, st->tell.router);
-	ready_check(st);
-}
-
-static void
-on_tick(EV_P_ ev_timer *w UNUSED, int revents UNUSED)
-{
-	(void)loop;		/* on_turn follows, and looks at the clock */
-}
-
-/* --- Who is there --------------------------------------------------------- */
-
-static void
-on_peers(void *ctx, const struct proc_peer *peers, size_t n)
-{
-	struct store	*st = ctx;
-	size_t		 i;
-
-	st->nlisteners = 0;
-	for (i = 0; i < n; i++) {
-		if (peers[i].kind == PROC_ROUTER)
-			route_tell_router(&st->tell, &peers[i]);
-		else if (peers[i].kind == PROC_LISTENER)
-			st->nlisteners += peers[i].state != PROC_DOWN;
+	if (log_write(st)) {
+		peers_flush(st);
+		roster_turn(st);
+		log_sync(st);
+		checkpoint_turn(st);
 	}
-	metric_set(&m_listeners, st->nlisteners);
+	peers_turn(st);
+	main_progress(st);
 }
 
 static void
-on_segment(void *ctx, const struct proc_segment *s)
+on_again(EV_P_ ev_idle *w UNUSED, int revents UNUSED)
 {
-	struct store	*st = ctx;
-
-	route_fib_segment(&st->fib, s);
+	(void)loop;		/* being there keeps the loop from waiting */
 }
 
 static void
-on_credit(void *ctx, struct bus_peer *p)
+set_gauges(const struct store *st)
 {
-	struct store	*st = ctx;
+	struct shard_counts c = shard_counts(st->state);
 
-	if (p == st->tell.router)
-		route_tell_room(&st->tell);
+	metric_set(&m_queue, c.queued);
+	metric_set(&m_bodies, c.bodies);
+	metric_set(&m_body_bytes, c.body_bytes);
 }
 
 static void
-on_up(void *ctx, struct bus_peer *p)
+on_tick(EV_P_ ev_timer *w, int revents UNUSED)
 {
-	struct store	*st = ctx;
+	struct store *st = w->data;
 
-	if (p != st->tell.router)
-		return;
-	route_fib_confirm(&st->fib, st->tell.router);
-	route_tell_up(&st->tell);
-}
-
-static void
-on_lost(void *ctx, struct bus_peer *p)
-{
-	struct store	*st = ctx;
-
-	if (p == st->tell.router)
-		route_tell_lost(&st->tell);
-}
-
-static int
-on_route_ack(void *ctx, struct bus_frame *f)
-{
-	struct store	*st = ctx;
-
-	return route_tell_ack(&st->tell, f);
+	(void)loop;
+	log_tick(st);
+	desk_tick(st);
+	retained_tick(st);
+	onward_tick(st);
+	checkpoint_tick(st);
+	serve_tick(st);
+	roster_heard(st);
+	set_gauges(st);
 }
 
 /* --- What the supervisor asks for ----------------------------------------- */
@@ -142,62 +213,49 @@ on_route_ack(void *ctx, struct bus_frame *f)
 static void
 on_drain(void *ctx)
 {
-	struct store	*st = ctx;
+	struct store *st = ctx;
 
 	st->draining = true;
 	log_info("store.drain", "shard=%" PRIu32, st->shard);
+	if (log_write(st))
+		peers_flush(st);
 	bus_flush(st->bus);
 	proc_exit(st->proc, 0);
+}
+
+/* libev sleeps before it looks again only while less than this has gone by
+ * since it looked last: what comes in quiet is not delayed. */
+static void
+pause_length(struct store *st)
+{
+	ev_set_io_collect_interval(st->loop,
+	    st->conf->session_store_coalesce_us / 1e6);
 }
 
 static void
 on_reload(void *ctx, const struct conf *new_conf)
 {
-	struct store	*st = ctx;
+	struct store *st = ctx;
 
 	st->conf = new_conf;
+	pause_length(st);
+	retained_limits(st);
 }
 
 static void
 on_summary(void *ctx)
 {
-	struct store	*st = ctx;
+	struct store *st = ctx;
 
 	log_info("store.summary", "shard=%" PRIu32 " shards=%" PRIu32
-	    " listeners=%" PRIu32 " router=%s filters=%zu", st->shard,
-	    st->nshards, st->nlisteners, st->tell.router != NULL ? "yes" :
-	    "no", index_nfilters(st->index));
+	    " listeners=%" PRIu32 " router=%s sessions=%zu connected=%zu "
+	    "retained=%" PRIu32, st->shard, st->nshards, st->nlisteners,
+	    st->tell.router != NULL ? "yes" : "no",
+	    shard_nsessions(st->state), desk_count(st),
+	    retain_count(st->retain));
 }
 
 /* --- Wiring --------------------------------------------------------------- */
-
-static const struct bus_rule store_accepts[] = {
-	/* kind			from		while	handler */
-	{ KIND_ROUTE_ACK,	PEER_ROUTER,	0,	on_route_ack },
-	{ KIND_QUERY,		PEER_TOOL,	0,	on_query },
-};
-
-static const struct bus_events store_events = {
-	.credit = on_credit,
-	.up = on_up,
-	.lost = on_lost,
-};
-
-static const struct route_hooks store_routes = { .gone = NULL };
-
-static const struct proc_opts store_opts = {
-	.program = "mqttc-session-store",
-	.kind = PROC_SESSION_STORE,
-	.wants = PROC_WANT_PEERS | PROC_WANT_FIB,
-};
-
-static const struct proc_handlers store_handlers = {
-	.peers = on_peers,
-	.segment = on_segment,
-	.drain = on_drain,
-	.reload = on_reload,
-	.summary = on_summary,
-};
 
 static void
 dir_open(struct store *st)
@@ -213,88 +271,91 @@ dir_open(struct store *st)
 		    st->dir.path, err_str(rc));
 }
 
-static int
-store_bus_open(struct store *st)
-{
-	struct bus_opts	 o = {
-		.loop = st->loop,
-		.node = proc_node(st->proc),
-		.name = proc_name(st->proc),
-		.incarnation = proc_incarnation(st->proc),
-		.endpoint = proc_endpoint(st->proc),
-		.accepts = store_accepts,
-		.naccepts = NELEM(store_accepts),
-		.events = &store_events,
-		.ctx = st,
-		.credit = st->conf->bus_credit,
-		.stream_max = st->conf->bus_stream_max,
-	};
-
-	return bus_open(&st->bus, &o);
-}
-
-static void
-routes_open(struct store *st)
-{
-	struct index_limits	lim = { UINT32_MAX, UINT32_MAX };
-	uint64_t		seed, self = proc_incarnation(st->proc);
-
-	if (getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
-		fatal(EX_OSERR, "store.random", "no random numbers");
-	if ((st->index = index_new(seed, &lim)) == NULL)
-		fatal(EX_OSERR, "store.nomem", "out of memory");
-	route_tell_init(&st->tell, st->bus, st->index, self, &store_routes,
-	    st, &m_short);
-	route_fib_init(&st->fib, FIB_STORE, st->shard, self, seed,
-	    &m_fib_evicted, &m_short);
-}
-
 static void
 init(struct store *st)
 {
-	int	rc;
+	const char	*node = proc_node(st->proc);
+	uint32_t	 process;
+	int		 rc;
 
 	st->loop = proc_loop(st->proc);
 	st->conf = proc_conf(st->proc);
 	st->shard = proc_instance(st->proc);
 	st->nshards = st->conf->session_store_processes;
-	st->started_ms = now_ms();
+	st->name = (struct slice){ (const uint8_t *)proc_name(st->proc),
+	    strlen(proc_name(st->proc)) };
+	st->started_ms = mono_ms();
+	st->now_ms = clock_wall_ns() / 1000000;
+	st->onward_tail = &st->onward_head;
 	/* The supervisor has no such row; by hand it is possible. */
 	if (st->shard >= st->nshards)
 		fatal(EX_USAGE, "store.shard", "%s: there are "
 		    "session_store.processes = %" PRIu32, proc_name(st->proc),
 		    st->nshards);
-	metric_register(metrics, NELEM(metrics));
+	if (getrandom(&st->seed, sizeof(st->seed), 0) != sizeof(st->seed) ||
+	    getrandom(&process, sizeof(process), 0) != sizeof(process))
+		fatal(EX_OSERR, "store.random", "no random numbers");
+	st->random = st->seed;
+	msgid_init(&st->ids, (uint16_t)XXH3_64bits(node, strlen(node)),
+	    process, clock_wall_ns());
+	htab_init(&st->holders);
+	metric_register((struct metric **)(uintptr_t)metrics, NELEM(metrics));
 	dir_open(st);
-	if ((rc = store_bus_open(st)) < 0)
+	if (retained_open(st) < 0)
+		fatal(EX_OSERR, "store.nomem", "out of memory");
+	log_open(st);
+	metric_set(&m_replayed, st->replayed);
+	desk_restore(st);
+	if (roster_open(st) < 0)
+		fatal(EX_OSERR, "store.nomem", "out of memory");
+	if ((rc = peers_open(st)) < 0)
 		fatal(EX_OSERR, "bus.open", "cannot bind '%s': %s",
 		    proc_endpoint(st->proc), err_str(rc));
-	routes_open(st);
+	pause_length(st);
 	ev_prepare_init(&st->prepare, on_turn);
+	ev_check_init(&st->check, on_woken);
+	ev_set_priority(&st->check, EV_MAXPRI);
+	ev_idle_init(&st->again, on_again);
 	ev_timer_init(&st->tick, on_tick, TICK_MS / 1000., TICK_MS / 1000.);
-	st->prepare.data = st->tick.data = st;
+	st->prepare.data = st->tick.data = st->check.data = st;
 	ev_prepare_start(st->loop, &st->prepare);
+	ev_check_start(st->loop, &st->check);
 	ev_timer_start(st->loop, &st->tick);
 }
 
 static void
 fini(struct store *st)
 {
-	route_tell_fini(&st->tell);
-	bus_close(&st->bus);
-	route_fib_fini(&st->fib);
-	index_free(&st->index);
+	roster_close();
+	desk_fini(st);
+	serve_fini(st);
+	onward_fini(st);
+	peers_close(st);
+	log_close(st);
+	import_fini();
+	retain_free(&st->retain);
 	store_dir_close(&st->dir);
 }
 
 int
 main(int argc, char **argv)
 {
+	static const struct proc_opts opts = {
+		.program = "mqttc-session-store",
+		.kind = PROC_SESSION_STORE,
+		.wants = PROC_WANT_PEERS | PROC_WANT_FIB,
+	};
+	static const struct proc_handlers handlers = {
+		.peers = on_peers,
+		.segment = on_segment,
+		.drain = on_drain,
+		.reload = on_reload,
+		.summary = on_summary,
+	};
 	static struct store	st = { .dir = { .fd = -1, .lock_fd = -1 } };
 	int			rc;
 
-	if ((rc = proc_start(&st.proc, argc, argv, &store_opts,
-	    &store_handlers, &st)) < 0)
+	if ((rc = proc_start(&st.proc, argc, argv, &opts, &handlers, &st)) < 0)
 		fatal(EX_OSERR, "proc.start", "%s", err_str(rc));
 	init(&st);
 	rc = proc_run(st.proc);

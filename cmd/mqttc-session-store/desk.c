@@ -1,0 +1,753 @@
+/*
+ * desk.c: one holder for each client id of this shard [MQTT-3.1.4-3]. A
+ * listener says ATTACH for a CONNECT and serves the client when it hears GRANT.
+ * Whoever has the id then is told that it is TAKEN; if it has a stored session
+ * that goes on, the new one waits until the old one's listener said DETACH, for
+ * what its client acknowledged comes before that. Of several that wait the
+ * newest stays.
+ *
+ * What a connection leaves behind is here as well: the will, and when a session
+ * ends that nobody comes back to. Spec: MQTT 5.0 sections 3.1.2.5, 3.1.3.2.2,
+ * 3.1.4, 4.1.
+ */
+#include "store.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "log/log.h"
+#include "mqtt/mqtt.h"
+
+/* A stored session without a connection, that ends or has a will. */
+struct rest {
+	struct wheel_node	 timer;
+	struct session		*session;
+};
+
+/* --- Holders -------------------------------------------------------------- */
+
+static uint64_t
+id_hash(const struct store *st, const void *id, size_t len)
+{
+	return XXH3_64bits_withSeed(id, len, st->seed);
+}
+
+struct holder *
+desk_find(const struct store *st, const void *id, size_t len)
+{
+	uint64_t	 h = id_hash(st, id, len);
+	struct holder	*d;
+	size_t		 i;
+
+	for (i = htab_first(&st->holders, h);
+	    (d = htab_at(&st->holders, h, &i)) != NULL; i++)
+		if (d->len == len && memcmp(d->client_id, id, len) == 0)
+			return d;
+	return NULL;
+}
+
+size_t
+desk_count(const struct store *st)
+{
+	return st->holders.n;
+}
+
+static struct holder *
+holder_new(struct store *st, const struct slice *id)
+{
+	struct holder *d;
+
+	if (id->len == 0 || id->len > UINT16_MAX ||
+	    (d = calloc(1, sizeof(*d) + id->len + 1)) == NULL)
+		return NULL;
+	memcpy(d->client_id, id->data, id->len);
+	d->len = (uint16_t)id->len;
+	d->hash = id_hash(st, id->data, id->len);
+	if (htab_add(&st->holders, d->hash, d) < 0) {
+		free(d);
+		return NULL;
+	}
+	metric_set(&m_holders, st->holders.n);
+	return d;
+}
+
+static void
+holder_free(struct store *st, struct holder *d)
+{
+	serve_forget(st, d);
+	htab_del(&st->holders, d->hash, d);
+	metric_set(&m_holders, st->holders.n);
+	free(d->waiting);
+	free(d);
+}
+
+static void
+refuse(struct store *st, uint32_t listener, uint64_t serial, uint8_t reason)
+{
+	struct session_msg e = {
+		.kind = SERVE_GRANT, .serial = serial, .what = reason,
+	};
+
+	metric_inc(&m_refused);
+	peer_send(st, listener, &e);
+}
+
+static void
+take_away(struct store *st, uint32_t listener, uint64_t serial, uint8_t reason)
+{
+	struct session_msg e = {
+		.kind = SERVE_TAKEN, .serial = serial, .what = reason,
+	};
+
+	metric_inc(&m_takeovers);
+	peer_send(st, listener, &e);
+}
+
+/* --- Sessions that wait --------------------------------------------------- */
+
+static void
+rest_end(struct store *st, struct session *s)
+{
+	struct rest *r = s->user;
+
+	s->user = NULL;
+	if (r == NULL)
+		return;
+	wheel_clear(&st->wheel, &r->timer);
+	free(r);
+}
+
+/* s has no connection: when is something due? */
+static void
+rest_begin(struct store *st, struct session *s)
+{
+	uint64_t	 due = MIN(session_ends_ms(s), session_will_ms(s));
+	uint64_t	 mono = clock_mono_ns() / 1000000;
+	struct rest	*r = s->user;
+
+	if (due == UINT64_MAX) {
+		rest_end(st, s);
+		return;
+	}
+	if (r == NULL && (r = calloc(1, sizeof(*r))) == NULL) {
+		metric_inc(&m_dropped_memory);
+		return;			/* the next start sets it */
+	}
+	r->session = s;
+	s->user = r;
+	wheel_set(&st->wheel, &r->timer, due <= st->now_ms ? mono :
+	    mono + (due - st->now_ms));
+}
+
+/* The will of s goes out, once. */
+static int
+fire_will(struct store *st, struct session *s)
+{
+	struct record_iter	 it;
+	struct record		 r;
+	struct op		 o = { .kind = STORE_WILL,
+				    .handle = s->handle };
+	struct op		 from = { .handle = s->handle };
+	uint8_t			*copy;
+	int			 rc = 0;
+
+	if (s->will.len == 0)
+		return 0;
+	if ((copy = malloc(s->will.len)) == NULL)
+		return ERR_NOMEM;
+	memcpy(copy, s->will.data, s->will.len);
+	record_iter_init(&it, copy, s->will.len, NULL, 0, 1);
+	if (record_next(&it, &r) != 1)
+		rc = log_op(st, &o, NULL, NULL);
+	else if (record_qos(&r) > 0)	/* that is its end as well */
+		rc = onward_take(st, &r, &from);
+	else if ((rc = log_op(st, &o, NULL, NULL)) == 0)
+		rc = onward_take(st, &r, &from);
+	if (rc == 0)
+		metric_inc(&m_wills);
+	free(copy);
+	return rc;
+}
+
+static int
+end_session(struct store *st, struct session *s)
+{
+	struct op	 o = { .kind = STORE_END, .handle = s->handle };
+	struct rest	*r;
+	int		 rc;
+
+	if ((rc = fire_will(st, s)) < 0)	/* [MQTT-3.1.2-8] */
+		return rc;
+	r = s->user;
+	if ((rc = log_op(st, &o, NULL, NULL)) < 0)
+		return rc;
+	metric_set(&m_sessions, shard_nsessions(st->state));
+	if (r != NULL) {
+		wheel_clear(&st->wheel, &r->timer);
+		free(r);
+	}
+	return 0;
+}
+
+static void
+on_rest(void *ctx, struct wheel_node *n)
+{
+	struct store	*st = ctx;
+	struct session	*s = CONTAINER_OF(n, struct rest, timer)->session;
+	int		 rc = 0;
+
+	if (session_ends_ms(s) <= st->now_ms) {
+		if (end_session(st, s) == 0) {
+			metric_inc(&m_sessions_expired);
+			return;
+		}
+		rc = ERR_FULL;
+	} else if (session_will_ms(s) <= st->now_ms) {
+		rc = fire_will(st, s);
+	}
+	if (rc < 0)			/* the disk is full: later */
+		wheel_set(&st->wheel, n, clock_mono_ns() / 1000000 + 1000);
+	else
+		rest_begin(st, s);
+}
+
+/* --- The end of a connection ---------------------------------------------- */
+
+/* d's connection is gone. Its session waits, or ends. */
+static void
+close_place(struct store *st, struct holder *d, bool graceful,
+    bool has_expiry, uint32_t expiry_s)
+{
+	struct session	*s = d->session;
+	struct op	 o = { .kind = STORE_CLOSE, .at_ms = st->now_ms };
+
+	serve_forget(st, d);
+	d->connected = d->leaving = false;
+	d->session = NULL;
+	if (s == NULL)
+		return;
+	s->user = NULL;
+	o.handle = s->handle;
+	o.offset = s->sent;
+	o.expiry_s = has_expiry ? expiry_s : s->expiry_s;
+	o.keep_will = !graceful;
+	if (!s->durable)
+		o.expiry_s = 0;
+	if (log_op(st, &o, NULL, NULL) < 0) {
+		/* Nothing can be kept now. In memory it goes on. */
+		rest_begin(st, s);
+		return;
+	}
+	if (s->will.len > 0 && session_will_ms(s) <= st->now_ms)
+		(void)fire_will(st, s);
+	/* What the disk has no room for now is due, and tried again. */
+	if (session_ends_ms(s) > st->now_ms || end_session(st, s) < 0)
+		rest_begin(st, s);
+}
+
+/* --- A new one ------------------------------------------------------------ */
+
+static int
+open_session(struct store *st, struct holder *d, uint32_t listener,
+    const struct session_msg *e, struct session *old)
+{
+	bool		 goes_on = old != NULL && old->durable &&
+			    !e->clean_start;
+	struct op	 o = {
+		.kind = STORE_OPEN,
+		.handle = goes_on ? old->handle : shard_next_handle(st->state),
+		.at_ms = st->now_ms,
+		.listener = listener,
+		.incarnation = st->peers[listener].incarnation,
+		.serial = e->serial,
+		.expiry_s = e->expiry_s,
+		.version = (uint8_t)e->version,
+		.durable = e->durable || goes_on,
+		.fresh = !goes_on,
+		.client_id = e->client_id,
+		.will = e->will,
+		.will_delay_s = e->will_delay_s,
+	};
+	int		 rc;
+
+	if (o.durable && !goes_on && (st->tight || (st->conf->session_max > 0 &&
+	    shard_nsessions(st->state) >= st->conf->session_max)))
+		return ERR_FULL;
+	if ((rc = log_op(st, &o, NULL, NULL)) < 0)
+		return rc;
+	d->session = shard_session(st->state, o.handle);
+	if (d->session != NULL)
+		d->session->user = d;
+	metric_set(&m_sessions, shard_nsessions(st->state));
+	return 0;
+}
+
+/* The place is free: it is e's. */
+static void
+grant(struct store *st, struct holder *d, uint32_t listener,
+    const struct session_msg *e)
+{
+	struct session	*old = shard_find(st->state, d->client_id, d->len);
+	bool		 present = old != NULL && old->durable &&
+			    !e->clean_start && !import_is_under_way(old);
+	int		 rc = 0;
+
+	if (old != NULL) {
+		/* A session that ends here sends its will [MQTT-3.1.2-8]; one
+		 * that goes on in time does not [MQTT-3.1.3-9]. */
+		rest_end(st, old);
+		if (!present)
+			rc = end_session(st, old);
+	}
+	d->session = NULL;
+	if (rc == 0 && (e->durable || e->will.len > 0 || present))
+		rc = open_session(st, d, listener, e, present ? old : NULL);
+	if (rc < 0) {
+		if (e->opened)		/* its will cannot be kept */
+			take_away(st, listener, e->serial,
+			    MQTT_QUOTA_EXCEEDED);
+		else
+			refuse(st, listener, e->serial, MQTT_QUOTA_EXCEEDED);
+		if (present)
+			rest_begin(st, old);
+		if (d->waiting == NULL)
+			holder_free(st, d);
+		return;
+	}
+	d->connected = true;
+	d->leaving = false;
+	d->seen = true;
+	d->listener = listener;
+	d->incarnation = st->peers[listener].incarnation;
+	d->serial = e->serial;
+	d->time = e->time;
+	d->window = (uint16_t)MIN(MAX(e->receive_maximum, 1),
+	    st->conf->mqtt_max_inflight);
+	metric_inc(&m_grants);
+	if (e->opened)
+		return;
+	if (present || !e->durable || d->session == NULL ||
+	    !roster_new(st, d))
+		serve_begin(st, d, present);
+}
+
+/* e waits; who waited before hears that it is too late. */
+static void
+wait_for(struct store *st, struct holder *d, uint32_t listener,
+    const struct session_msg *e)
+{
+	struct waiting	*w;
+	uint8_t		*at;
+
+	if (d->waiting != NULL && d->waiting->listener == listener &&
+	    d->waiting->e.serial == e->serial)
+		return;				/* the frame came again */
+	if (d->waiting != NULL)
+		take_away(st, d->waiting->listener, d->waiting->e.serial,
+		    MQTT_SESSION_TAKEN_OVER);
+	free(d->waiting);
+	w = d->waiting = malloc(sizeof(*w) + e->client_id.len + e->will.len);
+	if (w == NULL) {
+		refuse(st, listener, e->serial, MQTT_SERVER_BUSY);
+		return;
+	}
+	metric_inc(&m_attach_waits);
+	w->listener = listener;
+	w->incarnation = st->peers[listener].incarnation;
+	w->e = *e;
+	at = w->bytes;
+	memcpy(at, e->client_id.data, e->client_id.len);
+	w->e.client_id.data = at;
+	at += e->client_id.len;
+	if (e->will.len > 0)
+		memcpy(at, e->will.data, e->will.len);
+	w->e.will.data = at;
+}
+
+/* d has lost its connection: whoever waits gets the place. */
+static void
+next_one(struct store *st, struct holder *d)
+{
+	struct waiting *w = d->waiting;
+
+	d->waiting = NULL;
+	if (w != NULL && st->peers[w->listener].bus != NULL &&
+	    st->peers[w->listener].incarnation == w->incarnation)
+		grant(st, d, w->listener, &w->e);
+	else if (!d->connected)
+		holder_free(st, d);
+	free(w);
+}
+
+static void
+attach(struct store *st, uint32_t listener, const struct session_msg *e)
+{
+	struct holder *d = desk_find(st, e->client_id.data, e->client_id.len);
+
+	if (d == NULL) {
+		if ((d = holder_new(st, &e->client_id)) == NULL) {
+			refuse(st, listener, e->serial, MQTT_SERVER_BUSY);
+			return;
+		}
+		grant(st, d, listener, e);
+		return;
+	}
+	if (d->connected && d->listener == listener &&
+	    d->serial == e->serial) {		/* said again */
+		if (d->seen)
+			return;			/* the grant is on its way */
+		d->seen = true;
+		d->time = e->time;
+		d->window = (uint16_t)MIN(MAX(e->receive_maximum, 1),
+		    st->conf->mqtt_max_inflight);
+		serve_begin(st, d, d->session != NULL && d->session->durable &&
+		    !d->session->fresh);
+		return;
+	}
+	if (!d->connected) {
+		grant(st, d, listener, e);
+		return;
+	}
+	if (e->opened && d->time > e->time) {	/* it came late */
+		take_away(st, listener, e->serial, MQTT_SESSION_TAKEN_OVER);
+		return;
+	}
+	if (!d->seen) {	/* its listener is about to name it */
+		wait_for(st, d, listener, e);
+		return;
+	}
+	if (!d->leaving)
+		take_away(st, d->listener, d->serial, MQTT_SESSION_TAKEN_OVER);
+	d->leaving = true;
+	if (d->session != NULL && d->session->durable && !e->clean_start) {
+		wait_for(st, d, listener, e);
+		return;
+	}
+	/* Nothing of it is wanted: no need to hear its end. */
+	if (d->waiting != NULL)
+		take_away(st, d->waiting->listener, d->waiting->e.serial,
+		    MQTT_SESSION_TAKEN_OVER);
+	free(d->waiting);
+	d->waiting = NULL;
+	close_place(st, d, false, false, 0);
+	grant(st, d, listener, e);
+}
+
+/* The log has the end of a connection that goes on all the same. */
+static void
+reopen(struct store *st, const struct holder *d, struct session *s,
+    uint32_t listener)
+{
+	struct op o = {
+		.kind = STORE_OPEN, .handle = s->handle, .at_ms = st->now_ms,
+		.listener = listener,
+		.incarnation = st->peers[listener].incarnation,
+		.serial = d->serial,
+		.expiry_s = s->expiry_s, .version = s->version,
+		.durable = s->durable,
+		.client_id = { (const uint8_t *)s->client_id,
+		    s->client_id_len },
+	};
+
+	(void)log_op(st, &o, NULL, NULL);
+}
+
+/* The listener has it already: we were started anew, or were away. */
+static void
+known(struct store *st, uint32_t listener, const struct session_msg *e)
+{
+	struct holder	*d = desk_find(st, e->client_id.data,
+			    e->client_id.len);
+	struct session	*s;
+
+	/* A successor of that listener says what we know, and what is on its
+	 * way to it is not in what it says. */
+	if (d != NULL && d->connected && d->seen && d->listener == listener &&
+	    d->serial == e->serial)
+		return;
+	if (d != NULL && d->connected && (d->listener != listener ||
+	    d->serial != e->serial) && d->seen) {
+		/* Two of them, while there was no desk: the later stays. */
+		if (d->time > e->time) {
+			take_away(st, listener, e->serial,
+			    MQTT_SESSION_TAKEN_OVER);
+			return;
+		}
+		take_away(st, d->listener, d->serial, MQTT_SESSION_TAKEN_OVER);
+	}
+	if (d == NULL && (d = holder_new(st, &e->client_id)) == NULL) {
+		take_away(st, listener, e->serial, MQTT_SERVER_BUSY);
+		return;
+	}
+	s = shard_find(st->state, e->client_id.data, e->client_id.len);
+	if (s != NULL && e->handle != 0 && s->handle != e->handle)
+		s = NULL;
+	if (e->handle != 0 && s == NULL) {
+		/* What it goes on with is not here any more. */
+		take_away(st, listener, e->serial, MQTT_UNSPECIFIED_ERROR);
+		if (!d->connected)
+			holder_free(st, d);
+		return;
+	}
+	if (s != NULL && s->user != d && s->user != NULL && !s->connected)
+		rest_end(st, s);
+	d->connected = true;
+	d->leaving = false;
+	d->seen = true;
+	d->listener = listener;
+	d->incarnation = st->peers[listener].incarnation;
+	d->serial = e->serial;
+	d->time = e->time;
+	d->window = (uint16_t)MIN(MAX(e->receive_maximum, 1),
+	    st->conf->mqtt_max_inflight);
+	d->session = s;
+	if (s != NULL) {
+		s->user = d;
+		if (!s->connected)
+			reopen(st, d, s, listener);
+		serve_resume(st, d, &e->pids);
+	}
+	if (d->waiting != NULL && d->waiting->listener == listener &&
+	    d->waiting->e.serial == e->serial) {
+		free(d->waiting);		/* it was granted before */
+		d->waiting = NULL;
+	}
+	if (d->waiting != NULL) {
+		take_away(st, listener, d->serial, MQTT_SESSION_TAKEN_OVER);
+		d->leaving = true;
+	}
+}
+
+/* --- What listeners say --------------------------------------------------- */
+
+static void
+detach(struct store *st, uint32_t listener, const struct session_msg *e)
+{
+	struct holder *d = desk_find(st, e->client_id.data, e->client_id.len);
+
+	if (d == NULL)
+		return;
+	if (d->waiting != NULL && d->waiting->listener == listener &&
+	    d->waiting->e.serial == e->serial) {
+		free(d->waiting);		/* it could not wait */
+		d->waiting = NULL;
+		return;
+	}
+	if (!d->connected || d->listener != listener ||
+	    d->serial != e->serial)
+		return;
+	close_place(st, d, e->graceful, e->has_expiry, e->expiry_s);
+	next_one(st, d);
+}
+
+/* Those of a listener that it did not name are not there. */
+static void
+lose(struct store *st, uint32_t listener, bool unseen_only)
+{
+	struct holder	**list, *d;
+	size_t		 i, n = 0, k;
+
+	if (st->holders.n == 0)
+		return;
+	if ((list = malloc(st->holders.n * sizeof(struct holder *))) == NULL)
+		fatal(71, "store.nomem", "out of memory");
+	for (i = 0; i <= st->holders.mask; i++)
+		if ((d = st->holders.cells[i].item) != NULL && d->connected &&
+		    d->listener == listener && !(unseen_only && d->seen))
+			list[n++] = d;
+	for (k = 0; k < n; k++) {
+		close_place(st, list[k], false, false, 0);
+		next_one(st, list[k]);
+	}
+	free(list);
+}
+
+void
+desk_lost(struct store *st, uint32_t listener)
+{
+	lose(st, listener, false);
+}
+
+int
+on_session(void *ctx, struct bus_frame *f)
+{
+	struct store		*st = ctx;
+	struct session_msg	 e;
+	struct wire_in		 in;
+	enum proc_kind		 kind;
+	uint32_t		 listener;
+	int			 rc;
+
+	if (proc_name_parse(f->from.name, &kind, &listener) < 0 ||
+	    listener >= LISTENERS_MAX)
+		return ERR_PROTO;
+	/* PEERS is late: what it says would have no answer. */
+	if (st->peers[listener].bus == NULL ||
+	    st->peers[listener].incarnation != f->from.incarnation)
+		return f->from.incarnation > st->peers[listener].incarnation ?
+		    ERR_AGAIN : 0;
+	wire_in_init(&in, f->body, f->len);
+	while ((rc = session_msg_next(&in, &e)) == 1) {
+		switch (e.kind) {
+		case SESSION_ATTACH:
+			if (e.serial == 0)
+				lose(st, listener, true);
+			else if (e.client_id.len == 0)
+				return ERR_PROTO;
+			else if (e.present)
+				known(st, listener, &e);
+			else
+				attach(st, listener, &e);
+			break;
+		case SESSION_DETACH:
+			detach(st, listener, &e);
+			break;
+		case SESSION_SUBSCRIBE:
+		case SESSION_UNSUBSCRIBE:
+			serve_subscribe(st, listener, &e,
+			    e.kind == SESSION_UNSUBSCRIBE);
+			break;
+		case SESSION_ACK:
+			serve_ack(st, listener, &e);
+			break;
+		case SESSION_RELEASE:
+			serve_release(st, listener, &e);
+			break;
+		case SESSION_ASK_ROSTER:
+			roster_ask(st, listener);
+			break;
+		case SESSION_ASK:
+			retained_ask(st, listener, &e);
+			break;
+		}
+	}
+	return rc;
+}
+
+/* --- After a start -------------------------------------------------------- */
+
+static int
+restore(void *ctx, struct session *s)
+{
+	struct store	*st = ctx;
+	struct slice	 id = { (const uint8_t *)s->client_id,
+				s->client_id_len };
+	struct holder	*d;
+
+	if (import_is_under_way(s))
+		return 0;	/* the next import of it begins anew */
+	if (!s->connected) {
+		rest_begin(st, s);
+		return 0;
+	}
+	/* Its listener will name it, or PEERS show it gone. Before it does,
+	 * it says again what we may not have taken: that is known by the
+	 * serial. */
+	if ((d = holder_new(st, &id)) == NULL)
+		return ERR_NOMEM;
+	d->connected = true;
+	d->listener = s->listener;
+	d->incarnation = s->incarnation;
+	d->serial = s->serial;
+	d->window = 1;
+	d->session = s;
+	s->user = d;
+	return 0;
+}
+
+void
+desk_restore(struct store *st)
+{
+	wheel_init(&st->wheel, clock_mono_ns() / 1000000);
+	shard_each(st->state, restore, st);
+	metric_set(&m_sessions, shard_nsessions(st->state));
+}
+
+/* PEERS came: whose listener is not there any more? */
+void
+desk_peers(struct store *st)
+{
+	struct holder	**list, *d;
+	size_t		 i, n = 0, k;
+
+	if (st->unnamed_checked || st->holders.n == 0) {
+		st->unnamed_checked = true;
+		return;
+	}
+	if ((list = malloc(st->holders.n * sizeof(struct holder *))) == NULL)
+		return;				/* the next PEERS */
+	st->unnamed_checked = true;
+	for (i = 0; i <= st->holders.mask; i++)
+		if ((d = st->holders.cells[i].item) != NULL && d->connected &&
+		    !d->seen && (d->listener >= LISTENERS_MAX ||
+		    st->peers[d->listener].bus == NULL ||
+		    st->peers[d->listener].incarnation != d->incarnation))
+			list[n++] = d;
+	for (k = 0; k < n; k++) {
+		close_place(st, list[k], false, false, 0);
+		next_one(st, list[k]);
+	}
+	free(list);
+}
+
+void
+desk_tick(struct store *st)
+{
+	wheel_advance(&st->wheel, clock_mono_ns() / 1000000, on_rest, st);
+}
+
+static int
+forget(void *ctx, struct session *s)
+{
+	if (!s->connected)
+		rest_end(ctx, s);
+	return 0;
+}
+
+void
+desk_fini(struct store *st)
+{
+	struct holder	*d;
+	size_t		 i;
+
+	for (i = 0; st->holders.cells != NULL && i <= st->holders.mask; i++)
+		if ((d = st->holders.cells[i].item) != NULL) {
+			if (d->session != NULL)
+				d->session->user = NULL;
+			free(d->waiting);
+			free(d);
+		}
+	htab_fini(&st->holders);
+	if (st->state != NULL)
+		shard_each(st->state, forget, st);
+}
+
+/* --- For tools ------------------------------------------------------------ */
+
+void
+desk_rest(struct store *st, struct session *s)
+{
+	rest_begin(st, s);
+}
+
+int
+desk_expire(struct store *st, const void *id, size_t len)
+{
+	struct session_msg	 e = { .kind = SERVE_TAKEN,
+				    .what = MQTT_ADMINISTRATIVE_ACTION };
+	struct holder		*d = desk_find(st, id, len);
+	struct session		*s = shard_find(st->state, id, len);
+
+	if (st->full)
+		return ERR_FULL;
+	if (d == NULL || !d->connected)
+		return s == NULL ? ERR_NOTFOUND : end_session(st, s);
+	e.serial = d->serial;
+	peer_send(st, d->listener, &e);
+	close_place(st, d, false, true, 0);
+	next_one(st, d);
+	return 0;
+}

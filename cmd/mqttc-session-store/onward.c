@@ -1,0 +1,469 @@
+/*
+ * onward.c: messages this shard is the source of: retained ones, wills, QoS 2
+ * of durable sessions. The log has the message before its publisher is
+ * answered; from then on we see to it that everybody gets it who wants it: to
+ * each process that the index names, on its stream, again after a start, until
+ * each has acknowledged. Their ids are ours and rise over all starts, so what
+ * comes twice is known by that. Nothing new gets past what a start found: it
+ * waits behind it until we know to whom all that goes.
+ */
+#include "store.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <xxhash.h>
+
+#include "base/err.h"
+#include "log/log.h"
+
+enum {
+	DONE_MS		= 1000,		/* how often what is done is noted */
+	GROUPS_MAX	= 1024		/* that get one message */
+};
+
+struct due {
+	struct peer	*peer;
+	uint64_t	 epoch, seq;
+};
+
+struct onward {
+	struct onward	*next;
+	uint64_t	 pos;
+	uint32_t	 n;
+	bool		 published;	/* false: after a start, not yet */
+	struct due	 due[];
+};
+
+static uint32_t
+instance_of(const struct store *st, const struct peer *p)
+{
+	return (uint32_t)(p - st->peers);
+}
+
+static bool
+is_taken(const struct store *st, const struct due *d)
+{
+	if (d->peer->epoch != d->epoch || d->peer->bus == NULL)
+		return true;
+	return (instance_of(st, d->peer) >= LISTENERS_MAX ?
+	    bus_peer_stored(d->peer->bus) : bus_peer_got(d->peer->bus)) >=
+	    d->seq;
+}
+
+/* Append r to the stream of p: noted in d if it was. */
+static bool
+send_to(struct store *st, struct peer *p, struct record *r, struct due *d)
+{
+	struct blob	*b = NULL;
+	struct record	 own = *r;
+	int		 rc;
+
+	if (p->bus == NULL)
+		return false;
+	own.flags &= (uint16_t)~(RECORD_LIVE | RECORD_DURABLE);
+	own.flags |= instance_of(st, p) >= LISTENERS_MAX ? RECORD_DURABLE :
+	    RECORD_LIVE;
+	if (record_is_alone(&own) && own.payload.len > 0) {
+		if ((b = blob_new(own.payload.len)) == NULL) {
+			metric_inc(&m_dropped_memory);
+			return false;
+		}
+		memcpy(b->data, own.payload.data, own.payload.len);
+		own.payload.data = b->data;
+	}
+	rc = bus_record(p->bus, &own, b, &d->seq);
+	blob_unref(&b);
+	if (rc < 0) {
+		metric_inc(&m_onward_lost);
+		return false;
+	}
+	d->peer = p;
+	d->epoch = p->epoch;
+	return true;
+}
+
+/* Which listener gets the copy of each group. */
+static void
+pick_groups(struct store *st, const struct record *r,
+    const struct routes_found *found, uint32_t *to)
+{
+	enum share_strategy		 how = (enum share_strategy)
+					    st->conf->mqtt_shared_strategy;
+	const struct routes_group	*g;
+	uint64_t			 hash = 0;
+	size_t				 i, k;
+
+	if (how == SHARE_HASH_CLIENTID)
+		hash = XXH3_64bits(r->client_id.data, r->client_id.len);
+	else if (how == SHARE_HASH_TOPIC)
+		hash = XXH3_64bits(r->topic.data, r->topic.len);
+	for (i = 0; i < found->ngroups && i < GROUPS_MAX; i++) {
+		g = &found->groups[i];
+		st->random = st->random * UINT64_C(6364136223846793005) +
+		    UINT64_C(1442695040888963407);
+		k = share_pick_slot(how, NULL, g->slots, g->nslots, UINT32_MAX,
+		    hash, st->random >> 16);
+		to[i] = k < g->nslots ? g->slots[k].instance : UINT32_MAX;
+	}
+}
+
+/* The groups whose copy goes to that listener, as an extension. */
+static struct slice
+groups_of(const struct routes_found *found, const uint32_t *to,
+    uint32_t listener)
+{
+	static uint8_t	buf[GROUPS_MAX * (RECORD_EXT_HEADER + 16)];
+	uint8_t		id[16];
+	size_t		len = 0, i;
+
+	for (i = 0; i < found->ngroups && i < GROUPS_MAX; i++) {
+		if (to[i] != listener)
+			continue;
+		put_le64(id, found->groups[i].id.hi);
+		put_le64(id + 8, found->groups[i].id.lo);
+		(void)record_ext_put(buf, sizeof(buf), &len, EXT_GROUP, id,
+		    sizeof(id));
+	}
+	return (struct slice){ buf, len };
+}
+
+/* Everybody's, by the index. Fills due; returns how many. again: our own
+ * sessions may have had it. */
+static uint32_t
+publish(struct store *st, const struct record *r, struct due *due, bool again)
+{
+	static uint32_t		 dests[2 * LISTENERS_MAX], to[GROUPS_MAX];
+	struct routes_found	 found = { .dests = dests };
+	struct record		 out = *r;
+	struct op		 own = { .source = st->name };
+	size_t			 subs, i, k;
+	uint32_t		 n = 0;
+
+	route_match(&st->fib, (const char *)r->topic.data, r->topic.len, &found);
+	pick_groups(st, r, &found, to);
+	subs = found.ndests;
+	for (i = 0; i < found.ngroups && i < GROUPS_MAX; i++) {
+		for (k = 0; k < found.ndests && dests[k] != to[i]; k++)
+			;
+		if (k == found.ndests && to[i] < LISTENERS_MAX &&
+		    k < NELEM(dests))
+			dests[found.ndests++] = to[i];
+	}
+	for (i = 0; i < found.ndests; i++) {
+		out.ext = groups_of(&found, to, dests[i]);
+		out.flags = (uint16_t)((r->flags & (RECORD_QOS |
+		    RECORD_RETAIN)) | (i < subs ? RECORD_SUBS : 0) |
+		    (out.ext.len > 0 ? RECORD_GROUPS : 0));
+		n += send_to(st, &st->peers[dests[i]], &out, &due[n]);
+	}
+	out.ext = (struct slice){ NULL, 0 };
+	out.flags = (uint16_t)((r->flags & (RECORD_QOS | RECORD_RETAIN)) |
+	    RECORD_SUBS);
+	for (i = 0; record_qos(r) > 0 && i < st->nshards; i++)
+		/* One that is not ready may have rows that nobody knows. */
+		if (i != st->shard && ((found.stores >> i & 1) ||
+		    !st->peers[LISTENERS_MAX + i].ready))
+			n += send_to(st, &st->peers[LISTENERS_MAX + i], &out,
+			    &due[n]);
+	/* Our own sessions: no stream is needed. */
+	if (!again || msgid_cmp(r->id, shard_mark(st->state, &st->name, 0)) > 0)
+		(void)take_message(st, r, &own);
+	return n;
+}
+
+/* In order behind the others, with n places; not published yet. */
+static struct onward *
+append(struct store *st, uint64_t pos, const struct due *due, uint32_t n)
+{
+	struct onward *o = malloc(sizeof(*o) + n * sizeof(*due));
+
+	if (o == NULL)
+		return NULL;
+	o->next = NULL;
+	o->pos = pos;
+	o->n = n;
+	o->published = false;
+	if (n > 0)
+		memcpy(o->due, due, n * sizeof(*due));
+	*st->onward_tail = o;
+	st->onward_tail = &o->next;
+	metric_set(&m_onward_due, ++st->nonward);
+	return o;
+}
+
+static struct due scratch[2 * PEERS_ALL];
+
+void
+onward_publish(struct store *st, const struct record *r, uint64_t pos,
+    bool again)
+{
+	uint32_t	 n = publish(st, r, scratch, again);
+	struct onward	*o;
+
+	metric_inc(again ? &m_again : &m_onward);
+	if (record_qos(r) == 0)
+		return;
+	if ((o = append(st, pos, scratch, n)) == NULL) {
+		metric_inc(&m_dropped_memory);
+		return;			/* a start publishes it again */
+	}
+	o->published = true;
+}
+
+static bool
+is_ours(const struct store *st, const struct slice *topic)
+{
+	return XXH3_64bits(topic->data, topic->len) % st->nshards == st->shard;
+}
+
+/* A retained message that another shard is to keep: it is its source then. */
+static void
+pass_on(struct store *st, const struct record *r, uint64_t pos)
+{
+	struct record	 out = *r;
+	struct onward	*o;
+	struct due	 d;
+	uint32_t	 to = (uint32_t)(XXH3_64bits(r->topic.data,
+			    r->topic.len) % st->nshards), n;
+
+	out.flags |= RECORD_SOURCE;
+	n = send_to(st, &st->peers[LISTENERS_MAX + to], &out, &d);
+	if ((o = append(st, pos, &d, n)) == NULL) {
+		metric_inc(&m_dropped_memory);
+		return;
+	}
+	o->published = true;
+}
+
+/* May more be taken? A listener whose stream is full is waited for. */
+bool
+onward_room(const struct store *st)
+{
+	uint32_t i;
+
+	for (i = 0; i < LISTENERS_MAX; i++)
+		if (st->peers[i].bus != NULL &&
+		    !bus_peer_room(st->peers[i].bus, 1 << 20, 1))
+			return false;
+	return true;
+}
+
+int
+onward_take(struct store *st, struct record *r, const struct op *from)
+{
+	struct op	 o = *from;
+	struct record	 own = *r;
+	struct session	*s;
+	uint8_t		*buf = NULL;
+	uint64_t	 pos = 0;
+	size_t		 size;
+	bool		 retained;
+	int		 rc = 0;
+
+	o.kind = STORE_ONWARD;
+	if (from->pid != 0) {
+		s = shard_session(st->state, from->handle);
+		if (s == NULL)
+			return 0;
+		if (inbound_has(&s->inbound, from->pid)) {
+			metric_inc(&m_duplicates);
+			return 0;
+		}
+	}
+	own.id = msgid_next(&st->ids);
+	own.ext = (struct slice){ NULL, 0 };
+	own.flags &= (uint16_t)(RECORD_QOS | RECORD_RETAIN);
+	retained = (own.flags & RECORD_RETAIN) != 0 &&
+	    st->conf->mqtt_retain_available;
+	if (retained && is_ours(st, &own.topic) &&
+	    retained_set(st, &own) == ERR_FULL && st->full)
+		return ERR_FULL;
+	if (record_qos(&own) > 0) {
+		size = record_size(&own);
+		if ((buf = malloc(size)) == NULL)
+			return ERR_NOMEM;
+		(void)record_put_whole(buf, size, &own);
+		o.record = (struct slice){ buf, size };
+		if (own.expiry_s != RECORD_NO_EXPIRY)
+			o.deadline_s = st->now_ms / 1000 + own.expiry_s;
+		rc = log_op(st, &o, NULL, &pos);
+	}
+	if (rc == 0 && !st->onward_open) {
+		if (record_qos(&own) == 0)
+			metric_inc(&m_onward_lost);
+		else if (append(st, pos, NULL, 0) == NULL)
+			rc = ERR_NOMEM;
+	} else if (rc == 0) {
+		if (retained && !is_ours(st, &own.topic))
+			pass_on(st, &own, pos);
+		else
+			onward_publish(st, &own, pos, false);
+	}
+	free(buf);
+	return rc;
+}
+
+/* --- What all have -------------------------------------------------------- */
+
+static void
+pop(struct store *st)
+{
+	struct onward *o = st->onward_head;
+
+	if ((st->onward_head = o->next) == NULL)
+		st->onward_tail = &st->onward_head;
+	free(o);
+	metric_set(&m_onward_due, --st->nonward);
+}
+
+void
+onward_acked(struct store *st)
+{
+	struct onward	*o;
+	uint32_t	 i;
+
+	while ((o = st->onward_head) != NULL && o->published) {
+		for (i = 0; i < o->n; i++)
+			if (!is_taken(st, &o->due[i]))
+				return;
+		st->onward_done = o->pos;
+		pop(st);
+	}
+}
+
+void
+onward_tick(struct store *st)
+{
+	struct op o = { .kind = STORE_ONWARD_DONE, .pos = st->onward_done };
+
+	if (st->onward_done == st->onward_noted ||
+	    (st->nonward > 0 && st->now_ms < st->onward_noted_ms + DONE_MS))
+		return;
+	if (log_op(st, &o, NULL, NULL) == 0) {
+		st->onward_noted = st->onward_done;
+		st->onward_noted_ms = st->now_ms;
+	}
+}
+
+/* --- After a start -------------------------------------------------------- */
+
+void
+onward_replay(struct store *st, const struct op *op, uint64_t pos)
+{
+	struct record_iter	 it;
+	struct record		 r;
+
+	/* Ids to come are above all of ours. */
+	record_iter_init(&it, op->record.data, op->record.len, NULL, 0, 1);
+	if (op->record.len > 0 && record_next(&it, &r) == 1)
+		msgid_witness(&st->ids, r.id.hi + 1);
+	if (op->kind == STORE_ONWARD_DONE) {
+		while (st->onward_head != NULL && st->onward_head->pos <=
+		    op->pos)
+			pop(st);
+		st->onward_done = st->onward_noted = op->pos;
+		return;
+	}
+	if (st->onward_last >= pos)
+		return;			/* the checkpoint has it */
+	st->onward_last = pos;
+	if (append(st, pos, NULL, 0) == NULL)
+		fatal(EX_OSERR, "store.nomem", "out of memory");
+}
+
+uint64_t
+onward_first(const struct store *st)
+{
+	return st->onward_head == NULL ? journal_end(st->journal) :
+	    st->onward_head->pos;
+}
+
+/* Our clock, what is done, and the positions of the rest, 8 bytes each. */
+size_t
+onward_save(const struct store *st, uint8_t *buf)
+{
+	const struct onward *o;
+
+	if (buf != NULL) {
+		put_le64(buf, st->ids.clock);
+		put_le64(buf + 8, st->onward_done);
+		for (o = st->onward_head, buf += 16; o != NULL; o = o->next,
+		    buf += 8)
+			put_le64(buf, o->pos);
+	}
+	return 16 + 8 * st->nonward;
+}
+
+int
+onward_load(struct store *st, const struct slice *record)
+{
+	struct op	o = { .kind = STORE_ONWARD };
+	size_t		at;
+
+	if (record->len < 16 || record->len % 8 != 0)
+		return ERR_PROTO;
+	msgid_witness(&st->ids, get_le64(record->data) + 1);
+	st->onward_done = st->onward_noted = get_le64(record->data + 8);
+	st->onward_last = st->onward_done;
+	for (at = 16; at < record->len; at += 8)
+		onward_replay(st, &o, get_le64(record->data + at));
+	return 0;
+}
+
+/* Publish again, in order, what was not known to be taken by all. */
+static void
+publish_again(struct store *st)
+{
+	struct onward		*list = st->onward_head, *o;
+	struct record_iter	 it;
+	struct record		 r;
+	struct op		 op;
+	uint8_t			*copy;
+
+	st->onward_head = NULL;
+	st->onward_tail = &st->onward_head;
+	st->nonward = 0;
+	while ((o = list) != NULL) {
+		list = o->next;
+		if (log_read(st, o->pos, &op) == 0 &&
+		    (copy = malloc(op.record.len)) != NULL) {
+			memcpy(copy, op.record.data, op.record.len);
+			record_iter_init(&it, copy, op.record.len, NULL, 0, 1);
+			if (record_next(&it, &r) == 1) {
+				if (op.deadline_s != 0)
+					r.expiry_s = (uint32_t)(op.deadline_s >
+					    st->now_ms / 1000 ? op.deadline_s -
+					    st->now_ms / 1000 : 0);
+				if ((r.flags & RECORD_RETAIN) &&
+				    !is_ours(st, &r.topic))
+					pass_on(st, &r, o->pos);
+				else
+					onward_publish(st, &r, o->pos, true);
+			}
+			free(copy);
+		}
+		free(o);
+	}
+}
+
+void
+onward_turn(struct store *st)
+{
+	if (st->onward_open || st->fib.now == NULL || !st->peers_known)
+		return;
+	st->onward_open = true;
+	if (st->nonward > 0)
+		log_info("store.again", "shard=%" PRIu32 " messages=%zu",
+		    st->shard, st->nonward);
+	publish_again(st);
+	onward_acked(st);
+}
+
+void
+onward_fini(struct store *st)
+{
+	while (st->onward_head != NULL)
+		pop(st);
+}

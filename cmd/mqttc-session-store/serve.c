@@ -1,0 +1,472 @@
+/*
+ * serve.c: a durable session and the listener that has its client. What waits
+ * is handed out in order, as far as the client's receive maximum and the room
+ * in the stream to its listener go; what the client acknowledged comes back and
+ * is logged. Spec: MQTT 5.0 sections 4.3, 4.4, 4.9.
+ */
+#include "store.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "log/log.h"
+#include "mqtt/mqtt.h"
+
+/* A SUBSCRIBE whose rows the router has not acknowledged. */
+struct token_wait {
+	struct token_wait *next;
+	uint64_t	 serial, incarnation, seq, deadline_ms;
+	uint32_t	 listener, token;
+	uint8_t		 reason;
+};
+
+/* --- Handing out ---------------------------------------------------------- */
+
+void
+serve_soon(struct store *st, struct holder *h)
+{
+	/* After a start: not before it is known what waits at the client. */
+	if (h->pumped || !h->connected || !h->seen || h->granting || h->session == NULL ||
+	    !h->session->durable || h->leaving)
+		return;
+	h->pumped = true;
+	h->pump_next = st->pump;
+	st->pump = h;
+}
+
+void
+serve_forget(struct store *st, struct holder *h)
+{
+	struct holder **at;
+
+	for (at = &st->pump; h->pumped && *at != NULL; at = &(*at)->pump_next)
+		if (*at == h) {
+			*at = h->pump_next;
+			break;
+		}
+	h->pumped = false;
+	roster_forget(h);
+	free(h->at_client);
+	h->at_client = NULL;
+	h->out_bytes = 0;
+	h->inflight = 0;
+}
+
+static void
+drop_entry(struct store *st, struct session *s, uint64_t offset)
+{
+	struct op o = {
+		.kind = STORE_DROP, .handle = s->handle, .offset = offset,
+	};
+
+	(void)log_op(st, &o, NULL, NULL);
+}
+
+/* Bit of an offset that waits at the client already. */
+static bool
+is_at_client(const struct holder *h, uint64_t offset)
+{
+	uint64_t i = offset - h->at_base;
+
+	return h->at_client != NULL && offset >= h->at_base &&
+	    i < h->at_bits && (h->at_client[i / 8] >> (i % 8) & 1);
+}
+
+static void
+say_pubrel(struct store *st, const struct holder *h, uint64_t offset)
+{
+	struct session_msg e = {
+		.kind = SERVE_PUBREL,
+		.serial = h->serial,
+		.pid = session_pid(offset),
+	};
+
+	peer_send(st, h->listener, &e);
+}
+
+/* The entry at offset goes to h's client. False: no room now. */
+static bool
+deliver(struct store *st, struct holder *h, uint64_t offset)
+{
+	struct session		*s = h->session;
+	struct entry		*en = session_entry(s, offset);
+	struct record_iter	 it;
+	struct record		 r;
+	struct op		 o;
+	struct session_msg	 e = {
+		.kind = SERVE_DELIVER,
+		.serial = h->serial,
+		.pid = session_pid(offset),
+		.expiry_s = RECORD_NO_EXPIRY,
+	};
+	uint8_t			*ids = NULL;
+	uint64_t		 now_s = st->now_ms / 1000;
+	uint16_t		 i;
+	bool			 apart;
+
+	if (en->body->deadline_s != 0) {
+		if (en->body->deadline_s <= now_s) {
+			/* Once sent it is sent again whatever its age. */
+			if (offset >= s->sent) {
+				metric_inc(&m_dropped_expired);
+				drop_entry(st, s, offset);
+				return true;
+			}
+			e.expiry_s = 0;
+		} else {
+			e.expiry_s = (uint32_t)MIN(en->body->deadline_s - now_s,
+			    RECORD_NO_EXPIRY - 1);
+		}
+	}
+	if (!peer_room(st, h->listener, en->body->bytes + 1024u) ||
+	    (h->out_bytes > 0 &&
+	    h->out_bytes + en->body->bytes > SESSION_OUT_MAX))
+		return false;
+	if (log_read(st, en->body->pos, &o) < 0)
+		goto lost;
+	record_iter_init(&it, o.record.data, o.record.len, NULL, 0, 1);
+	if (record_next(&it, &r) != 1)
+		goto lost;
+	e.flags = (uint32_t)en->qos | (en->retain ? SESSION_RETAIN : 0) |
+	    (offset < s->sent ? SESSION_DUP : 0);
+	e.topic = r.topic;
+	e.props = r.properties;
+	if (en->nids > 0) {
+		if ((ids = malloc(en->nids * 4u)) == NULL) {
+			metric_inc(&m_dropped_memory);
+			return false;
+		}
+		for (i = 0; i < en->nids; i++)
+			put_le32(ids + 4 * i, en->ids[i]);
+		e.ids = (struct slice){ ids, en->nids * 4u };
+	}
+	apart = record_size(&r) > RECORD_ALONE;
+	h->out_bytes += en->body->bytes;
+	if (offset >= s->sent)
+		s->sent = offset + 1;
+	if (apart) {
+		e.flags |= SESSION_APART;
+		peer_send_apart(st, h->listener, &e, &r.payload);
+	} else {
+		e.payload = r.payload;
+		peer_send(st, h->listener, &e);
+	}
+	metric_inc(&m_delivered);
+	free(ids);
+	return true;
+
+lost:
+	metric_inc(&m_unreadable);
+	log_error("store.unreadable", "client=%s pos=%" PRIu64,
+	    log_quote(s->client_id), en->body->pos);
+	drop_entry(st, s, offset);
+	return true;
+}
+
+static void
+pump(struct store *st, struct holder *h)
+{
+	struct session	*s = h->session;
+	uint64_t	 next;
+	struct entry	*en;
+
+	for (;;) {
+		next = session_next(s, MAX(h->cursor, s->base));
+		if (next >= s->next || h->inflight >= h->window ||
+		    next - s->base >= SHARD_WINDOW_MAX)
+			break;
+		en = session_entry(s, next);
+		if (en->state == ENTRY_RECEIVED)
+			say_pubrel(st, h, next);
+		else if (is_at_client(h, next))
+			h->out_bytes += en->body->bytes;
+		else if (!deliver(st, h, next))
+			return;
+		h->inflight += session_entry(s, next)->state != ENTRY_DONE;
+		h->cursor = next + 1;
+	}
+	h->cursor = MAX(h->cursor, s->base);
+}
+
+void
+serve_all(struct store *st)
+{
+	struct holder *h;
+
+	while ((h = st->pump) != NULL) {
+		st->pump = h->pump_next;
+		h->pumped = false;
+		if (h->connected && h->session != NULL)
+			pump(st, h);
+	}
+}
+
+void
+serve_retry(struct store *st)
+{
+	struct holder	*h;
+	size_t		 i;
+
+	for (i = 0; st->holders.cells != NULL && i <= st->holders.mask; i++)
+		if ((h = st->holders.cells[i].item) != NULL &&
+		    h->session != NULL && h->session->queue != NULL)
+			serve_soon(st, h);
+}
+
+/* --- The beginning -------------------------------------------------------- */
+
+static void
+say_held(struct store *st, const struct holder *h)
+{
+	const struct index_owner	*o = &h->session->subs;
+	const struct index_filter	*f;
+	const struct index_sub		*s;
+	struct session_msg		 e;
+	uint32_t			 i;
+
+	for (i = 0; i < o->n; i++) {
+		f = o->links[i].filter;
+		s = &f->subs[o->links[i].pos];
+		memset(&e, 0, sizeof(e));
+		e.kind = SERVE_HELD;
+		e.serial = h->serial;
+		e.filter = (struct slice){ (const uint8_t *)f->text, f->len };
+		if (f->is_group)
+			e.share = (struct slice){
+			    (const uint8_t *)f->share->name,
+			    f->share->name_len };
+		e.flags = s->qos | (uint32_t)s->no_local << 2 |
+		    (uint32_t)s->rap << 3;
+		e.sub_id = s->id;
+		peer_send(st, h->listener, &e);
+	}
+}
+
+void
+serve_begin(struct store *st, struct holder *h, bool present)
+{
+	struct session		*s = h->session;
+	struct session_msg	 e = {
+		.kind = SERVE_GRANT,
+		.serial = h->serial,
+		.present = present,
+	};
+	uint8_t			*pids = NULL;
+	uint32_t		 i;
+
+	h->cursor = 0;
+	h->out_bytes = 0;
+	h->inflight = 0;
+	free(h->at_client);
+	h->at_client = NULL;
+	if (s != NULL && s->durable) {
+		e.handle = s->handle;
+		h->cursor = s->base;
+		if (present)
+			say_held(st, h);
+		if (s->inbound.n > 0 &&
+		    (pids = malloc(s->inbound.n * 2u)) != NULL) {
+			for (i = 0; i < s->inbound.n; i++)
+				put_le16(pids + 2 * i, s->inbound.ids[i]);
+			e.pids = (struct slice){ pids, s->inbound.n * 2u };
+		}
+	}
+	peer_send(st, h->listener, &e);
+	free(pids);
+	serve_soon(st, h);
+}
+
+void
+serve_resume(struct store *st, struct holder *h, const struct slice *pids)
+{
+	struct session	*s = h->session;
+	uint64_t	 offset;
+	size_t		 i;
+
+	serve_forget(st, h);
+	h->cursor = s->base;
+	if (pids->len >= 2 && s->sent > s->base) {
+		h->at_base = s->base;
+		h->at_bits = (uint32_t)(s->sent - s->base);
+		h->at_client = calloc(1, h->at_bits / 8 + 1);
+		for (i = 0; h->at_client != NULL && i + 2 <= pids->len;
+		    i += 2) {
+			offset = session_offset(s, get_le16(pids->data + i));
+			if (offset != UINT64_MAX) {
+				offset -= h->at_base;
+				h->at_client[offset / 8] |=
+				    (uint8_t)(1 << offset % 8);
+			}
+		}
+	}
+	s->sent_unsure = false;
+	serve_soon(st, h);
+}
+
+/* --- What the client answers ---------------------------------------------- */
+
+/* Whom e, of that listener, is about. */
+static struct holder *
+named(struct store *st, uint32_t listener, const struct session_msg *e)
+{
+	struct session	*s = shard_session(st->state, e->handle);
+	struct holder	*h;
+
+	if (s == NULL || !s->connected || (h = s->user) == NULL ||
+	    !h->connected || h->listener != listener ||
+	    h->incarnation != st->peers[listener].incarnation ||
+	    h->serial != e->serial)
+		return NULL;
+	return h;
+}
+
+void
+serve_ack(struct store *st, uint32_t listener, const struct session_msg *e)
+{
+	struct holder	*h = named(st, listener, e);
+	struct session	*s;
+	struct op	 o = { .kind = STORE_ACK, .handle = e->handle };
+	struct entry	*en;
+	uint64_t	 bytes;
+	uint8_t		 was;
+
+	if (h == NULL)
+		return;
+	s = h->session;
+	o.offset = session_offset(s, (uint16_t)e->pid);
+	if (e->pid == 0 || e->pid > UINT16_MAX || o.offset == UINT64_MAX)
+		return;
+	en = session_entry(s, o.offset);
+	bytes = en->body == NULL ? 0 : en->body->bytes;
+	was = en->state;
+	o.what = (uint8_t)(e->what == MQTT_PUBREC && e->flags != 0 ?
+	    STORE_PUBREC_REFUSED : e->what);
+	if (log_op(st, &o, NULL, NULL) < 0)
+		return;				/* it is sent again, later */
+	metric_inc(&m_acked);
+	h->out_bytes -= MIN(bytes, h->out_bytes);
+	/* Any of them makes room, not only the first [MQTT-3.3.4-9]. */
+	if (was != ENTRY_DONE && o.offset < h->cursor && h->inflight > 0 &&
+	    session_entry(s, o.offset)->state == ENTRY_DONE)
+		h->inflight--;
+	if (o.what == MQTT_PUBREC && h->seen)
+		say_pubrel(st, h, o.offset);
+	serve_soon(st, h);
+}
+
+void
+serve_release(struct store *st, uint32_t listener,
+    const struct session_msg *e)
+{
+	struct op o = {
+		.kind = STORE_RELEASE, .handle = e->handle,
+		.pid = (uint16_t)e->pid,
+	};
+
+	if (named(st, listener, e) != NULL)
+		(void)log_op(st, &o, NULL, NULL);
+}
+
+/* --- Subscriptions -------------------------------------------------------- */
+
+static void
+suback(struct store *st, uint32_t listener, const struct token_wait *w)
+{
+	struct session_msg e = {
+		.kind = SERVE_SUBACK,
+		.serial = w->serial,
+		.token = w->token,
+		.what = w->reason,
+	};
+
+	if (st->peers[listener].incarnation == w->incarnation)
+		peer_send(st, listener, &e);
+}
+
+void
+serve_subscribe(struct store *st, uint32_t listener,
+    const struct session_msg *e, bool remove)
+{
+	struct op		 o = {
+		.kind = remove ? STORE_UNSUBSCRIBE : STORE_SUBSCRIBE,
+		.handle = e->handle,
+		.share = e->share,
+		.filter = e->filter,
+		.options = (uint8_t)e->flags,
+		.sub_id = e->sub_id,
+	};
+	struct token_wait	*w;
+	int			 rc;
+
+	if (named(st, listener, e) == NULL)
+		return;
+	if ((w = calloc(1, sizeof(*w))) == NULL) {
+		metric_inc(&m_dropped_memory);
+		return;
+	}
+	w->serial = e->serial;
+	w->incarnation = st->peers[listener].incarnation;
+	w->listener = listener;
+	w->token = e->token;
+	w->deadline_ms = st->now_ms + st->conf->cluster_suback_timeout_ms;
+	rc = st->tight && !remove ? ERR_FULL : log_op(st, &o, NULL, NULL);
+	if (rc < 0 && !remove)
+		w->reason = rc == ERR_FULL ? MQTT_QUOTA_EXCEEDED :
+		    MQTT_UNSPECIFIED_ERROR;
+	/* Its rows are in the next batch for the router, if there is one. */
+	w->seq = st->tell.ndirty > 0 ? st->tell.seq + 1 : st->tell.acked;
+	w->next = st->subs;
+	st->subs = w;
+	st->subs_due = true;
+}
+
+void
+serve_routes(struct store *st)
+{
+	struct token_wait *w, **at = &st->subs;
+	uint64_t	   n = 0;
+
+	st->subs_due = false;
+	while ((w = *at) != NULL) {
+		if (w->seq > st->tell.acked && st->tell.router != NULL &&
+		    w->reason < 0x80 && w->deadline_ms > st->now_ms) {
+			at = &w->next;
+			n++;
+			continue;
+		}
+		*at = w->next;
+		suback(st, w->listener, w);
+		free(w);
+	}
+	metric_set(&m_suback_waiting, n);
+}
+
+void
+serve_tick(struct store *st)
+{
+	if (st->subs != NULL)
+		serve_routes(st);	/* time may be up for some */
+}
+
+void
+serve_rebase(struct store *st, uint64_t seq)
+{
+	struct token_wait *w;
+
+	for (w = st->subs; w != NULL; w = w->next)
+		if (w->seq > st->tell.acked)
+			w->seq = seq;
+}
+
+void
+serve_fini(struct store *st)
+{
+	struct token_wait *w;
+
+	while ((w = st->subs) != NULL) {
+		st->subs = w->next;
+		free(w);
+	}
+}
