@@ -42,50 +42,70 @@ def test_disconnect_with_reason_and_properties(node):       # MQTT-3.14.2-1
     c.expect_closed()
 
 
+# Sessions that outlive their connection have test_sessions.py.
+
 @every_version
-def test_session_is_never_present(node, version, own):      # MQTT-3.2.2-2
-    if not own:
-        pytest.skip("durable sessions elsewhere")
-    for clean in (True, False, False, True):
-        c = node.client("again", version, clean=clean)
-        assert not c.connack.session_present
+def test_session_is_present_if_it_was_kept(node, version):  # MQTT-3.2.2-2
+    """Clean session 0 and 1, clean start with and without an expiry."""
+    present = []
+    for clean in (True, False, False, True, False):
+        c = node.client("again%d" % version, version, clean=clean)
+        present.append(c.connack.session_present)
         c.disconnect()
         c.expect_closed()
+    # Without an expiry interval 5.0 keeps nothing [MQTT-3.1.2-23]; 3.1 has
+    # no way to tell.
+    assert present == [False, False, version == V311, False, False]
 
 
-def test_session_expiry_is_refused_in_the_answer(node, own):
-    # 3.2.2.3.2: what differs from the client's wish is told.
-    c = node.client(props={"session_expiry_interval": 120})
-    if own:
-        assert c.connack.props["session_expiry_interval"] == 0
+def test_session_expiry_is_granted(node):                   # 3.2.2.3.2
+    """What differs from the client's wish is told, and nothing else."""
+    for wish in (1, 120, 7200):
+        c = node.client("wish", props={"session_expiry_interval": wish})
+        assert c.connack.props.get("session_expiry_interval", wish) == wish
+        c.disconnect(0, {"session_expiry_interval": 0})
+        c.expect_closed()
     c = node.client(props={"session_expiry_interval": 0})
     assert c.connack.props.get("session_expiry_interval", 0) == 0
     c = node.client()
     assert c.connack.props.get("session_expiry_interval", 0) == 0
 
 
-def test_nothing_outlives_the_connection(node, topic, own):  # MQTT-3.1.2-23
-    if not own:
-        pytest.skip("durable sessions elsewhere")
-    c = node.client("durable", clean=False,
-                    props={"session_expiry_interval": 1000})
-    c.subscribe(topic, qos=1)
-    c.disconnect()
-    c.expect_closed()
+def test_session_expiry_is_cut_in_the_answer(make_node):    # 3.2.2.3.2
+    node = make_node(listeners=1, options={"mqtt.session_expiry_max": "100"})
+    for wish in (101, 0xffffffff):
+        c = node.client("cut", props={"session_expiry_interval": wish})
+        assert c.connack.props["session_expiry_interval"] == 100
+    c = node.client("kept", props={"session_expiry_interval": 100})
+    assert "session_expiry_interval" not in c.connack.props
+
+
+def test_no_sessions_are_kept(make_node, topic):            # MQTT-3.1.2-23
+    """mqtt.session_expiry_max = 0: who asks is told that there is none."""
+    node = make_node(listeners=1, options={"mqtt.session_expiry_max": "0"})
     pub = node.client()
-    pub.publish(topic, b"1", qos=1)
-    c = node.client("durable", clean=False,
-                    props={"session_expiry_interval": 1000})
-    assert not c.connack.session_present
-    pub.publish(topic, b"2", qos=1)
-    c.expect_nothing()
+    for version in (V31, V311, V5):
+        props = {"session_expiry_interval": 1000} if version == V5 else None
+        for _ in range(2):
+            c = node.client("d%d" % version, version, clean=False,
+                            props=props)
+            assert not c.connack.session_present
+            if version == V5:
+                assert c.connack.props["session_expiry_interval"] == 0
+            pub.publish(topic, b"to nobody", qos=1)
+            c.expect_nothing()
+            c.subscribe(topic, qos=1)
+            c.disconnect()
+            c.expect_closed()
+    assert "session_expiry_interval" not in node.client(
+        props={"session_expiry_interval": 0}).connack.props
 
 
 def test_connack_tells_what_is_missing(node, own):          # 3.2.2.3
     if not own:
         pytest.skip("another broker has other abilities")
     props = node.client().connack.props
-    assert props["retain_available"] == 0
+    assert props.get("retain_available", 1) == 1
     assert props.get("shared_subscription_available", 1) == 1
     assert props.get("wildcard_subscription_available", 1) == 1
     assert props.get("subscription_identifier_available", 1) == 1

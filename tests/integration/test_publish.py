@@ -232,11 +232,15 @@ def test_packet_id_0(node, topic, version):                 # MQTT-2.2.1-3
         c.expect_disconnect(wire.PROTOCOL_ERROR, wire.MALFORMED_PACKET)
 
 
-# --- Retain, in a release without retained messages -------------------------
+# --- Retain; what is kept has test_retained.py ------------------------------
 
-def test_retain_is_refused(node, topic, own):               # MQTT-3.2.2-14
-    if not own:
-        pytest.skip("retained messages elsewhere")
+@pytest.fixture
+def forgetful(make_node):
+    return make_node(listeners=2, options={"mqtt.retain_available": "off"})
+
+
+def test_retain_is_refused(forgetful, topic):               # MQTT-3.2.2-14
+    node = forgetful
     sub = node.client()
     sub.subscribe(topic, qos=2)
     for qos in (0, 1, 2):
@@ -247,36 +251,39 @@ def test_retain_is_refused(node, topic, own):               # MQTT-3.2.2-14
     sub.expect_nothing()
 
 
-@pytest.mark.parametrize("version", [V31, V311])
-def test_3x_retain_is_forwarded_and_forgotten(node, topic, version, own):
-    if not own:
-        pytest.skip("retained messages elsewhere")
-    sub = node.client(version=version)
-    sub.subscribe(topic, qos=2)
-    keeps = node.client()
-    keeps.subscribe(topic, qos=2, retain_as_published=True)
-    c = node.client(version=version)
-    for qos in (0, 1, 2):
-        c.publish(topic, b"%d" % qos, qos=qos, retain=True)
-        for s in (sub, keeps):
-            p = s.read_publish()
-            assert p.payload == b"%d" % qos
-            s.complete(p)
-        assert not sub.expect_nothing()
-    late = node.client(version=version)
-    late.subscribe(topic)
-    late.expect_nothing()
+def test_3x_retain_is_forwarded_and_forgotten(forgetful, topic):
+    node = forgetful
+    for version in (V31, V311):
+        sub = node.client(version=version)
+        sub.subscribe(topic, qos=2)
+        keeps = node.client(on=1)
+        keeps.subscribe(topic, qos=2, retain_as_published=True)
+        c = node.client(version=version)
+        for qos in (0, 1, 2):
+            c.publish(topic, b"%d" % qos, qos=qos, retain=True)
+            for s in (sub, keeps):
+                p = s.read_publish()
+                assert p.payload == b"%d" % qos and not p.retain
+                s.complete(p)
+            sub.expect_nothing()
+        late = node.client(version=version)
+        late.subscribe(topic)
+        late.expect_nothing()
+        node.close_clients()
 
 
 @every_version
-def test_retain_is_0_to_established_subscribers(node, topic, version, own):
-    if not own and version == V5:                           # MQTT-3.3.1-12
-        pytest.skip("retained messages elsewhere")
-    sub = node.client(version=version)
-    sub.subscribe(topic)
-    pub = node.client(version=V311)
-    pub.publish(topic, b"x", retain=own)
-    assert not sub.read_publish().retain
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_retain_is_0_to_established_subscribers(node, topic, version, qos):
+    sub = node.client(version=version, on=1)                # MQTT-3.3.1-12
+    sub.subscribe(topic, qos=qos)
+    pub = node.client(version=version)
+    pub.publish(topic, b"x", qos=qos, retain=True)
+    p = sub.read_publish()
+    assert (p.payload, p.qos, p.retain) == (b"x", qos, False)
+    sub.complete(p)
+    sub.expect_nothing()
+    pub.publish(topic, retain=True)
 
 
 # --- Many -------------------------------------------------------------------

@@ -294,6 +294,8 @@ def test_accept_meets_the_descriptor_limit(make_full):
     for a, b in (0, 1), (1, 0):             # libzmq needs some to connect
         n.wait_log("listener.%d bus.peer_up peer=listener.%d" % (a, b))
     n.wait_log("router router.synced owner=listener.0")
+    n.wait_log("listener.0 bus.peer_up peer=session_store.0")
+    n.wait_log("session_store.0 bus.peer_up peer=listener.0")
     pid = n.pid("listener.0")
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     taken = {int(fd) for fd in os.listdir("/proc/%d/fd" % pid)}
@@ -325,12 +327,14 @@ def test_accept_meets_the_descriptor_limit(make_full):
 
 
 def test_room_is_left_for_the_bus_of_many_listeners(make_full):
-    """Each sibling takes descriptors of a listener: 5, and 8 are left."""
+    """Each sibling takes descriptors of a listener, and so does a store: 5,
+    and 8 are left."""
     n = make_full(max_connections=0, listeners=16)
     for i in range(1, 16):
         n.wait_log("listener.0 bus.peer_up peer=listener.%d " % i)
+    n.wait_log("listener.0 bus.peer_up peer=session_store.0 ")
     pid = n.pid("listener.0")
-    limit = 64 + 8 * 15 + 10
+    limit = 64 + 8 * 16 + 10
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
     for _ in range(10):
         n.client(on=0, keepalive=0)

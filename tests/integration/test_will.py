@@ -138,42 +138,45 @@ def test_will_properties(node, topic):                      # MQTT-3.1.3-10
     assert "will_delay_interval" not in p.props
 
 
-def test_will_delay_ends_with_the_session(node, topic, own):  # MQTT-3.1.3-9
+def test_will_delay_ends_with_the_session(node, topic):     # MQTT-3.1.3-9
     """The session ends with the connection, so the delay does too."""
     sub = node.client()
     sub.subscribe(topic)
     node.client("goes", will={"topic": topic, "payload": b"x", "props": {
         "will_delay_interval": 3600}}).close()
     assert sub.read_publish().payload == b"x"
-    if own:     # expiry 0 was told in CONNACK
-        node.client("goes", will={
-            "topic": topic, "payload": b"y",
-            "props": {"will_delay_interval": 3600}},
-            props={"session_expiry_interval": 3600}).close()
-        assert sub.read_publish().payload == b"y"
 
 
-def test_will_retain_is_refused(node, topic, own):          # MQTT-3.2.2-13
-    if not own:
-        pytest.skip("retained messages elsewhere")
+def test_will_delay_without_sessions(make_node, topic):     # MQTT-3.1.3-9
+    """Expiry 0 was told in CONNACK: the delay is as short."""
+    node = make_node(listeners=1, options={"mqtt.session_expiry_max": "0"})
+    sub = node.client()
+    sub.subscribe(topic)
+    c = node.client("goes", will={
+        "topic": topic, "payload": b"y",
+        "props": {"will_delay_interval": 3600}},
+        props={"session_expiry_interval": 3600})
+    assert c.connack.props["session_expiry_interval"] == 0
+    c.close()
+    assert sub.read_publish().payload == b"y"
+
+
+def test_will_retain_is_refused(make_node, topic):          # MQTT-3.2.2-13
+    node = make_node(listeners=1, options={"mqtt.retain_available": "off"})
     for qos in (0, 1, 2):
         node.raw().refused(wire.RETAIN_NOT_SUPPORTED, client_id="w", will={
             "topic": topic, "retain": True, "qos": qos})
-
-
-@pytest.mark.parametrize("version", [V31, V311])
-def test_3x_will_retain_is_forwarded_and_forgotten(node, topic, version, own):
-    if not own:
-        pytest.skip("retained messages elsewhere")
-    sub = node.client(version=version)
-    sub.subscribe(topic)
-    node.client("goes", version, will={"topic": topic, "payload": b"x",
-                                       "retain": True}).close()
-    p = sub.read_publish()
-    assert p.payload == b"x" and not p.retain
-    late = node.client(version=version)
-    late.subscribe(topic)
-    late.expect_nothing()
+    for version in (V31, V311):     # cannot be told: forwarded, forgotten
+        sub = node.client(version=version)
+        sub.subscribe(topic)
+        node.client("goes", version, will={
+            "topic": topic, "payload": b"x", "retain": True}).close()
+        p = sub.read_publish()
+        assert p.payload == b"x" and not p.retain
+        late = node.client(version=version)
+        late.subscribe(topic)
+        late.expect_nothing()
+        node.close_clients()
 
 
 def test_will_of_a_refused_connect_is_not_published(node, topic):
