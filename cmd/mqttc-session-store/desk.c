@@ -746,7 +746,8 @@ desk_expire(struct store *st, const void *id, size_t len)
 	if (d == NULL || !d->connected)
 		return s == NULL ? ERR_NOTFOUND : end_session(st, s);
 	e.serial = d->serial;
-	peer_send(st, d->listener, &e);
+	if (d->listener < LISTENERS_MAX)
+		peer_send(st, d->listener, &e);
 	close_place(st, d, false, true, 0);
 	next_one(st, d);
 	return 0;

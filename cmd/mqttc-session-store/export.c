@@ -130,7 +130,7 @@ tell_message(struct telling *t, const struct session *s, uint64_t offset)
 	int			 rc;
 
 	if (en->state == ENTRY_WAITS) {
-		if (t->reads++ == READS_MAX && t->w.rows > 0)
+		if (t->reads++ >= READS_MAX)
 			return ERR_FULL;
 		if (!fill(t->st, s, en, &it))
 			return 0;

@@ -144,7 +144,7 @@ void
 item_join_clear(struct item_join *j)
 {
 	free(j->buf);
-	memset(j, 0, sizeof(*j));
+	*j = (struct item_join){ .buf = NULL };
 }
 
 /* Room for n bytes more than are there; it grows as they come, whatever a

@@ -13,27 +13,13 @@ import subprocess
 import pytest
 
 from support import mqttc, wire
-from support.crash import WRONG, Crash
+from support.crash import WRONG, Crash, options
 
 pytestmark = pytest.mark.skipif(mqttc.FOREIGN is not None,
                                 reason="needs nodes of its own")
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "200"))
 SEED = int(os.environ.get("CRASH_SEED", "0")) or random.randrange(1, 1 << 30)
-
-OPTIONS = {
-    "supervise.backoff_max": "200ms",
-    "cluster.suback_timeout": "1m",
-    "mqtt.max_offline_queue_len": "10000000",
-    "mqtt.max_offline_queue_bytes": "1GB",
-    "session_store.segment_size": "256KB",
-    "session_store.checkpoint_interval": "500ms",
-    "session_store.snapshot_interval": "2s",
-}
-
-
-def options(**more):
-    return dict(OPTIONS, **{k.replace("__", "."): v for k, v in more.items()})
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3])

@@ -4,6 +4,8 @@ likewise.
 A SUBACK does not wait for what is retained, so that nothing comes is shown by
 what comes behind it: take() asks for a topic of its own last."""
 
+import os
+import signal
 import threading
 
 import pytest
@@ -206,6 +208,30 @@ def test_order_with_what_is_not_retained(node, topic):      # MQTT-4.6.0-6
         s.complete(*got)
     for _ in range(90):
         pub.expect(wire.PUBACK)
+
+
+@needs_own
+@pytest.mark.xfail(strict=True, reason="what goes by way of a store overtakes "
+                   "what went straight to another listener before it")
+def test_order_before_a_retained_one(make_node):            # MQTT-4.6.0-6
+    node = make_node(listeners=2)
+    pid = node.pid("listener.1")
+    sub = node.client(on=1)
+    sub.subscribe("t", qos=1)
+    pub = node.client(version=V311)
+    n = 40
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        pub.send_bytes(b"".join(
+            wire.publish_packet(V311, "t", b"%02d" % i + b"x" * 70000, 1,
+                                i + 1, retain=i == n - 1)
+            for i in range(n)))
+        node.wait_metric("store_published_total", lambda v: v == 1)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    got = [int(p.payload[:2]) for p in sub.read_publishes(n)]
+    assert sorted(got) == list(range(n))
+    assert got == list(range(n))
 
 
 # --- Who gets it ------------------------------------------------------------

@@ -4,6 +4,9 @@ MQTT 5.0 sections 3.1.2.5, 3.1.3.2.2, 3.14.2.2.2.
 That a will does not come is shown by one of the same delay that was armed
 later."""
 
+import os
+import signal
+
 import pytest
 
 from support import mqttc, wire
@@ -280,6 +283,27 @@ def test_a_will_to_a_group(node, topic):                    # 4.8.2
             break
     assert sorted(got) == sorted(b"%d" % i for i in range(n))
     sub.expect_nothing()
+
+
+@needs_own
+def test_a_will_comes_behind_the_rest(make_node):           # MQTT-4.6.0-6
+    node = make_node(listeners=2)
+    pid = node.pid("listener.1")
+    sub = node.client(on=1)
+    sub.subscribe("t")
+    n = 20000
+    c = node.client("w", will=will("t", b"%d" % n))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        c.send_bytes(b"".join(wire.publish_packet(V5, "t", b"%d" % i)
+                              for i in range(n)))
+        c.close()
+        node.wait_metric("publish_received_total", lambda v: v >= n)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    got = [int(p.payload) for p in sub.read_publishes(n + 1)]
+    assert sorted(got) == list(range(n + 1))
+    assert got == list(range(n + 1))
 
 
 # --- Processes that die -----------------------------------------------------

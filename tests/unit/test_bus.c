@@ -167,7 +167,7 @@ on_query(void *ctx, struct bus_frame *f)
 }
 
 static const struct bus_rule accepts[] = {
-	{ KIND_RECORDS,	  PEER_LISTENER, 0, on_records },
+	{ KIND_RECORDS,	  PEER_LISTENER | PEER_STORE, 0, on_records },
 	{ KIND_ATTACH,	  PEER_LISTENER, 1, on_attach },
 	{ KIND_ROUTE_ACK, PEER_ANY,	 0, on_single },
 	{ KIND_QUERY,	  PEER_TOOL,	 0, on_query },
@@ -745,6 +745,31 @@ what_is_on_disk_there_is_not_sent_again(void **state UNUSED)
 	bus_close(&c.bus);
 }
 
+/* Its ids rise over all its starts: what it sends again is known by them. */
+static void
+a_store_that_starts_again_repeats_nothing(void **state UNUSED)
+{
+	struct msgid_gen before = ids;
+	struct node	 a, b, c;
+	uint64_t	 seq;
+
+	node_open(&a, "session_store.0", 1);
+	node_open(&b, "listener.1", 2);
+	node_to(&a, &b);
+	assert_int_equal(send_record(&a, 500, 2, &seq), 0);
+	until(b.records == 1);
+	bus_close(&a.bus);
+	node_open(&c, "session_store.0", 3);
+	node_to(&c, &b);
+	ids = before;
+	assert_int_equal(send_record(&c, 500, 2, &seq), 0);
+	assert_int_equal(send_record(&c, 500, 2, &seq), 0);
+	until(bus_peer_got(c.peer) == seq);
+	assert_int_equal(b.records, 2);
+	bus_close(&b.bus);
+	bus_close(&c.bus);
+}
+
 /*
  * A wire that breaks: everything between two endpoints goes through here, and
  * is cut, both ways, after every so many bytes.
@@ -1230,6 +1255,7 @@ main(void)
 		T(a_broken_connection_is_made_good),
 		T(a_new_incarnation_takes_up_the_stream),
 		T(what_is_on_disk_there_is_not_sent_again),
+		T(a_store_that_starts_again_repeats_nothing),
 		T(a_wire_that_breaks_loses_and_doubles_nothing),
 		T(kill_9_of_a_receiver_is_noticed_and_counts_as_taken),
 		T(a_sender_that_dies_hurts_nobody),

@@ -7,10 +7,12 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "base/err.h"
 #include "base/util.h"
 #include "session/inbound.h"
 #include "session/message.h"
 #include "session/mqueue.h"
+#include "session/roster.h"
 
 static struct message *
 make(const char *topic, uint32_t expiry_s)
@@ -335,10 +337,48 @@ inbound_ids_are_taken_over(void **state UNUSED)
 	inbound_clear(&in);
 }
 
+/* --- Roster ---------------------------------------------------------------- */
+
+static uint64_t
+scramble(uint64_t x)
+{
+	x ^= x >> 31;
+	x *= UINT64_C(0x9e3779b97f4a7c15);
+	x ^= x >> 29;
+	x *= UINT64_C(0xbf58476d1ce4e5b9);
+	return x ^ x >> 32;
+}
+
+static void
+who_is_in_the_roster_is_never_denied(void **state UNUSED)
+{
+	struct roster	r = { .bits = NULL };
+	uint64_t	i;
+	size_t		wrong = 0;
+
+	assert_true(roster_maybe(&r, 1));	/* nothing is known */
+	assert_int_equal(roster_init(&r, ROSTER_BITS_MIN - 1), ERR_INVAL);
+	assert_int_equal(roster_init(&r, ROSTER_BITS_MAX + 1), ERR_INVAL);
+	assert_int_equal(roster_init(&r, roster_log2_for(10000)), 0);
+	assert_false(roster_maybe(&r, scramble(1)));
+	for (i = 1; i <= 10000; i++)
+		(void)roster_add(&r, scramble(i));
+	assert_false(roster_add(&r, scramble(1)));
+	for (i = 1; i <= 10000; i++)
+		assert_true(roster_maybe(&r, scramble(i)));
+	for (i = 10001; i <= 20000; i++)
+		wrong += roster_maybe(&r, scramble(i));
+	assert_in_range(wrong, 1, 1000);	/* one in sixteen */
+	assert_in_range(r.ones, 9000, 10000);
+	roster_fini(&r);
+	assert_true(roster_maybe(&r, 1));
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(who_is_in_the_roster_is_never_denied),
 		cmocka_unit_test(first_in_first_out),
 		cmocka_unit_test(the_drop_order_is_qos0_then_oldest),
 		cmocka_unit_test(bytes_are_bounded_too),

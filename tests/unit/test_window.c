@@ -270,6 +270,44 @@ what_no_window_told_is_refused(void **state UNUSED)
 	assert_null(w);
 }
 
+/* Somebody else gives them: rising, with gaps, over the end, one left open. */
+static void
+ids_may_be_given(void **state UNUSED)
+{
+	struct window	*w = window_new(65535);
+	uint32_t	 i, given = 1;
+
+	assert_int_equal(window_put(w, WINDOW_PUBACK_DUE, 0), ERR_INVAL);
+	assert_int_equal(window_put(w, WINDOW_PUBREC_DUE, 65530), 0);
+	assert_int_equal(window_put(w, WINDOW_PUBACK_DUE, 65535), 0);
+	assert_int_equal(window_put(w, WINDOW_PUBCOMP_DUE, 2), 0);
+	assert_int_equal(window_put(w, WINDOW_PUBACK_DUE, 2), ERR_EXISTS);
+	assert_int_equal(window_inflight(w), 3);
+	assert_int_equal(window_state(w, 65530), WINDOW_PUBREC_DUE);
+	assert_int_equal(window_state(w, 65531), WINDOW_DONE);
+	assert_int_equal(window_state(w, 1), WINDOW_DONE);
+	assert_int_equal(window_state(w, 2), WINDOW_PUBCOMP_DUE);
+	assert_int_equal(window_step(w, 65535, WINDOW_GOT_PUBACK),
+	    WINDOW_RELEASE);
+	assert_int_equal(window_step(w, 2, WINDOW_GOT_PUBCOMP),
+	    WINDOW_RELEASE);
+	for (i = 0; i < 200000; i++) {		/* 65530 stays open */
+		given = 1 + (i + 2) % 65535;
+		if (given == 65530) {
+			assert_int_equal(window_put(w, WINDOW_PUBACK_DUE,
+			    (uint16_t)given), ERR_EXISTS);
+			continue;
+		}
+		assert_int_equal(window_put(w, WINDOW_PUBACK_DUE,
+		    (uint16_t)given), 0);
+		assert_int_equal(window_step(w, (uint16_t)given,
+		    WINDOW_GOT_PUBACK), WINDOW_RELEASE);
+	}
+	assert_int_equal(window_inflight(w), 1);
+	assert_int_equal(window_state(w, 65530), WINDOW_PUBREC_DUE);
+	window_free(&w);
+}
+
 int
 main(void)
 {
@@ -284,6 +322,7 @@ main(void)
 		cmocka_unit_test(a_window_goes_on_elsewhere_as_it_was),
 		cmocka_unit_test(a_table_by_identifier_goes_on_elsewhere),
 		cmocka_unit_test(a_full_window_of_all_identifiers_goes_on),
+		cmocka_unit_test(ids_may_be_given),
 		cmocka_unit_test(what_no_window_told_is_refused),
 	};
 
