@@ -217,7 +217,7 @@ synced(struct kv_job *j)
 		    st->dir.path, strerror(j->errnum));
 	metric_inc(&m_syncs);
 	st->synced = MAX(st->synced, j->position);
-	if (st->sync == CONF_SYNC_ALWAYS)
+	if (st->sync == CONF_SYNC_ALWAYS && st->bus != NULL)	/* at the end */
 		bus_marked_stored(st->bus);
 }
 
