@@ -142,34 +142,41 @@ rest_begin(struct store *st, struct session *s)
 	    mono + (due - st->now_ms));
 }
 
-/* The will of s goes out, once. */
+/* A will, written as a record, goes out. from: whose end that is as well. */
 static int
-fire_will(struct store *st, struct session *s)
+send_will(struct store *st, const struct slice *will, const struct op *from)
 {
+	struct op		 o = { .kind = STORE_WILL,
+				    .handle = from->handle };
 	struct record_iter	 it;
 	struct record		 r;
-	struct op		 o = { .kind = STORE_WILL,
-				    .handle = s->handle };
-	struct op		 from = { .handle = s->handle };
 	uint8_t			*copy;
 	int			 rc = 0;
 
-	if (s->will.len == 0)
-		return 0;
-	if ((copy = malloc(s->will.len)) == NULL)
+	if ((copy = malloc(will->len)) == NULL)
 		return ERR_NOMEM;
-	memcpy(copy, s->will.data, s->will.len);
-	record_iter_init(&it, copy, s->will.len, NULL, 0, 1);
+	memcpy(copy, will->data, will->len);
+	record_iter_init(&it, copy, will->len, NULL, 0, 1);
 	if (record_next(&it, &r) != 1)
+		r.topic.len = 0;
+	/* Of QoS 1 and 2 the message in the log ends it. */
+	if (from->handle != 0 && (r.topic.len == 0 || record_qos(&r) == 0))
 		rc = log_op(st, &o, NULL, NULL);
-	else if (record_qos(&r) > 0)	/* that is its end as well */
-		rc = onward_take(st, &r, &from);
-	else if ((rc = log_op(st, &o, NULL, NULL)) == 0)
-		rc = onward_take(st, &r, &from);
+	if (rc == 0 && r.topic.len > 0)
+		rc = onward_take(st, &r, from);
 	if (rc == 0)
 		metric_inc(&m_wills);
 	free(copy);
 	return rc;
+}
+
+/* The will of s goes out, once. */
+static int
+fire_will(struct store *st, struct session *s)
+{
+	struct op from = { .handle = s->handle };
+
+	return s->will.len == 0 ? 0 : send_will(st, &s->will, &from);
 }
 
 static int
@@ -385,7 +392,8 @@ next_one(struct store *st, struct holder *d)
 static void
 attach(struct store *st, uint32_t listener, const struct session_msg *e)
 {
-	struct holder *d = desk_find(st, e->client_id.data, e->client_id.len);
+	const struct op	 none = { .handle = 0 };
+	struct holder	*d = desk_find(st, e->client_id.data, e->client_id.len);
 
 	if (d == NULL) {
 		if ((d = holder_new(st, &e->client_id)) == NULL) {
@@ -411,8 +419,12 @@ attach(struct store *st, uint32_t listener, const struct session_msg *e)
 		grant(st, d, listener, e);
 		return;
 	}
-	if (e->opened && d->time > e->time) {	/* it came late */
+	if (e->opened && d->time > e->time) {
+		/* Its client was served before the one that holds the id now,
+		 * though we hear of it after: its session ended with that. */
 		take_away(st, listener, e->serial, MQTT_SESSION_TAKEN_OVER);
+		if (e->will.len > 0 && send_will(st, &e->will, &none) < 0)
+			metric_inc(&m_onward_lost);
 		return;
 	}
 	if (!d->seen) {	/* its listener is about to name it */

@@ -462,3 +462,37 @@ def test_the_node_starts_again(make_node, topic, shards):
     got = sorted(next_one(keeps) for _ in range(6))
     assert got == [b"%d" % i for i in range(6)]
     keeps.expect_nothing()
+
+
+# --- One whose store hears of it late ---------------------------------------
+
+@needs_own
+@pytest.mark.parametrize("version", [V311, V5])
+def test_of_a_connection_heard_of_after_the_next(make_node, version):
+    """Clean ones are served before their store hears of them. What listener 1
+    said waits behind a lot, so the store hears of the second client first."""
+    n = 5
+    node = make_node(listeners=2)
+    sub = watch(node, "w", on=0)
+    busy = node.client(on=1)
+    settled(node, 0)
+    settled(node, 1)
+    pid = node.kill("session_store.0", signal.SIGSTOP)
+    try:
+        for i in range(100):
+            busy.subscribe("busy/%d" % i)   # asks for what is retained
+        firsts = [node.client("c%d" % i, version=version, on=1,
+                              will=will("w/%d" % i, qos=i % 3))
+                  for i in range(n)]
+        seconds = [node.client("c%d" % i, version=version) for i in range(n)]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert {sub.read_publish().topic for _ in range(n)} == {
+        "w/%d" % i for i in range(n)}
+    for c in firsts:
+        if version == V5:
+            assert c.expect(wire.DISCONNECT).reason == 0x8E
+        c.expect_closed()
+    for c in seconds:
+        c.fence()
+    sub.expect_nothing()
