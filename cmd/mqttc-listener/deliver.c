@@ -392,12 +392,8 @@ deliver(struct listener *l, struct pub *p, struct conn *c,
 {
 	if (UNLIKELY(c->state != CONN_OPEN))
 		return;
-	if (UNLIKELY(c->handle != 0 && how->qos > 0)) {
-		/* Its store sends it that; but for groups we chose. */
-		if (how->group != NULL)
-			(void)flow_give(l, p, c, how);
-		return;
-	}
+	if (UNLIKELY(c->handle != 0 && how->qos > 0))
+		return;			/* its store sends it that */
 	if (UNLIKELY(c->mqueue != NULL && c->mqueue->n > 0) ||
 	    must_wait(l, c, how))
 		enqueue(l, p, c, how);

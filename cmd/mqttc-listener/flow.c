@@ -675,6 +675,8 @@ flow_pass(struct listener *l, struct pub *p, const struct pick *to,
 	p->id = msgid_next(&l->ids);
 	if ((rc = record_of(p, 1, &r)) < 0)
 		return rc;
+	if (to->to >= PEERS_MAX)
+		r.flags ^= RECORD_LIVE | RECORD_DURABLE;
 	r.flags |= RECORD_GROUPS;
 	r.ext = extension(to, 1, to->to);
 	record_set_hops(&r, hops);

@@ -4,7 +4,8 @@
  * id; that one picks the member, or passes the record on when its last member
  * has just left. What a member was sent with QoS 1 is kept until it answers: if
  * it goes before, another one gets it. QoS 2 that was sent is never given to
- * anybody else [MQTT-4.8.2-5].
+ * anybody else [MQTT-4.8.2-5]. To a session that is stored its store gives QoS 1
+ * and 2: for those we do not count it, the store does (group_count()).
  * Spec: MQTT 5.0 section 4.8.2.
  */
 #include "listener.h"
@@ -57,6 +58,43 @@ groups_forget(struct listener *l, struct index_filter *g)
 	if (g->share->named)
 		htab_del(&l->groups, share_hash(g->share->id, l->seed), g);
 	g->share->named = false;
+}
+
+/* Does its store give s what is of QoS 1 and 2? */
+static inline bool
+is_stored(const struct index_sub *s)
+{
+	return s->qos > 0 && conn_of(s->owner)->handle != 0;
+}
+
+/* How many of the members of g here. */
+static uint32_t
+stored_of(const struct index_filter *g)
+{
+	struct index_share	*s = g->share;
+	uint32_t		 i;
+
+	if (!s->counted) {
+		s->nstored = 0;
+		for (i = 0; i < g->nsubs; i++)
+			s->nstored += is_stored(&g->subs[i]);
+		s->counted = true;
+	}
+	return s->nstored;
+}
+
+/* How many may get p here. */
+static uint32_t
+members_for(const struct pub *p, const struct index_filter *g)
+{
+	return g == NULL ? 0 : p->v.qos == 0 ? g->nsubs :
+	    g->nsubs - stored_of(g);
+}
+
+uint32_t
+groups_count(const struct index_filter *g)
+{
+	return group_count(g->nsubs, stored_of(g));
 }
 
 /* --- Picking --------------------------------------------------------------- */
@@ -128,13 +166,14 @@ member_of(struct listener *l, const struct pub *p, struct index_filter *g,
 	const struct index_sub	*s, *got = NULL;
 	uint32_t		 at, i, asked = 0;
 
-	if (g->nsubs == 0)
+	if (members_for(p, g) == 0)
 		return NULL;
 	at = share_pick_member(how, g->share->cursor, g->nsubs, hash_of(l, p),
 	    next_random(l));
 	for (i = 0; i < g->nsubs && asked <= ASKED_MAX; i++) {
 		s = &g->subs[(at + i) % g->nsubs];
-		if (conn_of(s->owner)->state != CONN_OPEN)
+		if (conn_of(s->owner)->state != CONN_OPEN ||
+		    (p->v.qos > 0 && is_stored(s)))
 			continue;
 		if (any && got == NULL)
 			got = s;
@@ -161,6 +200,12 @@ is_open_to(const struct listener *l, const struct pub *p, uint32_t i)
 
 	return i == l->self || (!bus_peer_blocked(bus) &&
 	    bus_peer_room(bus, size, p->v.qos));
+}
+
+static inline bool
+is_store(uint32_t instance)
+{
+	return instance >= PEERS_MAX;
 }
 
 /* Rather to one that takes more than to one that takes nothing now, be it
@@ -195,16 +240,19 @@ static int64_t
 pick(struct listener *l, const struct pub *p, const struct routes_group *far,
     struct index_filter *local)
 {
-	static struct share_slot slots[PEERS_MAX + 1];
+	static struct share_slot slots[PEERS_ALL + 1];
 	enum share_strategy	 how = strategy(l);
 	struct group_id		 id = far != NULL ? far->id : local->share->id;
-	uint32_t		 here = local == NULL ? 0 : local->nsubs;
+	uint32_t		 here = members_for(p, local);
 	uint64_t		 others = 0, random;
-	bool			 named = false;
-	size_t			 n = 0, i;
+	bool			 named = false, away = false;
+	size_t			 n, i;
 
-	for (i = 0; far != NULL && i < far->nslots && n < PEERS_MAX; i++) {
-		slots[n] = far->slots[i];
+again:
+	for (i = n = 0; far != NULL && i < far->nslots && n < PEERS_ALL; i++) {
+		slots[n].instance = far->slots[i].instance;
+		slots[n].members = group_weight(far->slots[i].members,
+		    is_store(slots[n].instance), p->v.qos, away);
 		if (slots[n].instance == l->self) {
 			named = true;
 			slots[n].members = here;
@@ -215,8 +263,14 @@ pick(struct listener *l, const struct pub *p, const struct routes_group *far,
 		}
 		n++;
 	}
+	if (others == 0 && here > 0)
+		return l->self;
+	if (others == 0 && !away && p->v.qos > 0) {
+		away = true;		/* nobody is connected: it waits */
+		goto again;
+	}
 	if (others == 0)
-		return here > 0 ? (int64_t)l->self : -1;
+		return -1;
 	if (!named)
 		slots[n++] = (struct share_slot){ l->self, here };
 	if (l->draining)		/* ours are leaving */
@@ -294,8 +348,8 @@ groups_pick(struct listener *l, const struct pub *p,
 	}
 	for (f = 0; f < nfound; f++)
 		for (s = found[f]->share; s != NULL; s = s->next)
-			if (s->mark != l->pick_no && s->group->nsubs > 0 &&
-			    !pick_add(l, s->id, pick(l, p, NULL, s->group),
+			if (s->mark != l->pick_no &&
+			    members_for(p, s->group) > 0 && !pick_add(l, s->id, pick(l, p, NULL, s->group),
 			    s->group))
 				return;
 }
@@ -353,7 +407,9 @@ give_far(struct listener *l, struct pub *p, const struct routes_group *far,
 	for (i = 0; rc < 0 && i < far->nslots; i++) {
 		to = far->slots[i].instance;
 		if (to == l->self || to == (uint32_t)picked ||
-		    l->peers[to].bus == NULL || far->slots[i].members == 0)
+		    l->peers[to].bus == NULL ||
+		    group_weight(far->slots[i].members, is_store(to),
+		    p->v.qos, false) == 0)
 			continue;
 		one.to = to;
 		rc = flow_pass(l, p, &one, hops + 1);
@@ -366,9 +422,10 @@ give_far(struct listener *l, struct pub *p, const struct routes_group *far,
 /* How often it may be passed on from here: not for ever between listeners whose
  * members are all full. */
 static unsigned
-hops_max(const struct listener *l, const struct index_filter *local)
+hops_max(const struct listener *l, const struct pub *p,
+    const struct index_filter *local)
 {
-	return local == NULL || local->nsubs == 0 || l->draining ?
+	return members_for(p, local) == 0 || l->draining ?
 	    RECORD_HOPS_MAX : FULL_HOPS_MAX;
 }
 
@@ -386,14 +443,14 @@ give(struct listener *l, struct pub *p, struct group_id id,
 
 	if (local != NULL && !l->draining && give_member(l, p, local, false))
 		return true;
-	if (hops < hops_max(l, local) && (far = look_up(l, p, id)) != NULL &&
+	if (hops < hops_max(l, p, local) && (far = look_up(l, p, id)) != NULL &&
 	    (rc = give_far(l, p, far, hops)) == 0)
 		return true;
 	/* What was passed on so often takes nobody's place. */
 	if (local != NULL && give_member(l, p, local, hops < RECORD_HOPS_MAX))
 		return true;
 	if (rc == ERR_NOTFOUND)
-		metric_inc(local != NULL && local->nsubs > 0 ?
+		metric_inc(members_for(p, local) > 0 ?
 		    &m_dropped_queue_full : &m_shared_nobody);
 	else
 		metric_inc(rc == ERR_NOMEM ? &m_dropped_memory :

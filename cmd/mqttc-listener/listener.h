@@ -634,6 +634,8 @@ void aliases_free(struct aliases **a);
 /* A group got its first member, or has lost its last and goes. */
 int groups_learn(struct listener *l, struct index_filter *g);
 void groups_forget(struct listener *l, struct index_filter *g);
+/* What the router is to know of it: group_count(). */
+uint32_t groups_count(const struct index_filter *g);
 /* Fill l->picks: who gets p for each group, of the nfound filters that match
  * here and of those the FIB knows. */
 void groups_pick(struct listener *l, const struct pub *p,

@@ -15,6 +15,8 @@ _Static_assert((int)PEERS_MAX == (int)ROUTE_LISTENERS_MAX, "of a node");
 void
 routes_changed(struct listener *l, struct index_filter *f)
 {
+	if (f->is_group)
+		f->share->counted = false;
 	route_tell_changed(&l->tell, f);
 }
 
@@ -23,6 +25,12 @@ void
 routes_flush(struct listener *l)
 {
 	route_tell_flush(&l->tell);
+}
+
+static uint32_t
+members(void *ctx UNUSED, const struct index_filter *f)
+{
+	return groups_count(f);
 }
 
 static void
@@ -64,6 +72,7 @@ on_acked(void *ctx)
 }
 
 static const struct route_hooks hooks = {
+	.members = members,
 	.gone = on_gone,
 	.flushed = on_flushed,
 	.waited = is_waited,

@@ -17,6 +17,7 @@
 #include "log/log.h"
 #include "proto/query.h"
 #include "topic/filter.h"
+#include "topic/group.h"
 
 enum {
 	PAGE_BYTES	= 256 * 1024,	/* above any one row */
@@ -111,7 +112,9 @@ put_row(struct page *p, const struct rib_row *row)
 		i.as = wide_form(row, wide);
 	if (row->name != NULL) {
 		i.share = (struct slice){ row->name, row->nlen };
-		i.members = row->members;
+		i.members = group_count_all(row->members, o != NULL &&
+		    o->member != NULL && o->member->kind ==
+		    PROC_SESSION_STORE);
 	}
 	return reply_route(&p->w, &i);
 }
@@ -223,7 +226,8 @@ put_slot(struct page *p, unsigned slot, const struct rib_row *group)
 	if (group != NULL) {
 		i.filter = (struct slice){ group->filter, group->len };
 		i.share = (struct slice){ group->name, group->nlen };
-		i.members = group->members;
+		i.members = group_count_all(group->members,
+		    d.kind == FIB_STORE);
 	}
 	return reply_route(&p->w, &i);
 }

@@ -186,7 +186,8 @@ end_session(struct store *st, struct session *s)
 	struct rest	*r;
 	int		 rc;
 
-	if ((rc = fire_will(st, s)) < 0)	/* [MQTT-3.1.2-8] */
+	if ((rc = fire_will(st, s)) < 0 ||	/* [MQTT-3.1.2-8] */
+	    (rc = groups_leave(st, s, true)) < 0)
 		return rc;
 	r = s->user;
 	if ((rc = log_op(st, &o, NULL, NULL)) < 0)
@@ -248,8 +249,12 @@ close_place(struct store *st, struct holder *d, bool graceful,
 		rest_begin(st, s);
 		return;
 	}
+	groups_connected(st, s);
 	if (s->will.len > 0 && session_will_ms(s) <= st->now_ms)
 		(void)fire_will(st, s);
+	/* Nobody waits for the place: others go on with it. */
+	if (d->waiting == NULL)
+		(void)groups_leave(st, s, false);
 	/* What the disk has no room for now is due, and tried again. */
 	if (session_ends_ms(s) > st->now_ms || end_session(st, s) < 0)
 		rest_begin(st, s);
@@ -286,8 +291,10 @@ open_session(struct store *st, struct holder *d, uint32_t listener,
 	if ((rc = log_op(st, &o, NULL, NULL)) < 0)
 		return rc;
 	d->session = shard_session(st->state, o.handle);
-	if (d->session != NULL)
+	if (d->session != NULL) {
 		d->session->user = d;
+		groups_connected(st, d->session);
+	}
 	metric_set(&m_sessions, shard_nsessions(st->state));
 	return 0;
 }
@@ -465,6 +472,7 @@ reopen(struct store *st, const struct holder *d, struct session *s,
 	};
 
 	(void)log_op(st, &o, NULL, NULL);
+	groups_connected(st, s);
 }
 
 /* The listener has it already: we were started anew, or were away. */

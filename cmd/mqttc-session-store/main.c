@@ -108,7 +108,13 @@ GAUGE(m_log_size, "store_log_bytes", "Bytes of log on the disk");
 COUNTER(m_moved, "store_moved_total",
     "Messages copied to the end of the log, so that its old part can go");
 
+COUNTER(m_shared_redispatched, "shared_redispatched_total",
+    "Messages for groups that another member got instead");
+COUNTER(m_shared_nobody, "shared_no_member_total",
+    "Messages for groups that had no member left");
+
 static struct metric *const metrics[] = {
+	&m_shared_redispatched, &m_shared_nobody,
 	&m_queries, &m_listeners, &m_sessions, &m_holders, &m_grants,
 	&m_takeovers, &m_taken, &m_duplicates, &m_kept, &m_delivered, &m_acked,
 	&m_dropped_full, &m_dropped_expired, &m_log_bytes, &m_writes, &m_syncs,

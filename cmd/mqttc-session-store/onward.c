@@ -18,10 +18,7 @@
 #include "base/err.h"
 #include "log/log.h"
 
-enum {
-	DONE_MS		= 1000,		/* how often what is done is noted */
-	GROUPS_MAX	= 1024		/* that get one message */
-};
+enum { DONE_MS = 1000 };		/* how often what is done is noted */
 
 struct due {
 	struct peer	*peer;
@@ -84,49 +81,149 @@ send_to(struct store *st, struct peer *p, struct record *r, struct due *d)
 	return true;
 }
 
-/* Which listener gets the copy of each group. */
-static void
-pick_groups(struct store *st, const struct record *r,
-    const struct routes_found *found, uint32_t *to)
-{
-	enum share_strategy		 how = (enum share_strategy)
-					    st->conf->mqtt_shared_strategy;
-	const struct routes_group	*g;
-	uint64_t			 hash = 0;
-	size_t				 i, k;
+/* --- Groups --------------------------------------------------------------- */
 
-	if (how == SHARE_HASH_CLIENTID)
-		hash = XXH3_64bits(r->client_id.data, r->client_id.len);
-	else if (how == SHARE_HASH_TOPIC)
-		hash = XXH3_64bits(r->topic.data, r->topic.len);
-	for (i = 0; i < found->ngroups && i < GROUPS_MAX; i++) {
-		g = &found->groups[i];
-		st->random = st->random * UINT64_C(6364136223846793005) +
-		    UINT64_C(1442695040888963407);
-		k = share_pick_slot(how, NULL, g->slots, g->nslots, UINT32_MAX,
-		    hash, st->random >> 16);
-		to[i] = k < g->nslots ? g->slots[k].instance : UINT32_MAX;
-	}
+enum { PICK_LEN = 28 };
+
+static struct group_pick	picks[GROUPS_MAX];
+
+/* The one group that r is for, if it is for one alone. */
+static const struct group_id *
+only_group(const struct record *r, struct group_id *id)
+{
+	struct slice	v;
+	size_t		at = 0;
+	uint16_t	type;
+
+	if (!(r->flags & RECORD_GROUPS))
+		return NULL;
+	while (record_ext_next(r, &at, &type, &v) == 1)
+		if (type == EXT_GROUP && v.len == 16) {
+			*id = (struct group_id){ get_le64(v.data),
+			    get_le64(v.data + 8) };
+			return id;
+		}
+	*id = (struct group_id){ 0, 0 };	/* nobody's */
+	return id;
 }
 
-/* The groups whose copy goes to that listener, as an extension. */
+/* What the log is to know of r: the group it is for, and what was picked, for
+ * whoever may have it must get it again, and nobody else. */
 static struct slice
-groups_of(const struct routes_found *found, const uint32_t *to,
-    uint32_t listener)
+note_picks(struct store *st, const struct record *r)
+{
+	static uint8_t		 buf[RECORD_EXT_HEADER + 16 +
+				    GROUPS_MAX * (RECORD_EXT_HEADER + PICK_LEN)];
+	static uint32_t		 dests[2 * LISTENERS_MAX];
+	struct routes_found	 found = { .dests = dests };
+	struct group_id		 id;
+	const struct group_id	*only = only_group(r, &id);
+	uint8_t			 v[PICK_LEN];
+	size_t			 len = 0, n, i;
+
+	_Static_assert(sizeof(buf) <= UINT16_MAX, "an extension");
+	if (only != NULL) {
+		put_le64(v, id.hi);
+		put_le64(v + 8, id.lo);
+		(void)record_ext_put(buf, sizeof(buf), &len, EXT_GROUP, v, 16);
+	}
+	if (record_qos(r) == 0 || !st->onward_open)
+		return (struct slice){ buf, len };
+	route_match(&st->fib, (const char *)r->topic.data, r->topic.len,
+	    &found);
+	n = groups_pick(st, r, &found, only, picks);
+	for (i = 0; i < n; i++) {
+		put_le64(v, picks[i].id.hi);
+		put_le64(v + 8, picks[i].id.lo);
+		put_le32(v + 16, picks[i].to);
+		put_le64(v + 20, picks[i].incarnation);
+		(void)record_ext_put(buf, sizeof(buf), &len, EXT_PICK, v,
+		    sizeof(v));
+	}
+	return (struct slice){ buf, len };
+}
+
+/* Is that listener another one now? Then what it may have sent of QoS 2 is
+ * nobody's, and of QoS 1 somebody's else. */
+static bool
+is_gone(const struct store *st, const struct group_pick *k)
+{
+	return k->to < LISTENERS_MAX && (st->peers[k->to].bus == NULL ||
+	    st->peers[k->to].incarnation != k->incarnation);
+}
+
+/* What was picked for r when the log got it, or else is now: into picks. */
+static size_t
+picks_of(struct store *st, const struct record *r,
+    const struct routes_found *found)
+{
+	struct group_id		 id;
+	struct group_pick	 k;
+	struct slice		 v;
+	size_t			 n = 0, at = 0;
+	uint16_t		 type;
+	bool			 any = false;
+
+	while (record_ext_next(r, &at, &type, &v) == 1) {
+		if (type != EXT_PICK || v.len != PICK_LEN || n == GROUPS_MAX)
+			continue;
+		any = true;
+		k.id = (struct group_id){ get_le64(v.data),
+		    get_le64(v.data + 8) };
+		k.to = get_le32(v.data + 16);
+		k.incarnation = get_le64(v.data + 20);
+		if (k.to >= LISTENERS_MAX + st->nshards)
+			continue;
+		if (!is_gone(st, &k))
+			picks[n++] = k;
+		else if (record_qos(r) == 1)
+			n += groups_pick(st, r, found, &k.id, &picks[n]);
+	}
+	return any ? n : groups_pick(st, r, found, only_group(r, &id), picks);
+}
+
+/* The groups, of the n in picks, whose copy goes to that process, as an
+ * extension. */
+static struct slice
+groups_of(size_t n, uint32_t to)
 {
 	static uint8_t	buf[GROUPS_MAX * (RECORD_EXT_HEADER + 16)];
 	uint8_t		id[16];
 	size_t		len = 0, i;
 
-	for (i = 0; i < found->ngroups && i < GROUPS_MAX; i++) {
-		if (to[i] != listener)
+	for (i = 0; i < n; i++) {
+		if (picks[i].to != to)
 			continue;
-		put_le64(id, found->groups[i].id.hi);
-		put_le64(id + 8, found->groups[i].id.lo);
+		put_le64(id, picks[i].id.hi);
+		put_le64(id + 8, picks[i].id.lo);
 		(void)record_ext_put(buf, sizeof(buf), &len, EXT_GROUP, id,
 		    sizeof(id));
 	}
 	return (struct slice){ buf, len };
+}
+
+/* --- To everybody ---------------------------------------------------------- */
+
+/* r as process `to` gets it. */
+static void
+address(const struct record *r, struct record *out, size_t npicks, uint32_t to,
+    bool subs)
+{
+	out->ext = groups_of(npicks, to);
+	out->flags = (uint16_t)((r->flags & (RECORD_QOS | RECORD_RETAIN |
+	    RECORD_HOPS)) | (subs ? RECORD_SUBS : 0) |
+	    (out->ext.len > 0 ? RECORD_GROUPS : 0));
+}
+
+static bool
+is_picked(size_t npicks, uint32_t to)
+{
+	size_t i;
+
+	for (i = 0; i < npicks; i++)
+		if (picks[i].to == to)
+			return true;
+	return false;
 }
 
 /* Everybody's, by the index. Fills due; returns how many. again: our own
@@ -134,42 +231,45 @@ groups_of(const struct routes_found *found, const uint32_t *to,
 static uint32_t
 publish(struct store *st, const struct record *r, struct due *due, bool again)
 {
-	static uint32_t		 dests[2 * LISTENERS_MAX], to[GROUPS_MAX];
+	static uint32_t		 dests[2 * LISTENERS_MAX];
+	const uint32_t		 self = LISTENERS_MAX + st->shard;
 	struct routes_found	 found = { .dests = dests };
 	struct record		 out = *r;
 	struct op		 own = { .source = st->name };
-	size_t			 subs, i, k;
+	bool			 all = !(r->flags & RECORD_GROUPS), subs;
+	size_t			 nsubs, npicks, i, k;
 	uint32_t		 n = 0;
 
 	route_match(&st->fib, (const char *)r->topic.data, r->topic.len, &found);
-	pick_groups(st, r, &found, to);
-	subs = found.ndests;
-	for (i = 0; i < found.ngroups && i < GROUPS_MAX; i++) {
-		for (k = 0; k < found.ndests && dests[k] != to[i]; k++)
+	npicks = picks_of(st, r, &found);
+	if (!all)
+		found.ndests = 0;
+	nsubs = found.ndests;
+	for (i = 0; i < npicks; i++) {
+		for (k = 0; k < found.ndests && dests[k] != picks[i].to; k++)
 			;
-		if (k == found.ndests && to[i] < LISTENERS_MAX &&
+		if (k == found.ndests && picks[i].to < LISTENERS_MAX &&
 		    k < NELEM(dests))
-			dests[found.ndests++] = to[i];
+			dests[found.ndests++] = picks[i].to;
 	}
 	for (i = 0; i < found.ndests; i++) {
-		out.ext = groups_of(&found, to, dests[i]);
-		out.flags = (uint16_t)((r->flags & (RECORD_QOS |
-		    RECORD_RETAIN)) | (i < subs ? RECORD_SUBS : 0) |
-		    (out.ext.len > 0 ? RECORD_GROUPS : 0));
+		address(r, &out, npicks, dests[i], i < nsubs);
 		n += send_to(st, &st->peers[dests[i]], &out, &due[n]);
 	}
-	out.ext = (struct slice){ NULL, 0 };
-	out.flags = (uint16_t)((r->flags & (RECORD_QOS | RECORD_RETAIN)) |
-	    RECORD_SUBS);
-	for (i = 0; record_qos(r) > 0 && i < st->nshards; i++)
+	for (i = 0; record_qos(r) > 0 && i < st->nshards; i++) {
 		/* One that is not ready may have rows that nobody knows. */
-		if (i != st->shard && ((found.stores >> i & 1) ||
-		    !st->peers[LISTENERS_MAX + i].ready))
-			n += send_to(st, &st->peers[LISTENERS_MAX + i], &out,
-			    &due[n]);
+		subs = all && ((found.stores >> i & 1) ||
+		    !st->peers[LISTENERS_MAX + i].ready);
+		if (i == st->shard || (!subs &&
+		    !is_picked(npicks, LISTENERS_MAX + (uint32_t)i)))
+			continue;
+		address(r, &out, npicks, LISTENERS_MAX + (uint32_t)i, subs);
+		n += send_to(st, &st->peers[LISTENERS_MAX + i], &out, &due[n]);
+	}
 	/* Our own sessions: no stream is needed. */
+	address(r, &out, npicks, self, all);
 	if (!again || msgid_cmp(r->id, shard_mark(st->state, &st->name, 0)) > 0)
-		(void)take_message(st, r, &own);
+		(void)take_message(st, &out, &own);
 	return n;
 }
 
@@ -273,10 +373,12 @@ onward_take(struct store *st, struct record *r, const struct op *from)
 		}
 	}
 	own.id = msgid_next(&st->ids);
-	own.ext = (struct slice){ NULL, 0 };
-	own.flags &= (uint16_t)(RECORD_QOS | RECORD_RETAIN);
+	own.flags &= (uint16_t)(RECORD_QOS | (r->flags & RECORD_GROUPS ?
+	    RECORD_GROUPS | RECORD_HOPS : RECORD_RETAIN));
 	retained = (own.flags & RECORD_RETAIN) != 0 &&
 	    st->conf->mqtt_retain_available;
+	own.ext = retained && !is_ours(st, &own.topic) ?
+	    (struct slice){ NULL, 0 } : note_picks(st, r);
 	if (retained && is_ours(st, &own.topic) &&
 	    retained_set(st, &own) == ERR_FULL && st->full)
 		return ERR_FULL;

@@ -122,13 +122,16 @@ peers_flush(struct store *st)
 static void
 peer_close(struct store *st, uint32_t i)
 {
-	struct peer *p = &st->peers[i];
+	struct peer	*p = &st->peers[i];
+	struct bus_peer	*dead = p->bus;
 
-	if (p->bus == NULL)
+	if (dead == NULL)
 		return;
-	take_forget(st, bus_peer_name(p->bus), p->incarnation);
-	bus_peer_close(&p->bus);
+	take_forget(st, bus_peer_name(dead), p->incarnation);
+	p->bus = NULL;
 	p->epoch++;
+	bus_peer_unacked(dead, groups_again, st);
+	bus_peer_close(&dead);
 	free(p->buf);
 	p->buf = NULL;
 	memset(&p->out, 0, sizeof(p->out));
@@ -281,24 +284,36 @@ routes_rebase(void *ctx, uint64_t seq)
 	serve_rebase(ctx, seq);
 }
 
+static uint32_t
+group_members(void *ctx UNUSED, const struct index_filter *g)
+{
+	return groups_count(g);
+}
+
+static void
+filter_gone(void *ctx, struct index_filter *f)
+{
+	if (f->is_group)
+		groups_forget(ctx, f);
+}
+
 static const struct route_hooks hooks = {
+	.members = group_members,
+	.gone	= filter_gone,
 	.acked	= routes_acked,
 	.waited	= routes_waited,
 	.rebase	= routes_rebase,
 };
 
-/* Groups are the listeners' to tell: who is away gets nothing of theirs. */
 static void
 on_filter(void *ctx, struct index_filter *f)
 {
 	struct store *st = ctx;
 
-	if (f->is_group) {
-		if (f->nsubs == 0)
-			index_filter_drop(shard_index(st->state), f);
-		return;
-	}
-	route_tell_changed(&st->tell, f);
+	if (f->is_group)
+		groups_changed(st, f);
+	else
+		route_tell_changed(&st->tell, f);
 }
 
 /* Streams to the other stores, also to those nobody has seen yet: what is for
@@ -355,6 +370,7 @@ peers_open(struct store *st)
 	route_tell_init(&st->tell, st->bus, shard_index(st->state),
 	    proc_incarnation(st->proc), &hooks, st, &m_dropped_memory);
 	shard_set_hooks(st->state, &shard_hooks, st);
+	groups_open(st);
 	return stores_open(st);
 }
 
@@ -370,6 +386,7 @@ peers_close(struct store *st)
 		st->peers[i].buf = NULL;
 	}
 	route_tell_fini(&st->tell);
+	groups_close();
 	bus_close(&st->bus);
 	route_fib_fini(&st->fib);
 }

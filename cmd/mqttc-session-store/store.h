@@ -13,6 +13,7 @@
  *	serve.c		a session and the listener that has its client
  *	take.c		messages that come to be kept
  *	onward.c	messages this shard is the source of
+ *	groups.c	shared subscriptions
  *	retained.c	retained messages
  *	query.c		questions of the tools
  *	export.c	all there is, in pages
@@ -53,6 +54,7 @@ enum {
 	LISTENERS_MAX	= ROUTE_LISTENERS_MAX,
 	STORES_MAX	= ROUTE_STORES_MAX,
 	PEERS_ALL	= LISTENERS_MAX + STORES_MAX,
+	GROUPS_MAX	= 1024,		/* that get one message */
 	OUT_MIN		= 4096,
 	OUT_MAX		= BUS_BODY_MAX,
 	SESSION_OUT_MAX	= 4 << 20	/* bytes on their way to one client */
@@ -308,6 +310,42 @@ void take_forget(struct store *st, const char *name, uint64_t incarnation);
 int take_message(struct store *st, const struct record *r,
     const struct op *from);
 
+/* --- groups.c --- */
+
+/* Which process gets the copy of a group: a listener (then which incarnation),
+ * or from LISTENERS_MAX on a store. */
+struct group_pick {
+	struct group_id	 id;
+	uint64_t	 incarnation;
+	uint32_t	 to;
+};
+
+void groups_open(struct store *st);
+void groups_close(void);
+/* A group gained or lost a member; one of s was connected, or is away now. */
+void groups_changed(struct store *st, struct index_filter *g);
+void groups_connected(struct store *st, struct session *s);
+/* It has no member here and goes. */
+void groups_forget(struct store *st, struct index_filter *g);
+/* What the router is to know of it: group_count(). */
+uint32_t groups_count(const struct index_filter *g);
+/* For the groups in found (only one of them, unless that is NULL): GROUPS_MAX fit
+ * in out. Returns how many; a group nobody is a member of is counted. */
+size_t groups_pick(struct store *st, const struct record *r,
+    const struct routes_found *found, const struct group_id *only,
+    struct group_pick *out);
+/* The members here that get r for the groups its extension names, behind the n
+ * targets there are; a group without any is looked for elsewhere. Returns how
+ * many there are in all, in *targets; ERR_NOMEM. */
+int groups_targets(struct store *st, const struct record *r,
+    const struct op *from, struct store_target **targets, int n);
+/* s has no connection any more, or ends: what it got for groups goes to others,
+ * if any is connected, or when it ends to any. ERR_FULL: the log takes no more
+ * now. */
+int groups_leave(struct store *st, struct session *s, bool ends);
+/* For bus_peer_unacked(): what a listener that died had for groups. */
+bool groups_again(void *ctx, uint64_t seq, const struct record *r);
+
 /* --- onward.c --- */
 
 /* Publish r, whose id is ours: to whoever wants it, until all have it. QoS 0:
@@ -324,7 +362,9 @@ size_t onward_save(const struct store *st, uint8_t *buf);
 int onward_load(struct store *st, const struct slice *record);
 /* Take r in as its source: into the log, and onward. from: source and slot
  * whose mark it raises; handle and pid, when it is that session's QoS 2, handle
- * alone, its will. ERR_FULL. */
+ * and `back`, when a group takes back its entry at offset, handle alone, its will.
+ * Of RECORD_GROUPS it is for the one group that its extension names, and for
+ * nobody else. ERR_FULL. */
 int onward_take(struct store *st, struct record *r, const struct op *from);
 void onward_replay(struct store *st, const struct op *o, uint64_t pos);
 void onward_acked(struct store *st);
@@ -367,15 +407,17 @@ long import_batch(struct store *st, const struct query *q, uint64_t from,
 bool import_is_under_way(const struct session *s);
 void import_fini(void);
 
-extern struct metric m_exported, m_imported, m_ended_by_tool, m_queue,
-    m_bodies, m_body_bytes, m_suback_waiting, m_attach_waits, m_refused,
+extern struct metric
+    m_exported, m_imported, m_ended_by_tool, m_queue, m_bodies,
+    m_body_bytes, m_suback_waiting, m_attach_waits, m_refused,
     m_records_refused, m_serve_lost, m_unreadable, m_damaged, m_replayed,
-    m_again, m_sessions_expired, m_retained_expired;
-extern struct metric m_queries, m_listeners, m_sessions, m_holders, m_grants,
-    m_takeovers, m_taken, m_duplicates, m_kept, m_delivered, m_acked,
-    m_dropped_full, m_dropped_expired, m_log_bytes, m_writes, m_syncs,
-    m_disk_full, m_fib_evicted, m_dropped_memory, m_wills, m_retained, m_retained_bytes, m_onward, m_onward_due,
-    m_onward_lost, m_retained_refused, m_checkpoints,
-    m_checkpoint_failures, m_snapshots, m_segments_dropped, m_log_size, m_moved;
+    m_again, m_sessions_expired, m_retained_expired, m_queries, m_listeners,
+    m_sessions, m_holders, m_grants, m_takeovers, m_taken, m_duplicates,
+    m_kept, m_delivered, m_acked, m_dropped_full, m_dropped_expired,
+    m_log_bytes, m_writes, m_syncs, m_disk_full, m_fib_evicted,
+    m_dropped_memory, m_wills, m_retained, m_retained_bytes, m_onward,
+    m_onward_due, m_onward_lost, m_shared_redispatched, m_shared_nobody,
+    m_retained_refused, m_checkpoints, m_checkpoint_failures, m_snapshots,
+    m_segments_dropped, m_log_size, m_moved;
 
 #endif

@@ -38,6 +38,7 @@ pack(const struct store_target *t, size_t n, struct slice *out)
 		}
 		memset(&one, 0, sizeof(one));
 		one.handle = t[i].session->handle;
+		one.group = t[i].group;
 		one.qos = t[i].qos;
 		one.retain = t[i].retain;
 		one.nids = t[i].nids;
@@ -122,13 +123,16 @@ keep(struct store *st, const struct record *r, struct store_target *t,
 int
 take_message(struct store *st, const struct record *r, const struct op *from)
 {
-	struct store_target	*t;
-	int			 n;
+	struct store_target	*t = NULL;
+	int			 n = 0;
 
 	if (record_qos(r) == 0)
 		return 0;
-	n = shard_match(st->state, &r->topic, (uint8_t)record_qos(r),
-	    (r->flags & RECORD_RETAIN) != 0, &r->client_id, &t);
+	if (r->flags & RECORD_SUBS)
+		n = shard_match(st->state, &r->topic, (uint8_t)record_qos(r),
+		    (r->flags & RECORD_RETAIN) != 0, &r->client_id, &t);
+	if (n >= 0 && (r->flags & RECORD_GROUPS))
+		n = groups_targets(st, r, from, &t, n);
 	return n <= 0 ? n : keep(st, r, t, (size_t)n, from);
 }
 

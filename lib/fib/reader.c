@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "fib/hash.h"
 #include "fib/layout.h"
+#include "topic/group.h"
 
 #define TOPIC_MAX	65535u
 #define LEVELS_MAX	(TOPIC_MAX + 1)
@@ -446,7 +447,7 @@ found_merge(struct fib_reader *r, struct found *a, const struct found *b)
 			*to++ = *y++;
 		else {
 			*to = *x++;
-			to->members = MAX(to->members, y->members);
+			to->members = group_count_max(to->members, y->members);
 			to++;
 			y++;
 		}

@@ -66,6 +66,9 @@ enum record_ext {
 	EXT_INBOUND	= 3,	/* 18 bytes: {handle 8, packet id 2, serial of
 				 * the connection 8} of the durable session that
 				 * published it */
+	EXT_PICK	= 5,	/* 28 bytes, of a store's log alone: {group 16,
+				 * instance 4, incarnation 8} that was picked
+				 * for it */
 	EXT_SESSION	= 4,	/* for that durable session alone: {handle 8,
 				 * QoS 1, retain 1, subscription ids 4 each} */
 };

@@ -555,7 +555,8 @@ gather_group(struct rib *rib, unsigned fib, uint64_t fp, struct fib_group *g)
 			slot = rib->owners[r->owner].slot[fib];
 			rib->members[slot] = rib->bits[slot / 64] >>
 			    slot % 64 & 1 ?
-			    MAX(rib->members[slot], r->members) : r->members;
+			    group_count_max(rib->members[slot], r->members) :
+			    r->members;
 			rib->bits[slot / 64] |= (uint64_t)1 << slot % 64;
 		}
 	}

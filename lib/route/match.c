@@ -208,20 +208,19 @@ groups_of(const struct route_fib *rf, const struct fib_match *m,
 		to->id.lo = from->id_lo;
 		to->slots = g->slots + g->nslots;
 		to->nslots = 0;
-		to->stores = 0;
 		for (k = 0; k < from->nslots; k++) {
 			if (fib_slot(rf->now->reader, from->slots[k].slot,
 			    &d) < 0)
 				continue;
-			to->stores |= store_bit(&d);
-			if (!is_listener(&d))
+			if (store_bit(&d) == 0 && !is_listener(&d))
 				continue;
-			to->slots[to->nslots].instance = d.instance;
+			to->slots[to->nslots].instance = d.instance +
+			    (is_listener(&d) ? 0 : ROUTE_LISTENERS_MAX);
 			to->slots[to->nslots++].members =
 			    from->slots[k].members;
 		}
 		g->nslots += to->nslots;
-		g->ngroups += to->nslots > 0 || to->stores != 0;
+		g->ngroups += to->nslots > 0;
 	}
 	if (m->groups_short)
 		metric_inc(rf->m_short);

@@ -36,12 +36,13 @@ enum {
 	ROUTE_ANSWER_SLOTS	= 64		/* of all groups together */
 };
 
-/* A group with members at listeners, us included. */
+/* A group with members, ours included. Instances from ROUTE_LISTENERS_MAX on are
+ * stores, also one that is away, for it keeps what it is given. */
 struct routes_group {
 	struct group_id	 id;
-	struct share_slot *slots;	/* in the same order everywhere */
+	struct share_slot *slots;	/* in the same order everywhere; as
+					 * group_count() */
 	uint32_t	 nslots;
-	uint64_t	 stores;	/* bit i: shard i has members, too */
 };
 
 /* Who else may want a topic; good until the next call. */

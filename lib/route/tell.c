@@ -41,9 +41,12 @@ route_tell_fini(struct route_tell *t)
 /* What the router is to know of f: whether it has subscribers, of a group how
  * many. */
 static inline uint32_t
-wanted(const struct index_filter *f)
+wanted(const struct route_tell *t, const struct index_filter *f)
 {
-	return f->is_group ? f->nsubs : f->nsubs > 0;
+	if (!f->is_group || f->nsubs == 0)
+		return f->nsubs > 0;
+	return t->hooks->members != NULL ? t->hooks->members(t->ctx, f) :
+	    group_count(f->nsubs, 0);
 }
 
 static void
@@ -74,7 +77,8 @@ touch(struct route_tell *t, struct index_filter *f)
 void
 route_tell_changed(struct route_tell *t, struct index_filter *f)
 {
-	if (f->told != wanted(f) || f->nsubs == 0)
+	/* A group is counted at the end of the turn, once. */
+	if (f->is_group || f->told != wanted(t, f) || f->nsubs == 0)
 		touch(t, f);
 }
 
@@ -147,12 +151,13 @@ batch_row(struct batch *b, struct index_filter *f)
 		.filter = { (const uint8_t *)f->text, f->len },
 		.qos = 2,
 	};
-	bool		 add = f->nsubs > 0;
+	uint32_t	 now = wanted(b->t, f);
+	bool		 add = now > 0;
 
 	if (f->is_group) {
 		row.share = (struct slice){ (const uint8_t *)f->share->name,
 		    f->share->name_len };
-		row.members = f->nsubs;
+		row.members = now;
 	}
 	batch_open(b);
 	if ((add ? routes_add(&b->w, &row) : routes_del(&b->w, &row)) < 0) {
@@ -165,7 +170,7 @@ batch_row(struct batch *b, struct index_filter *f)
 	}
 	b->removes |= !add;
 	f->route_seq = b->t->seq;
-	f->told = wanted(f);
+	f->told = now;
 }
 
 static int
@@ -188,7 +193,7 @@ snapshot_row(void *ctx, struct index_filter *f)
 {
 	struct batch *b = ctx;
 
-	if (f->nsubs > 0 && f->told == 0)
+	if (f->told == 0 && wanted(b->t, f) > 0)
 		batch_row(b, f);
 	return b->failed;
 }
@@ -230,11 +235,11 @@ route_tell_flush(struct route_tell *t)
 	for (i = 0; i < t->ndirty; i++) {
 		f = t->dirty[i];
 		f->dirty = false;
-		if (tell && !b.failed && f->told != wanted(f) &&
+		if (tell && !b.failed && f->told != wanted(t, f) &&
 		    (f->told > 0 || !t->snapshot))
 			batch_row(&b, f);
 		if (tell && b.failed) {
-			b.lost |= f->nsubs == 0;
+			b.lost |= wanted(t, f) == 0;
 			f->told = 0;		/* the snapshot says it */
 		}
 		if (f->nsubs == 0) {

@@ -27,6 +27,9 @@
 
 /* What the owner does about it; any may be NULL. */
 struct route_hooks {
+	/* What to say of the group f, which has members: group_count(), 0
+	 * nothing. NULL: all of them are a listener's. */
+	uint32_t (*members)(void *ctx, const struct index_filter *f);
 	/* f has no subscriber and goes now. */
 	void (*gone)(void *ctx, struct index_filter *f);
 	/* After a flush. */
@@ -64,8 +67,8 @@ void route_tell_init(struct route_tell *t, struct bus *bus,
     const struct route_hooks *hooks, void *ctx, struct metric *m_short);
 void route_tell_fini(struct route_tell *t);	/* the stream is closed, too */
 
-/* f has got a subscriber or lost one: the router may have to hear of it, and
- * without any it goes at the end of the turn. f->route_seq is then the batch
+/* f has got a subscriber or lost one, or there is something else to say of the
+ * group it is: the router may have to hear of it, and without any subscriber it goes at the end of the turn. f->route_seq is then the batch
  * that says so. */
 void route_tell_changed(struct route_tell *t, struct index_filter *f);
 

@@ -26,7 +26,8 @@ enum share_strategy {
 /* A process that has members. */
 struct share_slot {
 	uint32_t	instance;
-	uint32_t	members;	/* 0: none that may be picked */
+	uint32_t	members;	/* group_count() as it comes; to pick
+					 * from, group_weight() */
 };
 
 /* What is remembered of a group where its messages come from. */

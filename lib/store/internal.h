@@ -155,7 +155,7 @@ void body_unref(struct shard *sh, struct body *b);
 int body_move(struct shard *sh, struct body *b, uint64_t pos, uint32_t size);
 void bodies_free(struct shard *sh);
 
-int queue_reserve(struct session *s);
+int queue_reserve(struct session *s, uint32_t n);	/* n more */
 struct entry *queue_add(struct shard *sh, struct session *s, uint64_t offset,
     struct body *b);
 void queue_received(struct shard *sh, struct session *s, struct entry *e);

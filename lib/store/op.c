@@ -18,7 +18,16 @@ struct field {
 
 #define F(type, member) { type, offsetof(struct op, member) }
 
-enum { FIELDS_MAX = 12, NKINDS = STORE_SKIP + 1 };
+enum {
+	FIELDS_MAX = 12,
+	NKINDS = STORE_SKIP + 1,
+
+	/* A target: handle 8, flags 1, number of identifiers 2, group 8 if
+	 * there is one, identifiers. Its flags: */
+	TARGET_QOS = 3,
+	TARGET_RETAIN = 4,
+	TARGET_GROUP = 8
+};
 
 _Static_assert(sizeof(struct op) <= UINT8_MAX, "offsets are bytes");
 
@@ -60,7 +69,8 @@ static const struct field fields[NKINDS][FIELDS_MAX] = {
 	[STORE_WILL] = { F(U64, handle) },
 	[STORE_ONWARD] = {
 		F(U64, deadline_s), F(ID, id), F(U32, slot), F(TEXT, source),
-		F(U64, handle), F(U16, pid), F(RECORD, record),
+		F(U64, handle), F(U64, offset), F(U16, pid), F(BOOL, back),
+		F(RECORD, record),
 	},
 	[STORE_ONWARD_DONE] = { F(U64, pos) },
 	[STORE_SKIP] = { F(U64, handle), F(U64, offset) },
@@ -134,8 +144,11 @@ op_put_target(uint8_t *out, size_t size, const struct op_target *t,
 	uint16_t		i;
 
 	out_u64(&w, t->handle);
-	out_u8(&w, (uint8_t)(t->qos | t->retain << 2));
+	out_u8(&w, (uint8_t)(t->qos | (t->retain ? TARGET_RETAIN : 0) |
+	    (t->group != 0 ? TARGET_GROUP : 0)));
 	out_u16(&w, t->nids);
+	if (t->group != 0)
+		out_u64(&w, t->group);
 	for (i = 0; i < t->nids; i++)
 		out_u32(&w, ids[i]);
 	return out_end(&w);
@@ -189,18 +202,21 @@ op_next_target(const struct op *o, size_t *at, uint32_t *left,
     struct op_target *t)
 {
 	const uint8_t	*p = o->targets + *at;
-	size_t		 room = o->targets_len - *at, n;
+	size_t		 room = o->targets_len - *at, n = STORE_TARGET_MIN;
 
-	if (*left == 0 || room < STORE_TARGET_MAX)
+	if (*left == 0 || room < n)
 		return 0;
+	if (p[8] & TARGET_GROUP)
+		n += 8;
 	t->handle = get_le64(p);
-	t->qos = p[8] & 3;
-	t->retain = p[8] >> 2 & 1;
+	t->qos = p[8] & TARGET_QOS;
+	t->retain = (p[8] & TARGET_RETAIN) != 0;
 	t->nids = get_le16(p + 9);
-	t->ids = p + STORE_TARGET_MAX;
-	n = STORE_TARGET_MAX + 4 * (size_t)t->nids;
+	t->ids = p + n;
+	n += 4 * (size_t)t->nids;
 	if (room < n)
 		return 0;
+	t->group = p[8] & TARGET_GROUP ? get_le64(p + STORE_TARGET_MIN) : 0;
 	*at += n;
 	--*left;
 	return 1;
@@ -216,7 +232,9 @@ targets_are_whole(const struct op *o)
 
 	for (i = at; op_next_target(o, &at, &left, &t); i = at)
 		if (t.handle == 0 || t.qos < 1 || t.qos > 2 ||
-		    o->targets[i + 8] > 7)
+		    o->targets[i + 8] > (TARGET_QOS | TARGET_RETAIN |
+		    TARGET_GROUP) || ((o->targets[i + 8] & TARGET_GROUP) &&
+		    t.group == 0))
 			return false;
 	return left == 0 && at == o->targets_len;
 }
@@ -253,8 +271,8 @@ is_possible(const struct op *o)
 	case STORE_ONWARD_DONE:
 		return true;
 	case STORE_ONWARD:
-		return o->handle <= HANDLE_MAX &&
-		    (o->pid == 0 || o->handle != 0);
+		return o->handle <= HANDLE_MAX && (o->handle != 0 ?
+		    o->pid == 0 || !o->back : o->pid == 0 && !o->back);
 	}
 	return false;
 }

@@ -30,8 +30,9 @@ enum store_op {
 	STORE_MOVE	= 12,	/* a body lies here from now on */
 	STORE_WILL	= 13,	/* the will is withdrawn, or was sent */
 	STORE_RETAIN	= 14,	/* not this room's: see retain/code.h */
-	STORE_ONWARD	= 15,	/* a message this shard is the source of; it
-				 * ends the will, or is the QoS 2, of handle */
+	STORE_ONWARD	= 15,	/* a message this shard is the source of: of
+				 * handle the will, the QoS 2, or an entry that
+				 * its group takes back */
 	STORE_ONWARD_DONE = 16,	/* ... which all have, up to this position */
 	STORE_SKIP	= 17	/* the next message of the session gets this
 				 * offset (it was brought from elsewhere) */
@@ -40,12 +41,14 @@ enum store_op {
 /* STORE_ACK's `what` for a PUBREC whose reason code refuses the message. */
 #define STORE_PUBREC_REFUSED	0x85
 
-/* Bytes enough for any target without identifiers; each of those takes 4. */
-#define STORE_TARGET_MAX	11
+/* Bytes of a target, and with a group; each identifier takes 4 more. */
+#define STORE_TARGET_MIN	11
+#define STORE_TARGET_MAX	19
 
 /* One of a message's targets. */
 struct op_target {
 	uint64_t	handle;
+	uint64_t	group;		/* see struct entry */
 	uint8_t		qos;		/* 1, 2 */
 	bool		retain;
 	uint16_t	nids;
@@ -57,10 +60,11 @@ struct op {
 	enum store_op	 kind;
 	uint64_t	 handle;	/* all but PUBLISH, MARK, MOVE,
 					 * ONWARD_DONE; never 0. ONWARD: whose
-					 * will it is, or with pid whose QoS 2;
-					 * 0 neither */
+					 * will it is, with pid whose QoS 2,
+					 * with `back` whose entry at offset; 0
+					 * nobody's */
 	uint64_t	 at_ms;		/* OPEN, CLOSE, PUBLISH */
-	uint64_t	 offset;	/* ACK, DROP, SKIP; CLOSE:
+	uint64_t	 offset;	/* ACK, DROP, SKIP, ONWARD; CLOSE:
 					 * session.sent */
 	uint64_t	 pos;		/* MOVE: where it lay; ONWARD_DONE */
 	uint64_t	 incarnation;	/* OPEN */
@@ -82,6 +86,7 @@ struct op {
 	bool		 durable;	/* OPEN */
 	bool		 fresh;		/* OPEN: forget an old session of it */
 	bool		 keep_will;	/* CLOSE: it waits for its delay */
+	bool		 back;		/* ONWARD */
 	struct slice	 client_id;	/* OPEN */
 	struct slice	 share, filter;	/* (UN)SUBSCRIBE; share empty: none */
 	struct slice	 source;	/* PUBLISH, MARK, ONWARD: process name

@@ -329,16 +329,16 @@ resize(struct session *s, uint32_t cap)
 }
 
 int
-queue_reserve(struct session *s)
+queue_reserve(struct session *s, uint32_t n)
 {
 	struct queue *q = s->queue;
 
 	if (q == NULL)
-		return resize(s, 1);
-	if (q->first + q->n < q->cap)
+		return resize(s, n);
+	if (q->first + q->n + n <= q->cap)
 		return 0;
-	if (s->queued > q->cap / 4 * 3 || s->queued == q->cap)
-		return resize(s, q->cap * 2);
+	if (s->queued > q->cap / 4 * 3 || s->queued + n > q->cap)
+		return resize(s, MAX(q->cap * 2, s->queued + n));
 	squeeze(q, q);
 	return 0;
 }
@@ -388,6 +388,7 @@ let_go(struct shard *sh, struct session *s, struct entry *e)
 	free(e->ids);
 	e->ids = NULL;
 	e->nids = 0;
+	e->group = 0;
 }
 
 void

@@ -13,7 +13,8 @@
  *	    bytes}, filter {length 2, bytes}}
  *	    number of QoS 2 inbound 4, each {packet identifier 2}
  *	    number of entries not DONE 4, each {offset 8, state 1, qos and
- *	    retain << 2 1, number of identifiers 2, each 4}; of one that waits
+ *	    retain << 2 and 8 for a group 1, number of identifiers 2, group 8
+ *	    if there is one, each identifier 4}; of one that waits
  *	    also its body {pos 8, deadline_s 8, size 4, bytes 4}
  *
  * Marks, version 1: version 1, next handle 8, number 4, each {source {length 2,
@@ -81,8 +82,11 @@ put_entries(struct bytes_out *w, const struct session *s)
 			continue;
 		out_u64(w, e->offset);
 		out_u8(w, e->state);
-		out_u8(w, (uint8_t)(e->qos | e->retain << 2));
+		out_u8(w, (uint8_t)(e->qos | e->retain << 2 |
+		    (e->group != 0) << 3));
 		out_u16(w, e->nids);
+		if (e->group != 0)
+			out_u64(w, e->group);
 		for (k = 0; k < e->nids; k++)
 			out_u32(w, e->ids[k]);
 		if (e->body == NULL)
@@ -232,18 +236,19 @@ get_entry(struct shard *sh, struct session *s, struct bytes_in *r,
 	uint64_t	 offset = in_u64(r);
 	uint8_t		 state = in_u8(r), how = in_u8(r);
 	uint16_t	 nids = in_u16(r), i;
+	uint64_t	 group = how & 8 ? in_u64(r) : 0;
 	const uint8_t	*at = in_bytes(r, 4 * (size_t)nids);
 	struct body	*b = NULL;
 	struct entry	*e;
 	uint32_t	*ids = NULL;
 	int		 rc;
 
-	if (r->bad || offset < above || offset >= s->next || how > 7 ||
-	    (how & 3) < 1 || (how & 3) > 2 || (state != ENTRY_WAITS &&
+	if (r->bad || offset < above || offset >= s->next || how > 15 ||
+	    (group != 0) != (how >> 3) || (how & 3) < 1 || (how & 3) > 2 || (state != ENTRY_WAITS &&
 	    (state != ENTRY_RECEIVED || (how & 3) != 2 || nids > 0 ||
-	    offset >= s->sent)))
+	    group != 0 || offset >= s->sent)))
 		return ERR_PROTO;
-	if (queue_reserve(s) < 0 ||
+	if (queue_reserve(s, 1) < 0 ||
 	    (nids > 0 && (ids = malloc(nids * sizeof(*ids))) == NULL))
 		return ERR_NOMEM;
 	if (state == ENTRY_WAITS && (rc = get_body(sh, r, &b)) < 0) {
@@ -256,7 +261,8 @@ get_entry(struct shard *sh, struct session *s, struct bytes_in *r,
 	e->ids = ids;
 	e->nids = nids;
 	e->qos = how & 3;
-	e->retain = how >> 2;
+	e->retain = how >> 2 & 1;
+	e->group = group;
 	return 0;
 }
 

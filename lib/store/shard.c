@@ -14,6 +14,7 @@
 /* One target of the PUBLISH that is being applied. */
 struct landing {
 	struct session	*session;
+	uint64_t	 group;
 	uint32_t	*ids;
 	uint16_t	 nids;
 	uint8_t		 qos;
@@ -633,7 +634,9 @@ apply_onward(struct shard *sh, uint64_t pos, const struct op *o)
 	if (o->handle == 0 || (s = shard_session(sh, o->handle)) == NULL ||
 	    pos <= s->applied)
 		return 0;
-	if (o->pid == 0)
+	if (o->back)
+		apply_drop(sh, s, o);
+	else if (o->pid == 0)
 		drop_will(s);
 	else if ((rc = inbound_add(&s->inbound, o->pid)) < 0)
 		return rc;
@@ -660,15 +663,24 @@ copy_ids(uint32_t **out, const struct op_target *t)
 	return 0;
 }
 
-/* Everything that can fail about one target. */
+/* Everything that can fail about one target, the n-th of them in all. Only for
+ * a group a session may be named again. */
 static int
-prepare(struct session *s, const struct op_target *t, struct landing *l)
+prepare(struct session *s, const struct op_target *t, struct landing *all,
+    size_t n)
 {
-	int rc;
+	struct landing	*l = &all[n];
+	uint32_t	 more = 1;
+	size_t		 i;
+	int		 rc;
 
-	if ((rc = queue_reserve(s)) < 0 || (rc = copy_ids(&l->ids, t)) < 0)
+	for (i = 0; t->group != 0 && i < n; i++)
+		more += all[i].session == s;
+	if ((rc = queue_reserve(s, more)) < 0 ||
+	    (rc = copy_ids(&l->ids, t)) < 0)
 		return rc;
 	l->session = s;
+	l->group = t->group;
 	l->nids = t->nids;
 	l->qos = t->qos;
 	l->retain = t->retain;
@@ -681,13 +693,14 @@ land(struct shard *sh, uint64_t pos, const struct landing *l, struct body *b)
 	struct session	*s = l->session;
 	struct entry	*e;
 
-	if (pos <= s->applied) {	/* named twice */
+	if (pos <= s->applied && l->group == 0) {	/* named twice */
 		free(l->ids);
 		return;
 	}
 	e = queue_add(sh, s, s->next++, b);
 	e->ids = l->ids;
 	e->nids = l->nids;
+	e->group = l->group;
 	e->qos = l->qos;
 	e->retain = l->retain;
 	s->applied = pos;
@@ -715,7 +728,7 @@ apply_publish(struct shard *sh, uint64_t pos, const struct op *o, size_t len)
 		if ((s = shard_session(sh, t.handle)) == NULL)
 			unknown++;
 		else if (pos > s->applied) {
-			if ((rc = prepare(s, &t, &landing[n])) < 0)
+			if ((rc = prepare(s, &t, landing, n)) < 0)
 				goto free_ids;
 			n++;
 		}

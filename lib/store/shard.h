@@ -65,7 +65,8 @@ struct entry {
 	uint64_t	 offset;
 	struct body	*body;
 	uint32_t	*ids;		/* subscription identifiers, or NULL */
-	struct index_filter *group;	/* it came as a group's, or NULL */
+	uint64_t	 group;		/* it came for the shared subscription
+					 * whose group_id.lo this is; 0: none */
 	uint16_t	 nids;
 	uint8_t		 qos;		/* 1, 2 */
 	uint8_t		 state;		/* enum entry_state */
@@ -161,9 +162,11 @@ void shard_free(struct shard **sh);
  *		ends and a new one begins. Its will is replaced, `sent` stays: below it
  *		is to be sent again (4.4). Once durable it stays durable.
  *   CLOSE	`sent` is what the operation says.
- *   PUBLISH	each target's entry gets that session's next offset. With a
+ *   PUBLISH	each target's entry gets that session's next offset; a session
+ *		may be named again for each of its groups. With a
  *		source, raises its mark, also without targets.
  *   ACK	PUBREC: RECEIVED; else DONE. Any but QoS 2 ignores PUBREC.
+ *   ONWARD	what it says of its session, and the mark, all at once.
  *   MOVE	targets are those who have the body: their records change.
  */
 int shard_apply(struct shard *sh, uint64_t pos, const void *op, size_t len);
@@ -219,6 +222,7 @@ struct shard_counts shard_counts(const struct shard *sh);
 
 struct store_target {			/* one of a STORE_PUBLISH */
 	struct session	*session;
+	uint64_t	 group;		/* as in an entry; shard_match: 0 */
 	const uint32_t	*ids;		/* subscription identifiers */
 	uint16_t	 nids;
 	uint8_t		 qos;		/* 1, 2: the lesser of both */

@@ -59,9 +59,11 @@ struct index_share {
 	struct index_share  *next;	/* others of the same filter */
 	struct index_filter *group;	/* whose subscribers are the members */
 	struct index_filter *base;	/* the filter it hangs on */
-	struct group_id	  id;		/* the caller's, as the next two */
+	struct group_id	  id;		/* the caller's, as the next four */
 	uint64_t	  mark;
 	bool		  named;
+	bool		  counted;
+	uint32_t	  nstored;
 	uint32_t	  cursor;	/* the caller's: a place among the
 					 * members, following who moves */
 	uint16_t	  name_len;

@@ -39,7 +39,8 @@ again(const uint8_t *data, size_t len)
 	need(op_put(out, len, &o) == n && memcmp(out, data, (size_t)n) == 0);
 	for (left = o.ntargets, from = 0;
 	    op_next_target(&o, &at, &left, &t) == 1; from = at)
-		need(at - from == STORE_TARGET_MAX + 4u * t.nids &&
+		need(at - from == (t.group != 0 ? STORE_TARGET_MAX :
+		    STORE_TARGET_MIN) + 4u * t.nids &&
 		    (t.qos == 1 || t.qos == 2));
 	need(left == 0 && at == o.targets_len);
 	free(out);

@@ -203,7 +203,7 @@ static void
 groups_say_which_stores_have_members(void **state UNUSED)
 {
 	struct world	*w = world_new(FIB_LISTENER, 0);
-	unsigned	 l, s, twice;
+	unsigned	 l, s, twice, i;
 	struct group_id	 g = group_id_of("g", 1, "t", 1);
 
 	publish(w, 1);
@@ -214,8 +214,10 @@ groups_say_which_stores_have_members(void **state UNUSED)
 	for (twice = 0; twice < 2; twice++) {
 		match(w, "t");
 		assert_int_equal(w->r.ngroups, 1);
-		assert_int_equal(w->r.groups[0].nslots, 0);
-		assert_int_equal(w->r.groups[0].stores, 4);
+		assert_int_equal(w->r.groups[0].nslots, 1);
+		assert_int_equal(w->r.groups[0].slots[0].instance,
+		    ROUTE_LISTENERS_MAX + 2);
+		assert_int_equal(w->r.groups[0].slots[0].members, 3);
 		assert_int_equal(w->r.stores, 0);	/* not for itself */
 	}
 	assert_int_equal(rib_group(w->rib, l, "t", 1, "g", 1, 2), 0);
@@ -223,10 +225,10 @@ groups_say_which_stores_have_members(void **state UNUSED)
 		match(w, "t");
 		assert_int_equal(w->r.ngroups, 1);
 		assert_true(group_id_eq(w->r.groups[0].id, g));
-		assert_int_equal(w->r.groups[0].nslots, 1);
-		assert_int_equal(w->r.groups[0].slots[0].instance, 7);
-		assert_int_equal(w->r.groups[0].slots[0].members, 2);
-		assert_int_equal(w->r.groups[0].stores, 4);
+		assert_int_equal(w->r.groups[0].nslots, 2);
+		for (i = 0; w->r.groups[0].slots[i].instance != 7; i++)
+			assert_true(i < 2);
+		assert_int_equal(w->r.groups[0].slots[i].members, 2);
 	}
 	world_free(w);
 }

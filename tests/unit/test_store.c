@@ -91,12 +91,17 @@ static void
 add_target(struct bytes *b, uint64_t handle, uint8_t qos,
     const uint32_t *ids, uint16_t nids)
 {
-	struct op_target t = { .handle = handle, .qos = qos, .nids = nids };
+	/* Some are for a group. */
+	struct op_target t = {
+		.handle = handle, .qos = qos, .nids = nids,
+		.group = handle % 2 == 0 ? 0xfeed0000 + nids : 0,
+	};
 	long		 n;
 
 	n = op_put_target(b->data + b->len, sizeof(b->data) - b->len, &t,
 	    ids);
-	assert_int_equal(n, STORE_TARGET_MAX + 4 * nids);
+	assert_int_equal(n, (t.group != 0 ? STORE_TARGET_MAX :
+	    STORE_TARGET_MIN) + 4 * nids);
 	b->len += (size_t)n;
 }
 

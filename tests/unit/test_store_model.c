@@ -57,7 +57,7 @@ struct m_sub {
 };
 
 struct m_entry {
-	uint64_t	 offset, pos, deadline_s;
+	uint64_t	 offset, pos, deadline_s, group;
 	uint32_t	 size, bytes;
 	uint32_t	 ids[IDS];
 	uint16_t	 nids;
@@ -216,9 +216,9 @@ say_model(struct text *t)
 		for (k = 0; k < s->nout; k++) {
 			const struct m_entry *e = &s->out[k];
 
-			say(t, "  out %llu q%u s%u r%d",
+			say(t, "  out %llu q%u s%u r%d g%llu",
 			    (unsigned long long)e->offset, e->qos, e->state,
-			    e->retain);
+			    e->retain, (unsigned long long)e->group);
 			for (j = 0; j < e->nids; j++)
 				say(t, " %u", e->ids[j]);
 			if (e->state == ENTRY_WAITS)
@@ -303,8 +303,9 @@ say_session(struct text *t, const struct session *s)
 	for (o = session_next(s, 0); o < s->next; o = session_next(s, o + 1)) {
 		const struct entry *e = session_entry(s, o);
 
-		say(t, "  out %llu q%u s%u r%d", (unsigned long long)o, e->qos,
-		    e->state, e->retain);
+		say(t, "  out %llu q%u s%u r%d g%llu", (unsigned long long)o,
+		    e->qos, e->state, e->retain,
+		    (unsigned long long)e->group);
 		CHECK(e->offset == o);
 		for (k = 0; k < e->nids; k++)
 			say(t, " %u", e->ids[k]);
@@ -809,6 +810,7 @@ m_land(uint64_t handle, uint64_t pos, const struct op *o,
 	e->deadline_s = o->deadline_s;
 	e->qos = t->qos;
 	e->retain = t->retain;
+	e->group = t->group;
 	e->nids = t->nids;
 	memcpy(e->ids, ids, t->nids * sizeof(*ids));
 }
@@ -908,14 +910,24 @@ do_publish(void)
 		.source = slice(source < SOURCES ? sources[source] : ""),
 		.record = { NULL, rnd(100) },
 	};
+	unsigned		 more = rnd(3);
 	long			 len;
 
 	n = m_match(topic, qos, retain, publisher, t, ids);
 	check_match(topic, qos, retain, publisher, t, ids, n);
+	for (i = 0; i < more; i++) {	/* once more, for a group */
+		memset(&t[n], 0, sizeof(t[n]));
+		if (any(&t[n].handle) == NULL)
+			continue;
+		t[n].qos = (uint8_t)(1 + rnd(2));
+		t[n].group = 1 + rnd(3);
+		n++;
+	}
 	if (rnd(4) == 0) {	/* of one that is not there */
 		memset(&t[n], 0, sizeof(t[n]));
 		t[n].handle = rnd(2) ? 1000000 : 1 + rnd(20);
 		t[n].qos = 1;
+		t[n].group = rnd(2);
 		for (i = 0; i < n && t[i].handle != t[n].handle; i++)
 			;
 		n += i == n;
@@ -985,6 +997,7 @@ m_ack(struct m_session *s, uint64_t offset, uint8_t what)
 	} else if (s->out[i].qos == 2) {
 		s->out[i].state = ENTRY_RECEIVED;
 		s->out[i].nids = 0;
+		s->out[i].group = 0;
 	}
 }
 
@@ -1039,11 +1052,14 @@ do_overflow(void)
 	m_remove(s, first);
 }
 
-/* One in the middle expires. */
+/* One in the middle expires, or a group takes it back. */
 static void
 do_drop(void)
 {
-	struct op		 o = { .kind = STORE_DROP };
+	struct op		 o = {
+		.kind = rnd(2) ? STORE_DROP : STORE_ONWARD,
+		.record = { NULL, 0 },
+	};
 	struct m_session	*s = any(&o.handle);
 	unsigned		 i;
 
@@ -1051,6 +1067,7 @@ do_drop(void)
 		return;
 	i = rnd(s->nout);
 	o.offset = s->out[i].offset;
+	o.back = o.kind == STORE_ONWARD;
 	begin(&o);
 	CHECK(commit() == 0);
 	m_remove(s, i);
@@ -1134,7 +1151,7 @@ do_move(void)
 		t.handle = holders[i];
 		len = op_put_target(scratch_op + scratch_len,
 		    sizeof(scratch_op) - scratch_len, &t, NULL);
-		CHECK(len == STORE_TARGET_MAX);
+		CHECK(len == STORE_TARGET_MIN);
 		scratch_len += (size_t)len;
 	}
 	end_record(o.record.len);
