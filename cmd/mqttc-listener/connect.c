@@ -268,7 +268,9 @@ take_payload(struct listener *l, struct conn *c, const struct mqtt_connect *k)
 	c->client_id_len = (uint16_t)(assigned ? strlen(c->client_id) :
 	    k->client_id.len);
 	c->id_hash = id_hash(l, c->client_id, c->client_id_len);
-	c->attach_ns = msgid_next(&l->ids).hi;
+	/* The moment itself and not that of the turn: of two CONNECTs at two
+	 * listeners the later one stays. */
+	c->attach_ns = MAX(msgid_next(&l->ids).hi, clock_wall_ns());
 	if (k->has_username && (c->username = copy_text(&k->username)) == NULL)
 		return ERR_NOMEM;
 	if ((c->attach = calloc(1, sizeof(*c->attach))) == NULL)

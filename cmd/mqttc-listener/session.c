@@ -25,7 +25,7 @@ enum {
 	BUF_MAX		= BUS_BODY_MAX,
 	ALONE_MS	= 1000		/* a clean session waits no longer */
 };
-#define LAZY_S	0.001			/* pause between frames of a storm */
+#define LAZY_S	0.004			/* pause between frames of a storm */
 _Static_assert(BUF_MAX >= SESSION_BUF_MIN, "any entry fits a frame");
 
 /* A PUBCOMP that is owed when the store has what the PUBREL freed. */
@@ -141,7 +141,7 @@ session_flush(struct listener *l)
 static bool
 is_lazy(const struct session_msg *e)
 {
-	return (e->kind == SESSION_ATTACH && !e->durable) ||
+	return (e->kind == SESSION_ATTACH && e->opened) ||
 	    (e->kind == SESSION_DETACH && e->handle == 0);
 }
 
@@ -284,8 +284,8 @@ session_attach(struct listener *l, struct conn *c, const struct mqtt_connect *k)
 	struct peer	*desk = desk_of(l, c);
 	int		 rc;
 
-	/* Surely nothing to discard: no need to wait. */
-	e.opened = !e.durable && c->clean_start &&
+	/* Surely nothing to discard, and nothing to be kept: no need to wait. */
+	e.opened = !e.durable && c->clean_start && !k->has_will &&
 	    !roster_maybe(&desk->roster, XXH3_64bits(c->client_id,
 	    c->client_id_len));
 	if ((rc = session_number(l, c)) < 0)

@@ -396,10 +396,22 @@ next_one(struct store *st, struct holder *d)
 	free(w);
 }
 
+/* e connected before the one that holds the id now, though we hear of it after
+ * (it may have been served by then, without us): as if it had been here first. */
+static void
+came_late(struct store *st, uint32_t listener, const struct session_msg *e)
+{
+	const struct op none = { .handle = 0 };
+
+	take_away(st, listener, e->serial, MQTT_SESSION_TAKEN_OVER);
+	if (e->will.len > 0 && (!e->durable || e->will_delay_s == 0) &&
+	    send_will(st, &e->will, &none) < 0)
+		metric_inc(&m_onward_lost);
+}
+
 static void
 attach(struct store *st, uint32_t listener, const struct session_msg *e)
 {
-	const struct op	 none = { .handle = 0 };
 	struct holder	*d = desk_find(st, e->client_id.data, e->client_id.len);
 
 	if (d == NULL) {
@@ -426,12 +438,8 @@ attach(struct store *st, uint32_t listener, const struct session_msg *e)
 		grant(st, d, listener, e);
 		return;
 	}
-	if (e->opened && d->time > e->time) {
-		/* Its client was served before the one that holds the id now,
-		 * though we hear of it after: its session ended with that. */
-		take_away(st, listener, e->serial, MQTT_SESSION_TAKEN_OVER);
-		if (e->will.len > 0 && send_will(st, &e->will, &none) < 0)
-			metric_inc(&m_onward_lost);
+	if (d->seen && d->time > e->time) {
+		came_late(st, listener, e);
 		return;
 	}
 	if (!d->seen) {	/* its listener is about to name it */

@@ -23,7 +23,8 @@ enum session_kind {
 	 * will_delay_s. With a `present`: it has it already, as far as we know
 	 * (the store may have been started anew): handle, and pids that wait
 	 * at the client for an acknowledgement. With `opened`: a clean
-	 * start of one with nothing stored, served already; it gets no answer.
+	 * start of one with nothing stored and no will, served already; it
+	 * gets no answer.
 	 * With serial 0 and nothing else: all were named that are here. */
 	SESSION_ATTACH		= 1,
 	/* The connection ended: serial, client_id, graceful (no will),

@@ -471,7 +471,7 @@ def test_the_node_starts_again(make_node, topic, shards):
 def test_of_a_connection_heard_of_after_the_next(make_node, version):
     """Clean ones are served before their store hears of them. What listener 1
     said waits behind a lot, so the store hears of the second client first."""
-    n = 5
+    n = 3
     node = make_node(listeners=2)
     sub = watch(node, "w", on=0)
     busy = node.client(on=1)
@@ -496,3 +496,15 @@ def test_of_a_connection_heard_of_after_the_next(make_node, version):
     for c in seconds:
         c.fence()
     sub.expect_nothing()
+
+
+@needs_own
+def test_it_is_kept_when_connack_leaves(make_node):
+    """Killed with the listener in that moment, the client has a will."""
+    node = make_node(listeners=2)
+    sub = watch(node, "w", on=0)
+    for i in range(8):
+        node.client("c%d" % i, version=V311, on=1, will=will("w/%d" % i))
+        pid = node.kill("listener.1")
+        next_will(sub, b"will", "w/%d" % i)
+        node.wait_ready("listener.1", pid)
