@@ -18,6 +18,7 @@
 #include <string.h>
 #include <xxhash.h>
 #include "base/err.h"
+#include "fault/fault.h"
 #include "log/log.h"
 
 enum {
@@ -427,8 +428,8 @@ session_detach(struct listener *l, struct conn *c)
 	if (c->serial == 0)
 		return;
 	htab_del(&l->serials, serial_hash(c->serial), c);
-	if (c->attached && (c->graceful || !c->has_will ||
-	    !end_later(l, c, &e)))
+	if (c->attached && !fault_hit("session.detach") && (c->graceful ||
+	    !c->has_will || !end_later(l, c, &e)))
 		(void)session_send(l, desk_of(l, c), &e);
 	c->attached = false;
 	c->serial = 0;
@@ -765,6 +766,20 @@ session_ask_roster(struct listener *l, struct peer *p)
 	(void)session_send(l, p, &e);
 }
 
+/* Of a connection that is not here. */
+static void
+say_gone(struct listener *l, struct peer *store, const struct session_msg *e)
+{
+	struct session_msg gone = {
+		.kind = SESSION_DETACH,
+		.serial = e->serial,
+		.client_id = e->client_id,
+	};
+
+	if (e->client_id.len > 0)
+		(void)session_send(l, store, &gone);
+}
+
 int
 on_serve(void *ctx, struct bus_frame *f)
 {
@@ -789,8 +804,11 @@ on_serve(void *ctx, struct bus_frame *f)
 			subscribe_stored(l, e.token, (uint8_t)e.what);
 			continue;
 		}
-		if ((c = session_find(l, e.serial)) == NULL)
-			continue;		/* gone: DETACH is on its way */
+		if ((c = session_find(l, e.serial)) == NULL) {
+			if (e.kind == SERVE_TAKEN && store != NULL)
+				say_gone(l, store, &e);
+			continue;
+		}
 		switch (e.kind) {
 		case SERVE_GRANT:
 			on_grant(l, c, &e);

@@ -106,6 +106,22 @@ take_away(struct store *st, uint32_t listener, uint64_t serial, uint8_t reason)
 	peer_send(st, listener, &e);
 }
 
+/* d is wanted: its connection is to end, and its listener to say so, also if
+ * there is none any more. */
+static void
+take_place(struct store *st, const struct holder *d)
+{
+	struct session_msg e = {
+		.kind = SERVE_TAKEN, .serial = d->serial,
+		.client_id = { (const uint8_t *)d->client_id, d->len },
+		.what = MQTT_SESSION_TAKEN_OVER,
+	};
+
+	if (!d->leaving)
+		metric_inc(&m_takeovers);
+	peer_send(st, d->listener, &e);
+}
+
 /* --- Sessions that wait --------------------------------------------------- */
 
 static void
@@ -446,8 +462,7 @@ attach(struct store *st, uint32_t listener, const struct session_msg *e)
 		wait_for(st, d, listener, e);
 		return;
 	}
-	if (!d->leaving)
-		take_away(st, d->listener, d->serial, MQTT_SESSION_TAKEN_OVER);
+	take_place(st, d);		/* again: what was said may be lost */
 	d->leaving = true;
 	if (d->session != NULL && d->session->durable && !e->clean_start) {
 		wait_for(st, d, listener, e);
@@ -504,7 +519,7 @@ known(struct store *st, uint32_t listener, const struct session_msg *e)
 			    MQTT_SESSION_TAKEN_OVER);
 			return;
 		}
-		take_away(st, d->listener, d->serial, MQTT_SESSION_TAKEN_OVER);
+		take_place(st, d);
 	}
 	if (d == NULL && (d = holder_new(st, &e->client_id)) == NULL) {
 		take_away(st, listener, e->serial, MQTT_SERVER_BUSY);
@@ -544,7 +559,7 @@ known(struct store *st, uint32_t listener, const struct session_msg *e)
 		d->waiting = NULL;
 	}
 	if (d->waiting != NULL) {
-		take_away(st, listener, d->serial, MQTT_SESSION_TAKEN_OVER);
+		take_place(st, d);
 		d->leaving = true;
 	}
 }

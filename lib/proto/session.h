@@ -56,7 +56,9 @@ enum session_kind {
 	/* A subscription of the session, before its GRANT: serial, share,
 	 * filter, flags, sub_id. */
 	SERVE_HELD		= 34,
-	/* Close the connection: serial, what (reason code). */
+	/* Close the connection: serial, what (reason code). With a client_id
+	 * somebody waits for its place: if there is no such connection, DETACH
+	 * says so (again: what was said may have been lost). */
 	SERVE_TAKEN		= 35,
 	/* serial, token, what (reason code). */
 	SERVE_SUBACK		= 36,
