@@ -67,21 +67,46 @@ whole(struct store *st, const struct record *r, struct slice *out)
 	return 0;
 }
 
-/* The queues that are too long give up their oldest. */
-static void
-trim(struct store *st, struct session *s)
+/* Does more wait here, of all sessions, than may? */
+static bool
+is_crowded(const struct store *st)
 {
-	struct shard_limits lim = {
+	struct shard_counts n = shard_counts(st->state);
+
+	return (st->conf->session_max_messages > 0 &&
+	    n.queued > st->conf->session_max_messages) ||
+	    n.body_bytes > st->conf->session_max_bytes;
+}
+
+static bool
+drop_oldest(struct store *st, struct session *s, const struct shard_limits *lim)
+{
+	struct op o = { .kind = STORE_DROP, .handle = s->handle };
+
+	if (!session_overflow(s, lim, &o.offset))
+		return false;
+	metric_inc(&m_dropped_full);
+	return log_op(st, &o, NULL, NULL) == 0;
+}
+
+/* s has got a message of so many bytes: a queue that is too long gives up its
+ * oldest, and if there is too much in all, s gives up as much as it got. */
+static void
+trim(struct store *st, struct session *s, uint32_t bytes)
+{
+	static const struct shard_limits none = { 0 };
+	struct shard_limits	 lim = {
 		.queue_len = st->conf->mqtt_max_offline_queue_len,
 		.queue_bytes = st->conf->mqtt_max_offline_queue_bytes,
 	};
-	struct op o = { .kind = STORE_DROP, .handle = s->handle };
+	uint64_t		 was = s->queued_bytes - bytes;
+	uint32_t		 n = s->queued - 1;
 
-	while (session_overflow(s, &lim, &o.offset)) {
-		metric_inc(&m_dropped_full);
-		if (log_op(st, &o, NULL, NULL) < 0)
-			return;
-	}
+	while (drop_oldest(st, s, &lim))
+		;
+	while (is_crowded(st) && (s->queued > n || s->queued_bytes > was) &&
+	    drop_oldest(st, s, &none))
+		;
 }
 
 /* One operation for these sessions: the mark is raised in it, for a log may
@@ -113,7 +138,7 @@ keep(struct store *st, const struct record *r, struct store_target *t,
 		return rc;
 	metric_add(&m_kept, n);
 	for (i = 0; i < n; i++) {
-		trim(st, t[i].session);
+		trim(st, t[i].session, (uint32_t)o.record.len);
 		if (t[i].session->connected && t[i].session->user != NULL)
 			serve_soon(st, t[i].session->user);
 	}

@@ -38,6 +38,7 @@ struct unit {
 };
 
 static const struct unit size_units[] = {	/* the first name is written */
+	{ "TB", UINT64_C(1) << 40 }, { "T", UINT64_C(1) << 40 },
 	{ "GB", 1 << 30 }, { "MB", 1 << 20 }, { "KB", 1 << 10 },
 	{ "G", 1 << 30 }, { "M", 1 << 20 }, { "K", 1 << 10 },
 	{ "B", 1 }, { NULL, 0 }
@@ -266,6 +267,7 @@ conf_key_expects(const struct conf_key *k, char *out, size_t size)
 		    is_seconds(k) ? "seconds" : k->unit);
 		break;
 	case CONF_T_SIZE:
+	case CONF_T_SIZE64:
 		format_number(k->min, size_units, lo, sizeof(lo));
 		format_number(k->max, size_units, hi, sizeof(hi));
 		snprintf(out, size, "a size from %s to %s, such as 512, "
@@ -406,6 +408,7 @@ value_set(struct conf *c, const struct conf_key *k, const char *s)
 		    parse_number(s, NULL, 1, &v);
 		break;
 	case CONF_T_SIZE:
+	case CONF_T_SIZE64:
 		ok = parse_number(s, size_units, 1, &v);
 		break;
 	case CONF_T_DURATION:
@@ -428,10 +431,13 @@ value_set(struct conf *c, const struct conf_key *k, const char *s)
 			memcpy(field, text, strlen(text) + 1);
 		return ok;
 	}
-	if (!ok || v < k->min || v > k->max || v > UINT32_MAX)
+	if (!ok || v < k->min || v > k->max)
 		return false;
-	*(uint32_t *)(void *)field = (uint32_t)v;
-	return true;
+	if (k->type == CONF_T_SIZE64)
+		*(uint64_t *)(void *)field = v;
+	else if (v <= UINT32_MAX)
+		*(uint32_t *)(void *)field = (uint32_t)v;
+	return k->type == CONF_T_SIZE64 || v <= UINT32_MAX;
 }
 
 void
@@ -439,6 +445,7 @@ conf_value(const struct conf *c, const struct conf_key *k, char *out,
     size_t size)
 {
 	const char	*field = (const char *)c + k->offset, *s;
+	uint64_t	 size64;
 	uint32_t	 v, i;
 
 	memcpy(&v, field, k->type == CONF_T_BOOL ? 1 : sizeof(v));
@@ -448,6 +455,10 @@ conf_value(const struct conf *c, const struct conf_key *k, char *out,
 		break;
 	case CONF_T_SIZE:
 		format_number(v, size_units, out, size);
+		break;
+	case CONF_T_SIZE64:
+		memcpy(&size64, field, sizeof(size64));
+		format_number(size64, size_units, out, size);
 		break;
 	case CONF_T_DURATION:
 		format_number(v, duration_units, out, size);

@@ -42,6 +42,8 @@ struct conf {
 	char		session_sync[CONF_STR_MAX];	/* conf_sync_parse */
 	uint32_t	session_attach_timeout_ms;
 	uint32_t	session_max;			/* a shard; 0: no limit */
+	uint32_t	session_max_messages;		/* a shard; 0: no limit */
+	uint64_t	session_max_bytes;		/* a shard */
 
 	uint32_t	retain_max_messages;		/* a shard; 0: no limit */
 	uint32_t	retain_max_size;		/* bytes of a payload */
@@ -95,7 +97,7 @@ struct conf {
 };
 
 enum conf_type {
-	CONF_T_U32, CONF_T_SIZE, CONF_T_DURATION, CONF_T_BOOL, CONF_T_STR,
+	CONF_T_U32, CONF_T_SIZE, CONF_T_SIZE64, CONF_T_DURATION, CONF_T_BOOL, CONF_T_STR,
 	CONF_T_ENUM, CONF_T_ADDR, CONF_T_NODE_NAME, CONF_T_DIR, CONF_T_SYNC
 };
 

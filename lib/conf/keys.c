@@ -21,6 +21,8 @@
 	ROW(n, CONF_T_U32, f, d, lo, hi, u, NULL, fl, h)
 #define SIZE(n, f, d, lo, hi, fl, h) \
 	ROW(n, CONF_T_SIZE, f, d, lo, hi, "bytes", NULL, fl, h)
+#define SIZE64(n, f, d, lo, hi, fl, h) \
+	ROW(n, CONF_T_SIZE64, f, d, lo, hi, "bytes", NULL, fl, h)
 #define DURATION(n, f, d, lo, hi, fl, h) \
 	ROW(n, CONF_T_DURATION, f, d, lo, hi, NULL, NULL, fl, h)
 #define BOOL(n, f, d, fl, h) \
@@ -122,6 +124,16 @@ const struct conf_key conf_keys[] = {
 	    CONF_RELOAD,
 	    "Durable sessions that one session store keeps; beyond it, new "
 	    "ones are refused with reason 0x97. 0: no limit."),
+	U32("session.max_messages", session_max_messages, "10000000", 0,
+	    1000000000, "messages", CONF_RELOAD,
+	    "Messages that wait in one session store, of all its sessions "
+	    "together; beyond it, a session that gets another one gives up "
+	    "its oldest. 0: no limit."),
+	SIZE64("session.max_bytes", session_max_bytes, "64GB", MB, 1024 * GB,
+	    CONF_RELOAD,
+	    "Bytes of the messages that wait in one session store, one for "
+	    "many sessions counted once; beyond it, a session that gets "
+	    "another one gives up its oldest."),
 
 	/* Retained messages. */
 	U32("retain.max_messages", retain_max_messages, "1000000", 0,

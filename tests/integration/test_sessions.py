@@ -842,6 +842,36 @@ def test_a_full_queue_drops_the_oldest(make_node, topic, qos):
 
 
 @needs_own
+def test_all_queues_together_are_bounded(make_node, topic):
+    """Who gets more when the store is full gives up as much of its own."""
+    node = make_node(listeners=1, options={"session.max_messages": "30"})
+    who = [absent(node, topic + "/" + name) for name in "abc"]
+    pub = node.client()
+    for name in "abc":
+        publish_all(pub, topic + "/" + name, numbers(20))
+    for w, kept in zip(who, (numbers(20), numbers(10, 20), [])):
+        c = durable(node, w, present=True)
+        assert payloads(c.read_publishes(len(kept))) == kept
+        c.expect_nothing()
+    assert node.metric("dropped_offline_queue_full_total") == 30
+
+
+@needs_own
+def test_all_queues_together_are_bounded_in_bytes(make_node, topic):
+    node = make_node(listeners=1, options={"session.max_bytes": "1MB"})
+    who = [absent(node, topic + "/" + name) for name in "ab"]
+    pub = node.client()
+    for name in "ab":
+        publish_all(pub, topic + "/" + name,
+                    [b"%02d" % i + b"x" * 100000 for i in range(8)])
+    for w, kept in zip(who, (list(range(8)), [6, 7])):
+        c = durable(node, w, present=True)
+        assert [int(p.payload[:2]) for p in
+                c.read_publishes(len(kept))] == kept
+        c.expect_nothing()
+
+
+@needs_own
 def test_a_queue_is_bounded_in_bytes(make_node, topic):
     node = make_node(listeners=1,
                      options={"mqtt.max_offline_queue_bytes": "64KB"})

@@ -85,6 +85,10 @@ sizes_take_units(void **state UNUSED)
 	assert_int_equal(set("mqtt.max_packet_size", "512"), 0);
 	assert_int_equal(c.mqtt_max_packet_size, 512);
 	assert_int_equal(set("mqtt.max_packet_size", "64KB"), 0);
+	assert_int_equal(set("session.max_bytes", "20GB"), 0);
+	assert_true(c.session_max_bytes == UINT64_C(20) << 30);
+	assert_int_equal(set("session.max_bytes", "1TB"), 0);
+	assert_int_equal(set("session.max_bytes", "2TB"), ERR_INVAL);
 	assert_int_equal(c.mqtt_max_packet_size, 65536);
 	assert_int_equal(set("mqtt.max_packet_size", "2 mb"), 0);
 	assert_int_equal(c.mqtt_max_packet_size, 2 << 20);
