@@ -38,17 +38,31 @@ struct acceptor {
 
 /* --- Room -------------------------------------------------------------------- */
 
+/* Descriptors we may have; asked once for what comes in one moment. */
+static size_t
+descriptors(const struct listener *l)
+{
+	static uint64_t	 asked_ms;
+	static size_t	 n;
+	struct rlimit	 rl;
+
+	if (n == 0 || l->now_ms != asked_ms) {
+		n = getrlimit(RLIMIT_NOFILE, &rl) < 0 ? SIZE_MAX :
+		    (size_t)rl.rlim_cur;
+		asked_ms = l->now_ms;
+	}
+	return n;
+}
+
 /* Clients we take. */
 static size_t
 limit_of(const struct listener *l)
 {
-	struct rlimit	rl;
-	size_t		max = l->conf->listener_max_connections, own;
+	size_t	max = l->conf->listener_max_connections, own, n;
 
 	if (max == 0)
 		max = SIZE_MAX;
-	if (getrlimit(RLIMIT_NOFILE, &rl) < 0)
-		return max;
+	n = descriptors(l);
 	/*
 	 * What the bus, the segments and the loop need comes first: some 36,
 	 * and 5 for each sibling, more while one is replaced. libzmq aborts
@@ -56,7 +70,7 @@ limit_of(const struct listener *l)
 	 */
 	own = MAX((size_t)OWN_LEAST, OWN_LEAST / 2 +
 	    (size_t)l->nremote * OWN_PER_PEER);
-	return MIN(max, rl.rlim_cur > own ? (size_t)rl.rlim_cur - own : 1);
+	return MIN(max, n > own ? n - own : 1);
 }
 
 static bool
@@ -216,16 +230,12 @@ accept_failed(struct listener *l, int lfd)
 static void
 take(struct listener *l, int fd)
 {
-	int	one = 1;
-
 	if (is_full(l)) {
 		refuse(fd);
 		give_back(l, false);
 		return;
 	}
-	/* Inherited from the listening socket on Linux; said again where it is
-	 * not. */
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	/* TCP_NODELAY it has from the listening socket. */
 	if (client_new(l, fd) == NULL) {
 		metric_inc(&m_dropped_memory);
 		close(fd);
