@@ -312,7 +312,7 @@ class Crash:
         self.rng = random.Random("%s kills" % seed)
         self.often = OFTEN if often is None else often
         self.places = ["external"] + list(range(node.listeners))
-        self.subs, self.pubs = [], []
+        self.subs, self.pubs, self.groups = [], [], {}
         self.moved = threading.Condition()
         self.events = 0
         self.over = False               # no more journeys
@@ -327,6 +327,14 @@ class Crash:
         s = Subscriber(self, "sub-" + name, version, qos,
                        filters or [self.topic + "/#"], restless)
         return self.add(self.subs, s)
+
+    def group(self, name, members, qos):
+        """A shared subscription; some of its members come and go."""
+        f = ["$share/%s/%s/#" % (name, self.topic)]
+        self.groups[name] = [
+            self.subscriber("%s%d" % (name, i), qos,
+                            wire.V5 if i % 2 else wire.V311, f,
+                            restless=i % 3 > 0) for i in range(members)]
 
     def publisher(self, name, qos, version=wire.V5, durable=True, window=8,
                   pids=65535, retain=False):
@@ -345,6 +353,8 @@ class Crash:
             self.subscriber(str(i), qos, version, restless=i < 4)
         self.subscriber("many", 2, filters=[self.topic + "/#",
                                             self.topic + "/+/0"])
+        self.group("two", 4, 2)
+        self.group("one", 3, 1)
         self.publisher("v5q2", 2, window=window)
         self.publisher("v3q2", 2, wire.V311, window=window)
         self.publisher("fewpids", 2, window=min(window, 4), pids=4)
@@ -545,6 +555,15 @@ class Crash:
                     seen, end = s.moves, time.monotonic() + 20
                 with self.moved:
                     self.moved.wait(0.05)
+        left, end = None, time.monotonic() + 20
+        while True:
+            now = sum(len(r[3]) for r in self.group_counts())
+            if now != left:
+                left, end = now, time.monotonic() + 20
+            if now == 0 or time.monotonic() > end or self.errors():
+                break
+            with self.moved:
+                self.moved.wait(0.05)
         # What comes behind the last one would be too much.
         marks = {}
         for s in self.subs:
@@ -597,10 +616,27 @@ class Crash:
                                   if a > b]))
         return rows
 
+    def group_counts(self):
+        """Rows of (group, publisher, topic, lost, QoS 2 that came to more than
+        one or twice)."""
+        rows = []
+        for name, members in self.groups.items():
+            since = max(m.subscribed for m in members)
+            for p in self.pubs:
+                for t in p.topics:
+                    got = [g for m in members for g in m.numbers((p.name, t))]
+                    must = {n for n in p.acked[t] if p.when[t, n] > since}
+                    two = collections.Counter(n for n, q in got if q == 2)
+                    rows.append((name, p.name, t,
+                                 sorted(must - {n for n, _ in got}),
+                                 sorted(n for n, k in two.items() if k > 1)))
+        return rows
+
     def check(self, wrong=WRONG):
         """wrong: what may not stand in the log."""
         assert self.errors() == []
         bad = [r for r in self.counts() if r[4] or r[5] or r[6]]
+        bad += [r for r in self.group_counts() if r[3] or r[4]]
         said = [line for line in self.node.logs().splitlines()
                 if any(w in line for w in wrong)
                 and "what=tail" not in line]    # SIGKILL within a write
