@@ -22,7 +22,7 @@ enum { DONE_MS = 1000 };		/* how often what is done is noted */
 
 struct due {
 	struct peer	*peer;
-	uint64_t	 epoch, seq;
+	uint64_t	 epoch, seq;	/* UINT64_MAX: not sent yet */
 };
 
 struct onward {
@@ -42,6 +42,8 @@ instance_of(const struct store *st, const struct peer *p)
 static bool
 is_taken(const struct store *st, const struct due *d)
 {
+	if (d->seq == UINT64_MAX)
+		return false;
 	if (d->peer->epoch != d->epoch || d->peer->bus == NULL)
 		return true;
 	return (instance_of(st, d->peer) >= LISTENERS_MAX ?
@@ -49,36 +51,66 @@ is_taken(const struct store *st, const struct due *d)
 	    d->seq;
 }
 
-/* Append r to the stream of p: noted in d if it was. */
-static bool
-send_to(struct store *st, struct peer *p, struct record *r, struct due *d)
+/* Append r to the stream of p. */
+static int
+append_to(struct store *st, struct peer *p, const struct record *r,
+    uint64_t *seq)
 {
 	struct blob	*b = NULL;
 	struct record	 own = *r;
 	int		 rc;
 
-	if (p->bus == NULL)
-		return false;
 	own.flags &= (uint16_t)~(RECORD_LIVE | RECORD_DURABLE);
 	own.flags |= instance_of(st, p) >= LISTENERS_MAX ? RECORD_DURABLE :
 	    RECORD_LIVE;
 	if (record_is_alone(&own) && own.payload.len > 0) {
-		if ((b = blob_new(own.payload.len)) == NULL) {
-			metric_inc(&m_dropped_memory);
-			return false;
-		}
+		if ((b = blob_new(own.payload.len)) == NULL)
+			return ERR_NOMEM;
 		memcpy(b->data, own.payload.data, own.payload.len);
 		own.payload.data = b->data;
 	}
-	rc = bus_record(p->bus, &own, b, &d->seq);
+	rc = bus_record(p->bus, &own, b, seq);
 	blob_unref(&b);
-	if (rc < 0) {
-		metric_inc(&m_onward_lost);
+	return rc;
+}
+
+/* r is for p: noted in d. False: it is lost. A listener without room is waited
+ * for before anything is taken; what a store has no room for is in the log, and
+ * goes when it has some. */
+static bool
+send_to(struct store *st, struct peer *p, const struct record *r,
+    struct due *d)
+{
+	bool keeps = instance_of(st, p) >= LISTENERS_MAX && record_qos(r) > 0;
+
+	if (p->bus == NULL)
 		return false;
-	}
 	d->peer = p;
 	d->epoch = p->epoch;
+	if (p->behind != NULL && keeps)
+		d->seq = UINT64_MAX;
+	else if (append_to(st, p, r, &d->seq) < 0) {
+		d->seq = UINT64_MAX;
+		if (!keeps)
+			metric_inc(&m_onward_lost);
+		return keeps;
+	}
 	return true;
+}
+
+static bool
+is_ours(const struct store *st, const struct slice *topic)
+{
+	return XXH3_64bits(topic->data, topic->len) % st->nshards == st->shard;
+}
+
+static uint32_t
+expiry_left(const struct store *st, uint64_t deadline_s)
+{
+	uint64_t now_s = st->now_ms / 1000;
+
+	return deadline_s > now_s ? (uint32_t)MIN(deadline_s - now_s,
+	    RECORD_NO_EXPIRY - 1) : 0;
 }
 
 /* --- Groups --------------------------------------------------------------- */
@@ -277,7 +309,8 @@ publish(struct store *st, const struct record *r, struct due *due, bool again)
 static struct onward *
 append(struct store *st, uint64_t pos, const struct due *due, uint32_t n)
 {
-	struct onward *o = malloc(sizeof(*o) + n * sizeof(*due));
+	struct onward	*o = malloc(sizeof(*o) + n * sizeof(*due));
+	uint32_t	 i;
 
 	if (o == NULL)
 		return NULL;
@@ -287,6 +320,9 @@ append(struct store *st, uint64_t pos, const struct due *due, uint32_t n)
 	o->published = false;
 	if (n > 0)
 		memcpy(o->due, due, n * sizeof(*due));
+	for (i = 0; i < n; i++)
+		if (due[i].seq == UINT64_MAX && due[i].peer->behind == NULL)
+			due[i].peer->behind = o;
 	*st->onward_tail = o;
 	st->onward_tail = &o->next;
 	metric_set(&m_onward_due, ++st->nonward);
@@ -310,12 +346,6 @@ onward_publish(struct store *st, const struct record *r, uint64_t pos,
 		return;			/* a start publishes it again */
 	}
 	o->published = true;
-}
-
-static bool
-is_ours(const struct store *st, const struct slice *topic)
-{
-	return XXH3_64bits(topic->data, topic->len) % st->nshards == st->shard;
 }
 
 /* A retained message that another shard is to keep: it is its source then. */
@@ -405,6 +435,73 @@ onward_take(struct store *st, struct record *r, const struct op *from)
 	}
 	free(buf);
 	return rc;
+}
+
+/* --- Stores that were behind ----------------------------------------------- */
+
+/* o as the log has it, for that store: what publish() and pass_on() would have
+ * sent. The copy is the caller's to free. */
+static int
+read_for(struct store *st, const struct onward *o, uint32_t to,
+    struct record *r, uint8_t **copy)
+{
+	static uint32_t		 dests[2 * LISTENERS_MAX];
+	struct routes_found	 found = { .dests = dests };
+	struct record_iter	 it;
+	struct record		 out;
+	struct op		 op;
+	int			 rc;
+
+	if ((rc = log_read(st, o->pos, &op)) < 0)
+		return rc;
+	if ((*copy = malloc(op.record.len)) == NULL)
+		return ERR_NOMEM;
+	memcpy(*copy, op.record.data, op.record.len);
+	record_iter_init(&it, *copy, op.record.len, NULL, 0, 1);
+	if (record_next(&it, r) != 1)
+		return ERR_CORRUPT;
+	if (op.deadline_s != 0)
+		r->expiry_s = expiry_left(st, op.deadline_s);
+	if ((r->flags & RECORD_RETAIN) && !is_ours(st, &r->topic)) {
+		r->flags |= RECORD_SOURCE;
+		return 0;
+	}
+	out = *r;
+	/* Also a store that has no subscriber to it: it finds nobody. */
+	address(r, &out, picks_of(st, r, &found), to,
+	    !(r->flags & RECORD_GROUPS));
+	*r = out;
+	return 0;
+}
+
+void
+onward_catch_up(struct store *st, struct peer *p)
+{
+	struct onward	*o;
+	struct record	 r;
+	uint8_t		*copy;
+	uint32_t	 i;
+	int		 rc;
+
+	for (; (o = p->behind) != NULL && p->bus != NULL; p->behind = o->next)
+		for (i = 0; i < o->n; i++) {
+			if (o->due[i].peer != p ||
+			    o->due[i].seq != UINT64_MAX)
+				continue;
+			copy = NULL;
+			rc = read_for(st, o, instance_of(st, p), &r, &copy);
+			if (rc == 0)
+				rc = append_to(st, p, &r, &o->due[i].seq);
+			free(copy);
+			if (rc == ERR_FULL || rc == ERR_NOMEM) {
+				o->due[i].seq = UINT64_MAX;
+				return;
+			}
+			if (rc < 0) {
+				metric_inc(&m_unreadable);
+				o->due[i].seq = 0;
+			}
+		}
 }
 
 /* --- What all have -------------------------------------------------------- */
@@ -535,9 +632,8 @@ publish_again(struct store *st)
 			record_iter_init(&it, copy, op.record.len, NULL, 0, 1);
 			if (record_next(&it, &r) == 1) {
 				if (op.deadline_s != 0)
-					r.expiry_s = (uint32_t)(op.deadline_s >
-					    st->now_ms / 1000 ? op.deadline_s -
-					    st->now_ms / 1000 : 0);
+					r.expiry_s = expiry_left(st,
+					    op.deadline_s);
 				if ((r.flags & RECORD_RETAIN) &&
 				    !is_ours(st, &r.topic))
 					pass_on(st, &r, o->pos);

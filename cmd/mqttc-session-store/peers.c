@@ -203,8 +203,12 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 /* --- Bus ------------------------------------------------------------------ */
 
 static void
-on_got(void *ctx, struct bus_peer *bp UNUSED, uint64_t seq UNUSED)
+on_got(void *ctx, struct bus_peer *bp, uint64_t seq UNUSED)
 {
+	struct peer *p = bus_peer_user(bp);
+
+	if (p != NULL && p->behind != NULL)
+		onward_catch_up(ctx, p);
 	onward_acked(ctx);
 	roster_heard(ctx);
 }

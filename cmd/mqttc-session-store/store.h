@@ -60,6 +60,8 @@ enum {
 	SESSION_OUT_MAX	= 4 << 20	/* bytes on their way to one client */
 };
 
+struct onward;
+
 struct store_dir {
 	char	path[CONF_STR_MAX + PROC_NAME_MAX];
 	int	fd;			/* of the directory; -1: closed */
@@ -75,6 +77,8 @@ struct peer {
 	uint8_t		*buf;
 	bool		 dirty;		/* `out` is to be flushed */
 	bool		 ready;		/* a store whose rows everybody has */
+	struct onward	*behind;	/* a store: the first that its stream
+					 * had no room for */
 };
 
 /* An attach that waits until the place is free. */
@@ -114,7 +118,6 @@ struct holder {
 };
 
 struct token_wait;
-struct onward;
 
 struct store {
 	struct proc	*proc;
@@ -368,6 +371,8 @@ int onward_load(struct store *st, const struct slice *record);
 int onward_take(struct store *st, struct record *r, const struct op *from);
 void onward_replay(struct store *st, const struct op *o, uint64_t pos);
 void onward_acked(struct store *st);
+/* The stream to that store has room again. */
+void onward_catch_up(struct store *st, struct peer *p);
 void onward_tick(struct store *st);
 void onward_fini(struct store *st);
 

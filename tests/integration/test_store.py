@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from support import mqttc
+from support import mqttc, wire
+from support.durable import durable, leave
 
 if mqttc.FOREIGN:
     pytest.skip("needs nodes of its own", allow_module_level=True)
@@ -150,3 +151,54 @@ def test_options(make_node):
                            *node.arguments()], stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, timeout=30)
     assert done.returncode == 69 and "no such process" in done.stderr
+
+
+# --- A store that stands still ----------------------------------------------
+
+def holder(node, shard, shards, n=20):
+    """Client ids whose store is that shard: those that a stopped other one
+    does not keep from connecting."""
+    others = [node.kill("session_store.%d" % i, signal.SIGSTOP)
+              for i in range(shards) if i != shard]
+    try:
+        for i in range(n):
+            c = node.raw()
+            c.send_bytes(wire.connect_packet(client_id="id%d" % i, clean=False,
+                                             props={"session_expiry_interval":
+                                                    3600}))
+            p = c.read_packet()
+            if p.reason == 0:
+                return "id%d" % i
+        raise AssertionError("no id of shard %d" % shard)
+    finally:
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_what_a_stopped_store_has_no_room_for_waits_in_the_log(make_node):
+    """A QoS 2 message of a stored session goes through its own store, and from
+    there to the other one, whose stream is soon full."""
+    n = 600
+    node = make_node(listeners=2, options={
+        "session_store.processes": "2", "bus.stream_max": "64KB", "bus.credit": "64KB",
+        "session.attach_timeout": "300ms", "supervise.hang_timeout": "1m",
+        "mqtt.max_offline_queue_bytes": "100MB"})
+    publisher, subscriber = holder(node, 0, 2), holder(node, 1, 2)
+    c = durable(node, subscriber, on=1)
+    c.subscribe("t", qos=2)
+    leave(node, c)
+    pub = durable(node, publisher)
+    pid = node.kill("session_store.1", signal.SIGSTOP)
+    try:
+        for i in range(n):
+            assert pub.publish("t", b"%03d" % i + b"x" * 400, qos=2) == 0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert node.metric("store_unacknowledged", "session_store.0") > 0
+    pub.publish("t", b"%03d" % n, qos=2)
+    c = durable(node, subscriber, on=1, present=True, auto=True)
+    got = [c.read_until(lambda p: p.kind == wire.PUBLISH)
+           for _ in range(n + 1)]
+    assert [int(p.payload[:3]) for p in got] == list(range(n + 1))
+    node.wait_metric("store_unacknowledged", lambda v: v == 0, "session_store.0")
+    assert node.metric("store_unsent_total") == 0

@@ -603,9 +603,13 @@ class Crash:
                     numbers = [n for n, _ in got]
                     kept = {n for n, _ in s.kept.get((p.name, t), ())}
                     # What was sent before the SUBACK may come when it is
-                    # sent again.
+                    # sent again. What was not answered in a clean session is
+                    # of one that ended: nobody sends it again, and the
+                    # listener it went to may still be passing it on when the
+                    # client has a new one elsewhere.
                     first = [n for n in dict.fromkeys(numbers)
-                             if p.when[t, n] > s.subscribed]
+                             if p.when[t, n] > s.subscribed
+                             and (p.durable or n in p.acked[t])]
                     must = {n for n in p.acked[t]
                             if p.when[t, n] > s.subscribed}
                     twice = sum(q == 2 for _, q in got) - len(
