@@ -450,6 +450,7 @@ def test_a_store_that_the_node_has_no_more_is_gone(rig):
     s.snapshot("x")
     s.wait_ack()
     s.die()
+    rig.wait_stats(lambda v: v["session_store.0.owner"] == "away")
     assert a.match("x") == ["session_store.0!"]
     rig.do("unpeer", "session_store.0")
     rig.do("peers")

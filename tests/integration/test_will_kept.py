@@ -196,6 +196,7 @@ def test_a_retained_will(node, topic, version, qos):        # MQTT-3.1.2-15
     c = node.client("r" + topic, version, will=will(topic, b"", retain=True))
     c.close()
     next_will(sub, b"")
+    next_will(late, b"")        # nor is it on its way to that listener
     last = node.client(version=version)
     last.subscribe(topic)
     last.expect_nothing()
