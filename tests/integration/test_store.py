@@ -192,9 +192,9 @@ def test_what_a_stopped_store_has_no_room_for_waits_in_the_log(make_node):
     try:
         for i in range(n):
             assert pub.publish("t", b"%03d" % i + b"x" * 400, qos=2) == 0
+        assert node.metric("store_unacknowledged", "session_store.0") == n
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert node.metric("store_unacknowledged", "session_store.0") > 0
     pub.publish("t", b"%03d" % n, qos=2)
     c = durable(node, subscriber, on=1, present=True, auto=True)
     got = [c.read_until(lambda p: p.kind == wire.PUBLISH)
