@@ -128,10 +128,11 @@ settle(struct listener *l, struct conn *c)
 		send_answer(l, c, a);
 		if (a->nwaits > 1)
 			free(a->many);
+		q->nstraight -= a->straight;
 		q->head = (q->head + 1) & (q->cap - 1);
 		q->n--;
 	}
-	if (q != NULL && c->parked && q->n < ANSWERS_MAX / 2)
+	if (c->parked && (c->held || (q != NULL && q->n < ANSWERS_MAX / 2)))
 		l->unpark = true;
 }
 
@@ -156,6 +157,7 @@ answer_add(struct listener *l, struct conn *c, const struct answer *a)
 	if ((slot = ring_push(c->answers)) == NULL)
 		goto nomem;
 	*slot = *a;
+	c->answers->nstraight += a->straight;
 	for (i = 0; i < a->nwaits; i++)
 		if (!answer_is_taken(&w[i]) && !waiter_add(w[i].peer, c, w[i].seq))
 			client_doom(l, c);	/* it would wait for ever */
@@ -169,6 +171,29 @@ nomem:
 		free(a->many);
 	metric_inc(&m_dropped_memory);
 	client_doom(l, c);
+}
+
+bool
+answers_straight(const struct conn *c)
+{
+	const struct answers	*q = c->answers;
+	const struct answer	*a;
+	uint32_t		 i;
+
+	if (q == NULL || q->nstraight == 0)
+		return false;
+	for (i = 0; i < q->n; i++) {
+		a = &q->ring[(q->head + i) & (q->cap - 1)];
+		if (a->straight && !is_due(a))
+			return true;
+	}
+	return false;
+}
+
+bool
+answer_watch(struct conn *c, const struct wait *w)
+{
+	return waiter_add(w->peer, c, w->seq);
 }
 
 static void
@@ -233,6 +258,7 @@ answer_restore(struct conn *c, const struct answer *a)
 	if ((slot = ring_push(c->answers)) == NULL)
 		return ERR_NOMEM;
 	*slot = *a;
+	c->answers->nstraight += a->straight;
 	return 0;
 }
 

@@ -246,6 +246,8 @@ must_rest(struct listener *l, const struct conn *c)
 	if ((c->answers != NULL && c->answers->n >= ANSWERS_MAX) ||
 	    c->nsub_waits >= SUBACKS_MAX)
 		return true;
+	if (c->held)
+		return publish_is_held(l, c);
 	if (c->parked_for == 0)
 		return false;
 	p = &l->peers[c->parked_for - 1];
@@ -378,6 +380,10 @@ consume(struct listener *l, struct conn *c, const uint8_t *buf, size_t len,
 		    len - off > f.size)
 			routes_ahead(l, buf + off, len - off, c->version);
 		on_packet(l, c, &f);
+		if (UNLIKELY(c->held)) {	/* it comes again */
+			packets--;
+			break;
+		}
 		off += f.size;
 	}
 	if (packets > 0)
@@ -476,7 +482,7 @@ client_unpark_all(struct listener *l)
 			still_tail = &c->list_next;
 			continue;
 		}
-		c->parked = false;
+		c->parked = c->held = false;
 		c->heard_ms = l->now_ms;
 		if (c->state == CONN_OPEN) {
 			client_watch(l, c);

@@ -18,7 +18,7 @@ static struct {
 	uint8_t		*buf;
 } attaches;			/* of this turn, for all siblings */
 
-enum { ATTACH_BUF = 2 * ATTACH_BUF_MIN, STALLED_MS = 1000 };
+enum { ATTACH_BUF = 2 * ATTACH_BUF_MIN };
 
 /* --- ATTACH: one holder per client id ----------------------------------- */
 
@@ -628,21 +628,25 @@ flow_source(struct listener *l, struct pub *p, struct peer *s,
 	return to_store(l, p, &r, s, a);
 }
 
-int
-flow_give(struct listener *l, struct pub *p, const struct conn *c,
-    const struct mqueue_how *how)
+/* since: where p is retained, else NULL. */
+static int
+give(struct listener *l, struct pub *p, const struct conn *c,
+    const struct mqueue_how *how, const uint32_t *since)
 {
 	size_t		size = RECORD_EXT_HEADER + 10 + 4 * (size_t)how->nids, len = 0;
+	uint8_t		once[20];
 	uint8_t		*ext, *value;
 	struct record	r;
 	uint16_t	i;
 	int		rc;
 
-	if (size > UINT16_MAX || (ext = malloc(2 * size)) == NULL) {
+	if (size > UINT16_MAX - RECORD_EXT_HEADER - sizeof(once) ||
+	    (ext = malloc(2 * size + RECORD_EXT_HEADER +
+	    sizeof(once))) == NULL) {
 		metric_inc(&m_dropped_memory);
 		return ERR_NOMEM;
 	}
-	value = ext + size;
+	value = ext + size + RECORD_EXT_HEADER + sizeof(once);
 	put_le64(value, c->handle);
 	value[8] = how->qos;
 	value[9] = how->retain;
@@ -650,7 +654,14 @@ flow_give(struct listener *l, struct pub *p, const struct conn *c,
 		put_le32(value + 10 + 4 * i, how->ids[i]);
 	(void)record_ext_put(ext, size, &len, EXT_SESSION, value,
 	    size - RECORD_EXT_HEADER);
-	if ((rc = record_of(p, 1 + how->nids, &r)) == 0) {
+	if (since != NULL) {
+		put_le64(once, p->id.hi);
+		put_le64(once + 8, p->id.lo);
+		put_le32(once + 16, *since);
+		(void)record_ext_put(ext, size + RECORD_EXT_HEADER +
+		    sizeof(once), &len, EXT_ONCE, once, sizeof(once));
+	}
+	if ((rc = record_of(p, 3 + how->nids, &r)) == 0) {
 		r.flags = (uint16_t)((r.flags & ~(RECORD_LIVE | RECORD_QOS)) |
 		    RECORD_DURABLE | how->qos);
 		r.ext = (struct slice){ ext, len };
@@ -660,6 +671,20 @@ flow_give(struct listener *l, struct pub *p, const struct conn *c,
 	}
 	free(ext);
 	return rc;
+}
+
+int
+flow_give(struct listener *l, struct pub *p, const struct conn *c,
+    const struct mqueue_how *how)
+{
+	return give(l, p, c, how, NULL);
+}
+
+int
+flow_give_retained(struct listener *l, struct pub *p, const struct conn *c,
+    const struct mqueue_how *how, uint32_t since)
+{
+	return give(l, p, c, how, &since);
 }
 
 int

@@ -178,6 +178,7 @@ attach_flags(const struct attach *a)
 static int
 give_client(struct giver *g, struct conn *c)
 {
+	uint8_t sourced[PUBLISH_SAVE];
 	struct handover_client row = {
 		.has_id = c->client_id != NULL,
 		.has_username = c->username != NULL,
@@ -194,7 +195,8 @@ give_client(struct giver *g, struct conn *c)
 		    (c->ended ? HANDOVER_ENDED : 0) |
 		    (c->attached ? HANDOVER_ATTACHED : 0) |
 		    (c->alone ? HANDOVER_ALONE : 0) |
-		    (c->has_will ? HANDOVER_HAS_WILL : 0) | attach_flags(c->attach),
+		    (c->has_will ? HANDOVER_HAS_WILL : 0) |
+		    (c->straight ? HANDOVER_STRAIGHT : 0) | attach_flags(c->attach),
 		.attach_ns = c->attach_ns,
 		.since_ms = c->since_ms,
 		.heard_ms = c->heard_ms,
@@ -215,9 +217,11 @@ give_client(struct giver *g, struct conn *c)
 		.parked_for = c->parked_for, .parked_qos = c->parked_qos,
 		.serial = c->serial, .handle = c->handle,
 		.expiry_s = c->attach == NULL ? 0 : c->attach->expiry_s,
+		.asked = c->asked,
 		.routes_seq = c->attach == NULL ? 0 : c->attach->seq,
 	};
 
+	row.sourced = (struct slice){ sourced, publish_save(g->l, c, sourced) };
 	if (c->client_id != NULL)
 		row.client_id = (struct slice){ (uint8_t *)c->client_id,
 		    c->client_id_len };
@@ -225,7 +229,7 @@ give_client(struct giver *g, struct conn *c)
 		row.username = text_of(c->username);
 	c->fan_slot = ++g->nclients;	/* scratch between fan-outs */
 	return parcel_put(&g->p, HANDOVER_CLIENT, &row, row.client_id.len +
-	    row.username.len + row.stash.len, c->fd);
+	    row.username.len + row.stash.len + row.sourced.len, c->fd);
 }
 
 /* The name of f if it is a group. */
@@ -350,7 +354,7 @@ static int
 give_answer(struct giver *g, const struct answer *a)
 {
 	struct handover_answer	 row = { a->id, a->type, a->reason,
-				    { NULL, 0 } };
+				    { NULL, 0 }, a->straight };
 	const struct wait	*w = a->nwaits == 1 ? &a->one : a->many;
 	uint8_t			*waits, *at;
 	uint16_t		 i;
@@ -560,7 +564,7 @@ give_peers(struct giver *g)
 			continue;
 		row = (struct handover_peer){ i, p->incarnation,
 		    text_of(bus_peer_name(p->bus)),
-		    text_of(bus_peer_endpoint(p->bus)) };
+		    text_of(bus_peer_endpoint(p->bus)), p->full };
 		if ((rc = parcel_put(&g->p, HANDOVER_PEER, &row,
 		    row.name.len + row.endpoint.len, -1)) < 0)
 			return rc;
@@ -619,12 +623,36 @@ give_sub_wait(void *ctx, const struct sub_wait_view *w)
 	struct handover_sub_wait row = { w->c->fan_slot, w->id, w->type,
 				    w->seq, w->deadline_ms, w->codes,
 				    w->token, w->unstored, w->asks,
-				    w->packet };
+				    w->packet, w->since, w->kept_since };
 
 	if (w->c->state == CONN_DOOMED)
 		return 0;
 	return parcel_put(&g->p, HANDOVER_SUB_WAIT, &row, w->codes.len +
 	    w->packet.len, -1);
+}
+
+static int
+give_ask(void *ctx, const struct handover_ask *row)
+{
+	struct giver *g = ctx;
+
+	return parcel_put(&g->p, HANDOVER_ASK, row, row->filter.len +
+	    row->cursor.len, -1);
+}
+
+static int
+give_retained(struct giver *g)
+{
+	struct handover_live	 row = { .now = retained_now() };
+	uint8_t			*buf;
+	int			 rc;
+
+	if ((buf = malloc(RETAINED_SAVE)) == NULL)
+		return ERR_NOMEM;
+	row.ids = (struct slice){ buf, retained_save(buf) };
+	rc = parcel_put(&g->p, HANDOVER_LIVE, &row, row.ids.len, -1);
+	free(buf);
+	return rc < 0 ? rc : retained_each(g->l, give_ask, g);
 }
 
 static int
@@ -694,6 +722,7 @@ give_all(struct giver *g, uint64_t frozen_ms)
 		    give_waiter, &w)) < 0)
 			return rc;
 	if ((rc = subscribe_each(l, give_sub_wait, g)) < 0 ||
+	    (rc = give_retained(g)) < 0 ||
 	    (rc = give_order(g)) < 0 ||
 	    (rc = parcel_put(&g->p, HANDOVER_END, NULL, 0, -1)) < 0)
 		return rc;
@@ -839,7 +868,6 @@ handover_turn(struct listener *l)
 		proc_handover_failed(l->proc, "it is draining");
 	} else if (!l->job.active && l->doomed == NULL && l->dirty == NULL &&
 	    l->tell.ndirty == 0) {
-		retained_give(l);
 		session_settle(l);
 		give_place(l);
 	}
@@ -961,6 +989,7 @@ take_peer(struct taker *t, const struct handover_peer *p)
 	    sizeof(t->peers[0].endpoint), &p->endpoint))
 		return ERR_PROTO;
 	t->peers[p->instance].incarnation = p->incarnation;
+	t->l->peers[p->instance].full = p->full;
 	return 0;
 }
 
@@ -1036,6 +1065,7 @@ client_fields(struct conn *c, const struct handover_client *h)
 	c->attached = (h->flags & HANDOVER_ATTACHED) != 0;
 	c->alone = (h->flags & HANDOVER_ALONE) != 0;
 	c->has_will = (h->flags & HANDOVER_HAS_WILL) != 0;
+	c->straight = (h->flags & HANDOVER_STRAIGHT) != 0;
 	c->serial = h->serial;
 	c->handle = h->handle;
 	c->attach_ns = h->attach_ns;
@@ -1049,6 +1079,7 @@ client_fields(struct conn *c, const struct handover_client *h)
 	c->unheard = h->unheard;
 	c->max_packet = h->max_packet;
 	c->packet_granted = h->packet_granted;
+	c->asked = h->asked;
 	c->receive_maximum = (uint16_t)h->receive_maximum;
 	c->inflight_in = (uint16_t)h->inflight_in;
 	c->alias_max = (uint16_t)h->alias_max;
@@ -1092,6 +1123,8 @@ take_client(struct taker *t, const struct handover_client *h)
 	}
 	t->c = c;
 	client_fields(c, h);
+	if ((rc = publish_load(l, c, &h->sourced)) < 0)
+		return rc;
 	wheel_clear(&l->wheel, &c->timer);
 	if (h->deadline_ms != 0)
 		wheel_set(&l->wheel, &c->timer, h->deadline_ms);
@@ -1236,7 +1269,8 @@ static int
 take_answer(struct taker *t, const struct handover_answer *h)
 {
 	struct answer	 a = { .id = (uint16_t)h->id, .type = (uint8_t)h->type,
-			    .reason = (uint8_t)h->reason };
+			    .reason = (uint8_t)h->reason,
+			    .straight = h->straight };
 	struct wait	*w, one;
 	const uint8_t	*at = h->waits.data;
 	size_t		 n = h->waits.len / HANDOVER_WAIT, i;
@@ -1427,7 +1461,8 @@ take_sub_wait(struct taker *t, const struct handover_sub_wait *h)
 {
 	struct sub_wait_view v = { client_of(t, h->client), h->seq,
 	    h->deadline_ms, (uint16_t)h->id, (uint8_t)h->type, h->codes,
-	    h->token, h->unstored, h->asks, h->packet };
+	    h->token, h->unstored, h->asks, h->packet, h->since,
+	    h->kept_since };
 
 	return v.c == NULL ? ERR_PROTO : subscribe_restore(t->l, &v);
 }
@@ -1520,6 +1555,11 @@ take_row(struct taker *t, enum handover_kind kind,
 		return take_waiter(t, &row->waiter);
 	case HANDOVER_SUB_WAIT:
 		return take_sub_wait(t, &row->sub_wait);
+	case HANDOVER_ASK:
+		return retained_restore(t->l, &row->ask);
+	case HANDOVER_LIVE:
+		retained_load(&row->live);
+		return 0;
 	case HANDOVER_ORDER:
 		return take_order(t, &row->order);
 	}

@@ -40,9 +40,11 @@
 #include "mqtt/decode.h"
 #include "mqtt/encode.h"
 #include "proc/proc.h"
+#include "proto/handover.h"
 #include "proto/msgid.h"
 #include "proto/record.h"
 #include "proto/session.h"
+#include "retain/lately.h"
 #include "route/match.h"
 #include "route/tell.h"
 #include "session/inbound.h"
@@ -69,6 +71,7 @@ enum {
 	STORES_MAX	= 64,		/* session-stores of a node */
 	PEERS_ALL	= PEERS_MAX + STORES_MAX,
 	PICKS_MAX	= 2048,		/* groups that get one message */
+	STALLED_MS	= 1000,		/* then a peer stands still */
 };
 
 struct listener;
@@ -104,6 +107,7 @@ struct answer {
 	uint8_t		 type;		/* MQTT_PUBACK, MQTT_PUBREC */
 	uint8_t		 reason;
 	uint16_t	 nwaits;
+	bool		 straight;	/* it went to others by no store */
 	struct wait	 one;		/* if nwaits is 1 */
 	struct wait	*many;		/* if it is more */
 };
@@ -111,6 +115,7 @@ struct answer {
 struct answers {
 	struct answer	*ring;		/* power of two */
 	uint32_t	 cap, head, n;
+	uint32_t	 nstraight;	/* of them */
 };
 
 /* --- Topic aliases: deliver.c (ours), publish.c (the client's) --- */
@@ -180,6 +185,7 @@ struct conn {
 	uint32_t	 subs_pass;	/* see subscribe_answer() */
 	uint32_t	 max_packet;	/* the client's; 0: none */
 	uint32_t	 packet_granted;	/* what CONNACK said of ours */
+	uint32_t	 asked;		/* retained.c: on their way to it */
 	uint16_t	 client_id_len;
 	uint16_t	 receive_maximum;	/* the client's */
 	uint16_t	 inflight_in;	/* its unfinished QoS 1 and 2 */
@@ -198,6 +204,11 @@ struct conn {
 	bool		 dirty : 1;	/* in the list of outputs to write */
 	bool		 blocked : 1;	/* socket full: EPOLLOUT will tell */
 	bool		 parked : 1;	/* not read: see client_park() */
+	bool		 held : 1;	/* parked: its PUBLISH comes again */
+	bool		 straight : 1;	/* QoS 0 of it went by no store */
+	bool		 may_asked : 1;	/* its PUBLISH may be retained? */
+	bool		 may_told : 1;	/* ... the answer is: */
+	bool		 may_not : 1;
 	bool		 deaf : 1;	/* not read: it does not read either */
 	bool		 waiting : 1;	/* has whole packets for the next turn */
 	bool		 graceful : 1;	/* DISCONNECT 0x00: no will */
@@ -271,6 +282,7 @@ struct peer {				/* another listener, or a store */
 	bool		 strained;	/* QoS 0 publishers rest for it */
 	bool		 is_store;	/* taken means stored */
 	bool		 down;		/* a store that does not run */
+	bool		 full;		/* a store: ask before one is retained */
 	struct waiter	*waiters;	/* ring: who waits for which seq */
 	uint32_t	 nwaiters, cap_waiters, head_waiters;
 };
@@ -540,21 +552,30 @@ void retained_live(const struct msgid *id);
 /* A moment between two of them. */
 uint32_t retained_now(void);
 /* Ask all stores for what is retained under filter, for c, which gets what is
- * published since then. */
+ * published since then; through its store, since kept_since, by its count. */
 void retained_ask(struct listener *l, struct conn *c, const struct slice *filter,
-    uint8_t options, uint32_t sub_id, uint32_t since);
-/* A successor takes our place: it gets the answers, so ask for all now. */
-void retained_give(struct listener *l);
+    uint8_t options, uint32_t sub_id, uint32_t since, uint32_t kept_since);
 /* What store (an index of peers) answers for c. */
 void retained_take(struct listener *l, struct conn *c, uint32_t store,
     const struct session_msg *e, const struct slice *apart);
 void retained_tick(struct listener *l);
+void retained_turn(struct listener *l);
+void retained_up(struct listener *l);	/* a new incarnation of a store */
 void retained_fini(void);
+/* As another process knows it: what is to be asked for when there is room; what
+ * came live, into a buffer of RETAINED_SAVE bytes. */
+enum { RETAINED_SAVE = LATELY_MAX * HANDOVER_LIVE_ID };
+int retained_each(const struct listener *l, int (*each)(void *ctx,
+    const struct handover_ask *row), void *ctx);
+int retained_restore(struct listener *l, const struct handover_ask *row);
+size_t retained_save(uint8_t *buf);
+void retained_load(const struct handover_live *row);
 
 /* --- subscribe.c --- */
 
-/* The store has kept, or refused, what token named. */
-void subscribe_stored(struct listener *l, uint32_t token, uint8_t reason);
+/* The store has kept, or refused, what token named, at that moment of its. */
+void subscribe_stored(struct listener *l, uint32_t token, uint8_t reason,
+    uint32_t since);
 /* It begins anew: what it has not answered is told again. */
 void subscribe_again(struct listener *l, const struct peer *store);
 
@@ -578,6 +599,7 @@ struct sub_wait_view {
 	uint32_t	 token, unstored;
 	bool		 asks;
 	struct slice	 packet;
+	uint32_t	 since, kept_since;
 };
 /* The last token given; set, to go on after another process. */
 uint32_t subscribe_token(uint32_t token, bool set);
@@ -605,6 +627,17 @@ void pub_fini(struct pub *p);
 void publish_job(struct listener *l);	/* go on with the large fan-out */
 void publish_fini(struct listener *l);
 void publish_forget(struct conn *c);
+/* A store answers whether what c publishes may be retained. */
+void publish_may(struct listener *l, struct conn *c,
+    const struct session_msg *e);
+/* c is held: is what it has to stay behind still on its way? */
+bool publish_is_held(const struct listener *l, const struct conn *c);
+/* What c published through stores, and past them, as another process knows it:
+ * for at most PUBLISH_SAVE bytes. 0: nothing. */
+enum { PUBLISH_SAVE = (3 + STORES_MAX) * 8 };
+size_t publish_save(const struct listener *l, const struct conn *c,
+    uint8_t *buf);
+int publish_load(struct listener *l, struct conn *c, const struct slice *s);
 
 /* --- deliver.c --- */
 
@@ -684,6 +717,10 @@ void answer_add(struct listener *l, struct conn *c, const struct answer *a);
 void answer_got(struct listener *l, struct peer *p, uint64_t seq);
 void answer_lost(struct listener *l, struct peer *p);
 void answers_free(struct answers **a);
+/* Is an answer of c's waiting for what went straight to others? */
+bool answers_straight(const struct conn *c);
+/* Unpark c, which is held, when w is taken. False if out of memory. */
+bool answer_watch(struct conn *c, const struct wait *w);
 /* As another process knew them: an answer at the end of c's queue; who waits
  * for p, in the order of seq. ERR_NOMEM. */
 int answer_restore(struct conn *c, const struct answer *a);
@@ -716,6 +753,10 @@ int flow_source(struct listener *l, struct pub *p, struct peer *s,
  * it is counted. */
 int flow_give(struct listener *l, struct pub *p, const struct conn *c,
     const struct mqueue_how *how);
+/* The same for what is retained: not if the store has given c that message
+ * since then. */
+int flow_give_retained(struct listener *l, struct pub *p, const struct conn *c,
+    const struct mqueue_how *how, uint32_t since);
 /* Send p to who was picked for one group, after so many hops. ERR_FULL,
  * ERR_NOMEM: nothing was sent. */
 int flow_pass(struct listener *l, struct pub *p, const struct pick *to,
@@ -764,7 +805,7 @@ extern struct metric m_clients, m_connects, m_connects_refused,
     m_suback_timeouts, m_malformed, m_protocol_errors, m_parked, m_wills,
     m_queued, m_fib_evicted, m_acks_unknown, m_writes, m_reads,
     m_shared_passed_on, m_shared_redispatched, m_shared_nobody,
-    m_retained_sent, m_retained_lost;
+    m_retained_sent, m_retained_lost, m_retain_refused;
 
 /* --- main.c --- */
 

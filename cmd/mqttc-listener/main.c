@@ -67,6 +67,7 @@ on_turn(EV_P_ ev_prepare *w UNUSED, int revents UNUSED)
 	client_resume_waiting(l);
 	if (l->subs_due)
 		subscribe_answer(l);
+	retained_turn(l);
 	out_flush_dirty(l);
 	client_reap(l);
 	out_flush_dirty(l);			/* wills of the reaped */

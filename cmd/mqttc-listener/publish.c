@@ -12,7 +12,10 @@
 #include "base/err.h"
 #include "log/log.h"
 
-enum { JOB_MIN = 64 };		/* fewer are not worth a turn of their own */
+enum {
+	JOB_MIN		= 64,	/* fewer are not worth a turn of their own */
+	REFUSED_MS	= 10000	/* how often it is logged */
+};
 
 static inline bool
 is_own(const struct pub *p, const struct conn *c)
@@ -446,6 +449,7 @@ is_news(struct listener *l, struct conn *c, const struct mqtt_publish *m,
 	a->id = m->packet_id;
 	a->type = m->qos == 0 ? 0 : m->qos == 1 ? MQTT_PUBACK : MQTT_PUBREC;
 	a->nwaits = 0;
+	a->straight = false;
 	if (m->qos == 2 && (rc = inbound_add(&c->inbound, m->packet_id)) <= 0) {
 		if (rc < 0) {
 			client_close(l, c, MQTT_SERVER_BUSY);
@@ -530,10 +534,20 @@ find_others(struct listener *l, struct pub *p, const struct fan *fan,
 
 /* --- By way of a store --------------------------------------------------- */
 
-/* What a client published through stores and they have not stored yet: what it
- * publishes to these topics next goes the same way, or it would overtake. */
+/*
+ * What a client published through stores and they have not stored yet: what it
+ * publishes to these topics next goes the same way, or it would overtake. The
+ * other way round, what goes through a store is held until what the client
+ * published straight to others, to this topic and with this QoS, has come
+ * there [MQTT-4.6.0-5]. With QoS 1 and 2 its unsent answers tell when; with
+ * QoS 0 nobody answers, so it waits for all that is on its way, except to
+ * listeners that stand still.
+ */
 struct sourced {
 	uint64_t	topics;		/* a bit for the hash of each */
+	uint64_t	straight[2];	/* ... of QoS 0; of 1 and 2 */
+	struct wait	*due;		/* QoS 0, held: what it waits for */
+	uint32_t	ndue;
 	uint64_t	seq[];		/* the last frame, by store */
 };
 
@@ -543,19 +557,34 @@ topic_bit(const struct slice *topic)
 	return UINT64_C(1) << (XXH3_64bits(topic->data, topic->len) >> 58);
 }
 
+/* c's: made when it is not there yet, NULL if out of memory. */
+static struct sourced *
+sourced_of(const struct listener *l, struct conn *c)
+{
+	struct sourced *q = c->sourced;
+
+	if (q != NULL)
+		return q;
+	q = calloc(1, sizeof(*q) + l->nstores * sizeof(q->seq[0]));
+	if ((c->sourced = q) == NULL) {
+		metric_inc(&m_dropped_memory);
+		return NULL;
+	}
+	/* Of which topics, nobody noted. */
+	q->straight[0] = c->straight ? UINT64_MAX : 0;
+	q->straight[1] = answers_straight(c) ? UINT64_MAX : 0;
+	c->straight = false;
+	return q;
+}
+
 static void
 source_note(struct listener *l, struct conn *c, const struct slice *topic,
     const struct peer *s)
 {
-	struct sourced *q = c->sourced;
+	struct sourced *q;
 
-	if (q == NULL) {
-		q = calloc(1, sizeof(*q) + l->nstores * sizeof(q->seq[0]));
-		if ((c->sourced = q) == NULL) {
-			metric_inc(&m_dropped_memory);
-			return;
-		}
-	}
+	if ((q = sourced_of(l, c)) == NULL)
+		return;
 	q->topics |= topic_bit(topic);
 	q->seq[s - &l->peers[PEERS_MAX]] = bus_peer_sent(s->bus);
 }
@@ -567,6 +596,8 @@ must_follow(struct listener *l, struct conn *c, const struct slice *topic)
 	const struct peer	*s = &l->peers[PEERS_MAX];
 	uint32_t		 i;
 
+	if (c->sourced == NULL)
+		return false;
 	for (i = 0; i < l->nstores; i++)
 		if (c->sourced->seq[i] > bus_peer_stored(s[i].bus))
 			return (c->sourced->topics & topic_bit(topic)) != 0;
@@ -577,8 +608,146 @@ must_follow(struct listener *l, struct conn *c, const struct slice *topic)
 void
 publish_forget(struct conn *c)
 {
+	if (c->sourced == NULL)
+		return;
+	c->straight = c->sourced->straight[0] != 0 || c->sourced->due != NULL;
+	free(c->sourced->due);
 	free(c->sourced);
 	c->sourced = NULL;
+}
+
+/* A message of that QoS went straight to others. */
+static inline void
+straight_note(struct conn *c, const struct slice *topic, int qos)
+{
+	if (UNLIKELY(c->sourced != NULL))
+		c->sourced->straight[qos > 0] |= topic_bit(topic);
+	else if (qos == 0)
+		c->straight = true;
+}
+
+static bool
+is_due(const struct listener *l, const struct sourced *q)
+{
+	uint32_t i;
+
+	for (i = 0; i < q->ndue; i++)
+		if (!answer_is_taken(&q->due[i]) && l->now_ms -
+		    q->due[i].peer->moved_ms < STALLED_MS)
+			return false;
+	return true;
+}
+
+bool
+publish_is_held(const struct listener *l, const struct conn *c)
+{
+	if (c->may_asked)
+		return true;
+	return c->sourced != NULL && c->sourced->due != NULL ?
+	    !is_due(l, c->sourced) : answers_straight(c);
+}
+
+/* All that is on its way to other listeners is to come there first. */
+static void
+due_set(struct listener *l, struct conn *c, struct sourced *q)
+{
+	struct peer	*p;
+	uint32_t	 i, n = 0;
+
+	for (i = 0; i < PEERS_MAX; i++) {
+		p = &l->peers[i];
+		n += p->bus != NULL && bus_peer_got(p->bus) <
+		    bus_peer_sent(p->bus);
+	}
+	q->ndue = 0;
+	if (n == 0)
+		return;
+	if ((q->due = malloc(n * sizeof(q->due[0]))) == NULL) {
+		metric_inc(&m_dropped_memory);
+		return;
+	}
+	for (i = 0; i < PEERS_MAX && q->ndue < n; i++) {
+		p = &l->peers[i];
+		if (p->bus == NULL || bus_peer_got(p->bus) >=
+		    bus_peer_sent(p->bus))
+			continue;
+		q->due[q->ndue] = (struct wait){ p, p->epoch,
+		    bus_peer_sent(p->bus) };
+		/* Without memory the next tick looks. */
+		(void)answer_watch(c, &q->due[q->ndue++]);
+	}
+}
+
+/* Would a message of that QoS by way of a store overtake what c published to
+ * this topic before? */
+static bool
+would_overtake(struct listener *l, struct conn *c, const struct slice *topic,
+    int qos)
+{
+	struct sourced *q = c->sourced;
+
+	if (qos > 0) {
+		if (answers_straight(c))
+			return q == NULL ||
+			    (q->straight[1] & topic_bit(topic)) != 0;
+		if (q != NULL)
+			q->straight[1] = 0;
+		return false;
+	}
+	if ((q == NULL && !c->straight) || (q = sourced_of(l, c)) == NULL)
+		return false;
+	if (q->due == NULL && (q->straight[0] & topic_bit(topic)) != 0) {
+		q->straight[0] = 0;
+		due_set(l, c, q);
+	}
+	if (q->due != NULL && !is_due(l, q))
+		return true;
+	free(q->due);
+	q->due = NULL;
+	q->ndue = 0;
+	return false;
+}
+
+size_t
+publish_save(const struct listener *l, const struct conn *c, uint8_t *buf)
+{
+	const struct sourced	*q = c->sourced;
+	uint32_t		 i;
+
+	if (q == NULL)
+		return 0;
+	put_le64(buf, q->topics);
+	put_le64(buf + 8, q->due != NULL ? UINT64_MAX : q->straight[0]);
+	put_le64(buf + 16, q->straight[1]);
+	for (i = 0; i < l->nstores; i++)
+		put_le64(buf + 24 + 8 * i, q->seq[i]);
+	return 24 + 8 * (size_t)l->nstores;
+}
+
+int
+publish_load(struct listener *l, struct conn *c, const struct slice *s)
+{
+	struct sourced	*q;
+	uint32_t	 i;
+
+	if (s->len != 24 + 8 * (size_t)l->nstores)
+		return s->len == 0 ? 0 : ERR_PROTO;
+	if ((q = sourced_of(l, c)) == NULL)
+		return ERR_NOMEM;
+	q->topics = get_le64(s->data);
+	q->straight[0] = get_le64(s->data + 8);
+	q->straight[1] = get_le64(s->data + 16);
+	for (i = 0; i < l->nstores; i++)
+		q->seq[i] = get_le64(s->data + 24 + 8 * i);
+	return 0;
+}
+
+/* Park c, to see this PUBLISH again. */
+static bool
+hold(struct listener *l, struct conn *c)
+{
+	client_park(l, c);
+	return c->held = c->parked;
 }
 
 /*
@@ -636,6 +805,10 @@ pass_on(struct listener *l, struct pub *p, struct answer *a)
 		return;
 	}
 	a->reason = MQTT_SUCCESS;
+	if (sent > 0) {
+		a->straight = true;
+		straight_note(c, &p->v.topic, p->v.qos);
+	}
 	if (UNLIKELY(l->npicks > 0))
 		groups_deliver(l, p);
 	matched = publish_local(l, p, &fan, a);
@@ -653,6 +826,92 @@ pass_on(struct listener *l, struct pub *p, struct answer *a)
 		rest(l, c, blocked, p->v.qos);
 }
 
+/*
+ * What goes beyond the limits of what is retained is refused where the client
+ * can be told, and then it is nobody's (3.4.2.1). Its size we know; where a
+ * store may be at its limit it is asked, and c is held meanwhile. Between its
+ * answer and the message another one may take the last place: then it is
+ * delivered and not kept, as all are that cannot be answered so.
+ */
+static bool
+may_be_refused(const struct listener *l, const struct conn *c,
+    const struct mqtt_publish *m)
+{
+	return m->retain && m->qos > 0 && c->version == MQTT_V5 &&
+	    m->payload.len > 0 && l->conf->mqtt_retain_available;
+}
+
+/* Has the store to say whether m may be retained, and has not yet? */
+static bool
+must_ask(struct listener *l, struct conn *c, const struct mqtt_publish *m)
+{
+	struct peer		*s;
+	struct session_msg	 e = { .kind = SESSION_MAY };
+
+	if (c->may_told || !may_be_refused(l, c, m) ||
+	    m->payload.len > l->conf->retain_max_size)
+		return false;
+	s = session_shard(l, m->topic.data, m->topic.len);
+	if (!s->full || session_number(l, c) < 0)
+		return false;
+	e.serial = c->serial;
+	e.token = (uint32_t)c->msgs_in;		/* this one, whenever */
+	e.topic = m->topic;
+	e.what = (uint32_t)(c->client_id_len + m->payload.len +
+	    (m->props.has != 0 ? m->props.raw.len : 0));
+	return c->may_asked = session_send(l, s, &e) == 0;
+}
+
+void
+publish_may(struct listener *l, struct conn *c, const struct session_msg *e)
+{
+	if (!c->may_asked || e->token != (uint32_t)c->msgs_in)
+		return;
+	c->may_asked = false;
+	c->may_told = true;
+	c->may_not = e->what != 0;
+	l->unpark = true;
+}
+
+/* Takes the answer there was. */
+static bool
+is_beyond(struct listener *l, struct conn *c, const struct mqtt_publish *m)
+{
+	static uint64_t	 logged_ms;
+	static unsigned	 n;
+	bool		 large = m->payload.len > l->conf->retain_max_size,
+			 not = c->may_not;
+
+	c->may_told = c->may_not = false;
+	if (!may_be_refused(l, c, m) || (!large && !not))
+		return false;
+	metric_inc(&m_retain_refused);
+	n++;
+	if (logged_ms == 0 || l->now_ms - logged_ms >= REFUSED_MS) {
+		log_warn("retain.refused", "messages=%u topic=%s client=%s "
+		    "why=%s", n, log_quote_n(m->topic.data, m->topic.len),
+		    log_quote(c->client_id), large ?
+		    "\"it is too large\"" : "\"there are too many\"");
+		logged_ms = l->now_ms;
+		n = 0;
+	}
+	return true;
+}
+
+/* By whose way does m go? */
+enum way { WAY_STRAIGHT, WAY_SESSION, WAY_TOPIC };
+
+static inline enum way
+way_of(struct listener *l, struct conn *c, const struct mqtt_publish *m)
+{
+	if (UNLIKELY(m->qos == 2 && c->handle != 0))
+		return WAY_SESSION;
+	if (UNLIKELY(m->retain && l->conf->mqtt_retain_available) ||
+	    (UNLIKELY(c->sourced != NULL) && must_follow(l, c, &m->topic)))
+		return WAY_TOPIC;
+	return WAY_STRAIGHT;
+}
+
 void
 on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 {
@@ -661,6 +920,8 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	struct mqtt_publish	 m;
 	struct pub		 p;
 	struct answer		 a;
+	enum way		 way;
+	bool			 beyond;
 	int			 rc;
 
 	rc = mqtt_decode_publish(f, c->version, MQTT_FROM_CLIENT,
@@ -670,17 +931,28 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 		client_refuse(l, c, (uint8_t)rc);
 		return;
 	}
+	way = way_of(l, c, &m);
+	if (UNLIKELY(way != WAY_STRAIGHT) && ((way == WAY_TOPIC &&
+	    would_overtake(l, c, &m.topic, m.qos)) || must_ask(l, c, &m))) {
+		if (hold(l, c))
+			return;
+		c->may_asked = false;
+	}
+	beyond = UNLIKELY(m.retain) && is_beyond(l, c, &m);
 	c->msgs_in++;
 	metric_inc(&m_publish_in);
 	metric_inc(by_qos[m.qos]);
 	if (!is_news(l, c, &m, &a))
 		return;
+	if (UNLIKELY(beyond)) {
+		answer_with(l, c, &a, MQTT_QUOTA_EXCEEDED);
+		return;
+	}
 	if (pub_init(l, c, &m, &p) < 0) {
 		client_close(l, c, MQTT_SERVER_BUSY);
 		return;
 	}
-	if (UNLIKELY(p.v.retain) || UNLIKELY(m.qos == 2 && c->handle != 0) ||
-	    (UNLIKELY(c->sourced != NULL) && must_follow(l, c, &p.v.topic)))
+	if (UNLIKELY(way != WAY_STRAIGHT))
 		to_source(l, &p, &a);
 	else
 		pass_on(l, &p, &a);
@@ -735,6 +1007,7 @@ publish_own(struct listener *l, const struct message_view *v,
 	p.client_id = client_id;
 	a.type = 0;
 	a.nwaits = 0;
+	a.straight = false;
 	match_local(l, &p, &fan);
 	if (local_only) {
 		groups_pick(l, &p, fan.found, fan.nfound, &r);

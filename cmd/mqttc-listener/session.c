@@ -800,8 +800,14 @@ on_serve(void *ctx, struct bus_frame *f)
 				on_stored(store, e.time);
 			continue;
 		}
+		if (e.kind == SERVE_FULL) {
+			if (store != NULL)
+				store->full = e.what != 0;
+			continue;
+		}
 		if (e.kind == SERVE_SUBACK) {
-			subscribe_stored(l, e.token, (uint8_t)e.what);
+			subscribe_stored(l, e.token, (uint8_t)e.what,
+			    (uint32_t)e.time);
 			continue;
 		}
 		if ((c = session_find(l, e.serial)) == NULL) {
@@ -824,6 +830,9 @@ on_serve(void *ctx, struct bus_frame *f)
 			break;
 		case SERVE_PUBREL:
 			on_pubrel_due(l, c, (uint16_t)e.pid);
+			break;
+		case SERVE_MAY:
+			publish_may(l, c, &e);
 			break;
 		case SERVE_RETAINED:
 			if (store != NULL)
@@ -901,6 +910,7 @@ session_up(struct listener *l, struct peer *p)
 	e.kind = SESSION_ATTACH;
 	(void)session_send(l, p, &e);
 	session_ask_roster(l, p);
+	retained_up(l);
 	subscribe_again(l, p);
 	(void)flush_one(l, p);
 }

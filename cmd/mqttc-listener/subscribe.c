@@ -22,6 +22,7 @@ struct sub_wait {
 	uint32_t	 token;		/* of the first code, at the store */
 	uint32_t	 unstored;	/* codes the store has not answered */
 	uint32_t	 since;		/* retained_now() when it came */
+	uint32_t	 kept_since;	/* ... of its store, at the last filter */
 	uint16_t	 id;
 	uint8_t		 type;		/* MQTT_SUBACK; MQTT_UNSUBACK behind one */
 	bool		 asks;		/* for retained messages */
@@ -81,7 +82,7 @@ ask_retained(struct listener *l, struct conn *c, const struct sub_wait *w)
 	    l->conf->mqtt_max_topic_levels, &at, &one); i++)
 		if (w->codes[w->ncodes + i] & TODO_ASK && w->codes[i] < 0x80)
 			retained_ask(l, c, &one.topic.filter, w->codes[i], id,
-			    w->since);
+			    w->since, w->kept_since);
 }
 
 /* w has nothing to wait for: answer c; frees w. */
@@ -289,7 +290,8 @@ on_subscribe(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 }
 
 void
-subscribe_stored(struct listener *l, uint32_t token, uint8_t reason)
+subscribe_stored(struct listener *l, uint32_t token, uint8_t reason,
+    uint32_t since)
 {
 	struct sub_wait	*w;
 	uint8_t		*todo;
@@ -303,6 +305,7 @@ subscribe_stored(struct listener *l, uint32_t token, uint8_t reason)
 	if ((*todo & TODO_STORE) == 0)
 		return;				/* it answered twice */
 	*todo &= (uint8_t)~TODO_STORE;
+	w->kept_since = since;
 	if (reason >= 0x80)
 		w->codes[token - w->token] = reason;
 	if (--w->unstored == 0)
@@ -514,7 +517,7 @@ subscribe_each(const struct listener *l, int (*each)(void *ctx,
 		v = (struct sub_wait_view){ w->c, w->seq, w->deadline_ms,
 		    w->id, w->type, { w->codes, 2 * (size_t)w->ncodes },
 		    w->token, w->unstored, w->asks,
-		    { w->packet, w->packet_len } };
+		    { w->packet, w->packet_len }, w->since, w->kept_since };
 		if ((rc = each(ctx, &v)) != 0)
 			return rc;
 	}
@@ -544,6 +547,8 @@ subscribe_restore(struct listener *l, const struct sub_wait_view *v)
 	w->deadline_ms = v->deadline_ms;
 	w->id = v->id;
 	w->type = v->type;
+	w->since = v->since;
+	w->kept_since = v->kept_since;
 	w->ncodes = w->room = (uint32_t)v->codes.len / 2;
 	if (w->ncodes > 0)
 		memcpy(w->codes, v->codes.data, v->codes.len);

@@ -96,6 +96,9 @@ COUNTER(m_retained_sent, "retained_sent_total",
 COUNTER(m_retained_lost, "retained_unasked_total",
     "Retained messages not asked for: no way to their store");
 
+COUNTER(m_retain_refused, "publish_retain_refused_total",
+    "PUBLISHes answered 0x97: they could not be retained");
+
 static struct metric *all[] = {
 	&m_clients, &m_subscriptions, &m_filters, &m_connects,
 	&m_connects_refused, &m_disconnects, &m_keepalive_timeouts,
@@ -110,7 +113,7 @@ static struct metric *all[] = {
 	&m_queued, &m_suback_timeouts, &m_malformed, &m_protocol_errors,
 	&m_parked, &m_wills, &m_fib_evicted, &m_acks_unknown,
 	&m_shared_passed_on, &m_shared_redispatched, &m_shared_nobody,
-	&m_retained_sent, &m_retained_lost,
+	&m_retained_sent, &m_retained_lost, &m_retain_refused,
 };
 
 void

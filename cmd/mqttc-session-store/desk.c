@@ -661,6 +661,10 @@ on_session(void *ctx, struct bus_frame *f)
 			break;
 		case SESSION_ASK_ROSTER:
 			roster_ask(st, listener);
+			retained_tell(st, listener);
+			break;
+		case SESSION_MAY:
+			retained_may(st, listener, &e);
 			break;
 		case SESSION_ASK:
 			retained_ask(st, listener, &e);

@@ -11,12 +11,15 @@
 
 #include "base/err.h"
 #include "log/log.h"
+#include "mqtt/mqtt.h"
 #include "retain/code.h"
+#include "retain/lately.h"
 
 enum {
 	PAGE_BYTES	= 256 * 1024,
 	PAGE_STEPS	= 20000,
-	EXPIRE_MAX	= 1000		/* a tick */
+	EXPIRE_MAX	= 1000,		/* a tick */
+	REFUSED_MS	= 10000		/* how often it is logged */
 };
 
 static struct retain_limits
@@ -28,6 +31,67 @@ limits(const struct store *st)
 		.max_bytes = st->conf->retain_max_bytes,
 	};
 }
+
+/* --- At the limits --------------------------------------------------------- */
+
+static bool	full;			/* as listeners know it */
+
+/* Any message might be too much. Once it is so it stays so until there is room
+ * for a 64th of the limit. */
+static bool
+is_full(const struct store *st)
+{
+	struct retain_limits	lim = limits(st);
+	uint64_t		bytes = retain_bytes(st->retain) +
+				    st->conf->retain_max_size;
+	uint32_t		n = retain_count(st->retain);
+
+	if (full) {
+		n += lim.max_messages / 64;
+		bytes += lim.max_bytes / 64;
+	}
+	return n >= lim.max_messages || bytes > lim.max_bytes;
+}
+
+void
+retained_tell(struct store *st, uint32_t listener)
+{
+	struct session_msg e = { .kind = SERVE_FULL, .what = full };
+
+	peer_send(st, listener, &e);
+}
+
+static void
+tell_all(struct store *st)
+{
+	uint32_t i;
+
+	if (is_full(st) == full)
+		return;
+	full = !full;
+	for (i = 0; i < LISTENERS_MAX; i++)
+		if (st->peers[i].bus != NULL)
+			retained_tell(st, i);
+}
+
+void
+retained_may(struct store *st, uint32_t listener, const struct session_msg *e)
+{
+	struct session_msg	answer = {
+		.kind = SERVE_MAY,
+		.serial = e->serial,
+		.token = e->token,
+	};
+	size_t			n = e->topic.len + (size_t)e->what;
+
+	if (!retain_has_room(st->retain, e->topic.data, e->topic.len, n) &&
+	    (retain_expire(st->retain, st->now_ms / 1000, EXPIRE_MAX) == 0 ||
+	    !retain_has_room(st->retain, e->topic.data, e->topic.len, n)))
+		answer.what = MQTT_QUOTA_EXCEEDED;
+	peer_send(st, listener, &answer);
+}
+
+/* --- Keeping --------------------------------------------------------------- */
 
 int
 retained_open(struct store *st)
@@ -43,6 +107,7 @@ retained_limits(struct store *st)
 	struct retain_limits lim = limits(st);
 
 	retain_set_limits(st->retain, &lim);
+	tell_all(st);
 }
 
 static void
@@ -50,6 +115,23 @@ count(struct store *st)
 {
 	metric_set(&m_retained, retain_count(st->retain));
 	metric_set(&m_retained_bytes, retain_bytes(st->retain));
+	tell_all(st);
+}
+
+static void
+refused(const struct store *st, const struct retain_msg *m, const char *why)
+{
+	static uint64_t	logged_ms;
+	static unsigned	n;
+
+	metric_inc(&m_retained_refused);
+	n++;
+	if (logged_ms != 0 && st->now_ms - logged_ms < REFUSED_MS)
+		return;
+	log_warn("retain.refused", "messages=%u topic=%s why=%s", n,
+	    log_quote_n(m->topic.data, m->topic.len), why);
+	logged_ms = st->now_ms;
+	n = 0;
 }
 
 int
@@ -61,7 +143,7 @@ retained_put(struct store *st, const struct retain_msg *m)
 	int		 rc;
 
 	if (m->payload.len > st->conf->retain_max_size) {
-		metric_inc(&m_retained_refused);
+		refused(st, m, "\"it is too large\"");
 		return ERR_INVAL;
 	}
 	rc = retain_set(st->retain, m);
@@ -69,7 +151,8 @@ retained_put(struct store *st, const struct retain_msg *m)
 	    EXPIRE_MAX) > 0)
 		rc = retain_set(st->retain, m);
 	if (rc < 0)
-		metric_inc(&m_retained_refused);
+		refused(st, m, log_quote(rc == ERR_FULL ?
+		    "there are too many" : err_str(rc)));
 	if (rc <= 0)
 		return rc;
 	count(st);
@@ -139,6 +222,7 @@ give(void *ctx, const struct retain_msg *m, uint32_t expiry_s)
 		.serial = p->ask->serial,
 		.sub_id = p->ask->sub_id,
 		.token = p->ask->token,
+		.time = p->ask->time,
 		.topic = m->topic,
 		.props = m->props,
 		.expiry_s = expiry_s,
@@ -177,6 +261,8 @@ retained_ask(struct store *st, uint32_t listener, const struct session_msg *e)
 		.flags = e->flags,
 		.sub_id = e->sub_id,
 		.token = e->token,
+		.time = e->time,
+		.what = e->what,
 		.filter = e->filter,
 	};
 
@@ -184,11 +270,54 @@ retained_ask(struct store *st, uint32_t listener, const struct session_msg *e)
 	    INDEX_LEVELS_MAX) < 0)
 		return;
 	retain_match(st->retain, &q, give, &ctx, &page);
-	if (page.more) {
-		end.more = true;
+	end.count = page.messages;
+	if ((end.more = page.more))
 		end.cursor = page.next;
-		peer_send(st, listener, &end);
-	}
+	peer_send(st, listener, &end);
+}
+
+/*
+ * A session that subscribed a moment ago gets a message live, from the shard it
+ * is retained in, and as retained, from there by way of its listener: either
+ * may come first, and the second one goes. After a start it may come twice.
+ */
+static struct lately	live;		/* what sessions here got live */
+static struct lately	given;		/* ... as retained, with its handle */
+
+static uint64_t
+with(uint64_t lo, uint64_t handle)
+{
+	return lo ^ handle * UINT64_C(0x9e3779b97f4a7c15);
+}
+
+uint32_t
+retained_now(void)
+{
+	return live.now;
+}
+
+int
+retained_live(const struct msgid *id, struct store_target *t, int n)
+{
+	int i, left = 0;
+
+	lately_add(&live, id->hi, id->lo);
+	for (i = 0; i < n; i++)
+		if (!lately_came(&given, id->hi, with(id->lo,
+		    t[i].session->handle), 0))
+			t[left++] = t[i];
+	return n < 0 ? n : left;
+}
+
+bool
+retained_give(const struct slice *once, uint64_t handle)
+{
+	uint64_t hi = get_le64(once->data), lo = get_le64(once->data + 8);
+
+	if (lately_came(&live, hi, lo, get_le32(once->data + 16)))
+		return false;
+	lately_add(&given, hi, with(lo, handle));
+	return true;
 }
 
 static bool

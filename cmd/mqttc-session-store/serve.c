@@ -20,6 +20,7 @@ struct token_wait {
 	uint64_t	 serial, incarnation, seq, deadline_ms;
 	uint32_t	 listener, token;
 	uint8_t		 reason;
+	uint32_t	 since;		/* retained_now() */
 };
 
 /* --- Handing out ---------------------------------------------------------- */
@@ -379,6 +380,7 @@ suback(struct store *st, uint32_t listener, const struct token_wait *w)
 		.serial = w->serial,
 		.token = w->token,
 		.what = w->reason,
+		.time = w->since,
 	};
 
 	if (st->peers[listener].incarnation == w->incarnation)
@@ -411,6 +413,7 @@ serve_subscribe(struct store *st, uint32_t listener,
 	w->listener = listener;
 	w->token = e->token;
 	w->deadline_ms = st->now_ms + st->conf->cluster_suback_timeout_ms;
+	w->since = retained_now();
 	rc = st->tight && !remove ? ERR_FULL : log_op(st, &o, NULL, NULL);
 	if (rc < 0 && !remove)
 		w->reason = rc == ERR_FULL ? MQTT_QUOTA_EXCEEDED :

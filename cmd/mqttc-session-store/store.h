@@ -387,6 +387,17 @@ int retained_put(struct store *st, const struct retain_msg *m);
 int retained_replay(struct store *st, const void *data, size_t len);
 void retained_ask(struct store *st, uint32_t listener,
     const struct session_msg *e);
+/* Is it at its limits? Of a listener that asks, and of one message. */
+void retained_tell(struct store *st, uint32_t listener);
+void retained_may(struct store *st, uint32_t listener,
+    const struct session_msg *e);
+/* A moment between two retained messages that came live. */
+uint32_t retained_now(void);
+/* A retained message, of that id, came live for n targets (or an error): how
+ * many are left, in front, without those that got it as retained before. */
+int retained_live(const struct msgid *id, struct store_target *t, int n);
+/* That session is given what EXT_ONCE tells; false: it has had it. */
+bool retained_give(const struct slice *once, uint64_t handle);
 void retained_tick(struct store *st);
 int retained_note_all(struct store *st);	/* for the checkpoint. ERR_NOMEM */
 

@@ -156,6 +156,8 @@ take_message(struct store *st, const struct record *r, const struct op *from)
 	if (r->flags & RECORD_SUBS)
 		n = shard_match(st->state, &r->topic, (uint8_t)record_qos(r),
 		    (r->flags & RECORD_RETAIN) != 0, &r->client_id, &t);
+	if (n >= 0 && (r->flags & RECORD_RETAIN))
+		n = retained_live(&r->id, t, n);
 	if (n >= 0 && (r->flags & RECORD_GROUPS))
 		n = groups_targets(st, r, from, &t, n);
 	return n <= 0 ? n : keep(st, r, t, (size_t)n, from);
@@ -164,7 +166,7 @@ take_message(struct store *st, const struct record *r, const struct op *from)
 /* It is for one session alone. */
 static int
 take_given(struct store *st, const struct record *r, const struct slice *to,
-    const struct op *from)
+    const struct slice *once, const struct op *from)
 {
 	struct store_target	 t = { .session = NULL };
 	uint32_t		*ids = NULL;
@@ -174,6 +176,8 @@ take_given(struct store *st, const struct record *r, const struct slice *to,
 	t.session = shard_session(st->state, get_le64(to->data));
 	t.qos = to->data[8] & 3;
 	if (t.session == NULL || t.qos == 0 || t.qos == 3 || n > UINT16_MAX)
+		return 0;
+	if (once->len > 0 && !retained_give(once, t.session->handle))
 		return 0;
 	t.retain = to->data[9] != 0;
 	if (n > 0 && (ids = malloc(n * sizeof(*ids))) == NULL)
@@ -191,7 +195,8 @@ static int
 take_record(struct store *st, struct record *r, const struct op *mark)
 {
 	struct op	from = *mark;
-	struct slice	value, session = { NULL, 0 }, inbound = { NULL, 0 };
+	struct slice	value, session = { NULL, 0 }, inbound = { NULL, 0 },
+			once = { NULL, 0 };
 	uint16_t	type;
 	size_t		at = 0;
 
@@ -200,6 +205,8 @@ take_record(struct store *st, struct record *r, const struct op *mark)
 			session = value;
 		else if (type == EXT_INBOUND && value.len >= 18)
 			inbound = value;
+		else if (type == EXT_ONCE && value.len >= 20)
+			once = value;
 	}
 	if (r->flags & RECORD_SOURCE) {
 		from.id = r->id;
@@ -209,7 +216,7 @@ take_record(struct store *st, struct record *r, const struct op *mark)
 		}
 		return onward_take(st, r, &from);
 	}
-	return session.len > 0 ? take_given(st, r, &session, &from) :
+	return session.len > 0 ? take_given(st, r, &session, &once, &from) :
 	    take_message(st, r, &from);
 }
 

@@ -139,16 +139,18 @@ const struct conf_key conf_keys[] = {
 	U32("retain.max_messages", retain_max_messages, "1000000", 0,
 	    100000000, "messages", CONF_RELOAD,
 	    "Retained messages that one session store keeps; beyond it, a "
-	    "message of a topic that has none is delivered and not kept. 0: no "
-	    "limit."),
+	    "message of a topic that has none is refused with reason 0x97, or "
+	    "(MQTT 3, QoS 0) delivered and not kept. 0: no limit."),
 	SIZE("retain.max_size", retain_max_size, "1MB", 1, 268435455,
 	    CONF_RELOAD,
-	    "The largest payload that is retained; a larger one is delivered "
-	    "and not kept."),
+	    "The largest payload that is retained; a message with a larger one "
+	    "is refused with reason 0x97, or (MQTT 3, QoS 0) delivered and not "
+	    "kept."),
 	SIZE("retain.max_bytes", retain_max_bytes, "1GB", MB, 4095 * MB,
 	    CONF_RELOAD,
 	    "Bytes of the retained messages that one session store keeps; a "
-	    "message beyond it is delivered and not kept."),
+	    "message beyond it is refused with reason 0x97, or (MQTT 3, QoS 0) "
+	    "delivered and not kept."),
 
 	/* The supervisor. */
 	DURATION("supervise.hang_timeout", supervise_hang_timeout_ms, "10s",

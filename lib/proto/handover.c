@@ -37,6 +37,7 @@ static const struct wire_col peer_cols[] = {
 	COL(2, WIRE_U64, peer, incarnation),
 	COL(3, WIRE_SLICE, peer, name),
 	COL(4, WIRE_SLICE, peer, endpoint),
+	COL(5, WIRE_BOOL, peer, full),
 };
 
 static const struct wire_col bytes_cols[] = {
@@ -92,6 +93,8 @@ static const struct wire_col client_cols[] = {
 	COL(32, WIRE_U64, client, handle),
 	COL(33, WIRE_U32, client, expiry_s),
 	COL(34, WIRE_U64, client, routes_seq),
+	COL(35, WIRE_U32, client, asked),
+	COL(36, WIRE_SLICE, client, sourced),
 };
 
 static const struct wire_col sub_cols[] = {
@@ -131,6 +134,7 @@ static const struct wire_col answer_cols[] = {
 	COL(2, WIRE_U32, answer, type),
 	COL(3, WIRE_U32, answer, reason),
 	COL(4, WIRE_SLICE, answer, waits),
+	COL(5, WIRE_BOOL, answer, straight),
 };
 
 static const struct wire_col alias_cols[] = {
@@ -180,6 +184,29 @@ static const struct wire_col sub_wait_cols[] = {
 	COL(8, WIRE_U32, sub_wait, unstored),
 	COL(9, WIRE_BOOL, sub_wait, asks),
 	COL(10, WIRE_SLICE, sub_wait, packet),
+	COL(11, WIRE_U32, sub_wait, since),
+	COL(12, WIRE_U32, sub_wait, kept_since),
+};
+
+static const struct wire_col ask_cols[] = {
+	COL(1, WIRE_U64, ask, serial),
+	COL(2, WIRE_U32, ask, store),
+	COL(3, WIRE_U32, ask, flags),
+	COL(4, WIRE_U32, ask, sub_id),
+	COL(5, WIRE_U32, ask, since),
+	COL(6, WIRE_U32, ask, what),
+	COL(7, WIRE_SLICE, ask, filter),
+	COL(8, WIRE_SLICE, ask, cursor),
+	COL(9, WIRE_U32, ask, given),
+	COL(10, WIRE_U64, ask, seq),
+	COL(11, WIRE_U32, ask, kept_since),
+	COL(12, WIRE_U32, ask, back),
+	COL(13, WIRE_BOOL, ask, last),
+};
+
+static const struct wire_col live_cols[] = {
+	COL(1, WIRE_U32, live, now),
+	COL(2, WIRE_SLICE, live, ids),
 };
 
 static const struct wire_col order_cols[] = {
@@ -223,6 +250,8 @@ static const struct {
 	ROW(FILTER, filter),
 	ROW(WAITER, waiter),
 	ROW(SUB_WAIT, sub_wait),
+	ROW(ASK, ask),
+	ROW(LIVE, live),
 	ROW(ORDER, order),
 	ROW(SEEN, seen),
 	ROW(REFUSED, refused),
@@ -274,7 +303,7 @@ client_is_possible(const struct handover_client *c)
 	    c->alias_max <= UINT16_MAX && c->receive_granted <= UINT16_MAX &&
 	    c->alias_granted <= UINT16_MAX && c->keepalive_s <= UINT16_MAX &&
 	    c->qos_granted <= 2 && c->parked_for <= UINT16_MAX &&
-	    c->parked_qos <= 2 &&
+	    c->parked_qos <= 2 && is_array(&c->sourced, 8, UINT8_MAX) &&
 	    (c->has_id || (c->client_id.len == 0 && c->state != 1));
 }
 
@@ -327,6 +356,12 @@ is_possible(const union handover_row *r, enum handover_kind kind)
 		    r->sub_wait.type <= UINT8_MAX &&
 		    r->sub_wait.codes.len % 2 == 0 &&
 		    r->sub_wait.unstored <= r->sub_wait.codes.len / 2;
+	case HANDOVER_ASK:
+		return is_text(&r->ask.filter) && r->ask.filter.len > 0 &&
+		    r->ask.cursor.len <= UINT16_MAX + 1u &&
+		    r->ask.sub_id < 1u << 28 && r->ask.flags <= UINT8_MAX;
+	case HANDOVER_LIVE:
+		return is_array(&r->live.ids, HANDOVER_LIVE_ID, UINT16_MAX);
 	case HANDOVER_ORDER:
 		return is_array(&r->order.parked, 4, UINT32_MAX) &&
 		    is_array(&r->order.waiting, 4, UINT32_MAX);

@@ -6,8 +6,8 @@
  * that must not be lost raises HANDOVER_VERSION, and who finds a version above
  * its own refuses: so a later program can follow an earlier one.
  *
- *   old: HEAD *METRIC *PEER *BUS *client *FILTER *SHARE *WAITER *SUB_WAIT ORDER
- *	  END
+ *   old: HEAD *METRIC *PEER *BUS *client *FILTER *SHARE *WAITER *SUB_WAIT LIVE
+ *	  *ASK ORDER END
  *	  ( COMMIT / ABORT )
  *   client: CLIENT (with one descriptor) then what it has, in any order;
  *	  BLOB and MESSAGE come before what refers to them
@@ -24,7 +24,7 @@
 #include "base/util.h"
 #include "proto/wire.h"
 
-#define HANDOVER_VERSION	2u
+#define HANDOVER_VERSION	3u
 #define HANDOVER_FRAME		6u	/* bytes before a body */
 #define HANDOVER_BODY_MAX	(300u << 20)
 #define HANDOVER_FIELDS_MAX	512u	/* bytes of a body, slices apart */
@@ -55,6 +55,8 @@ enum handover_kind {
 	HANDOVER_ABORT		= 23,	/* they stay here */
 	HANDOVER_KEPT		= 24,	/* of the client, for a group */
 	HANDOVER_SHARE		= 25,	/* what is remembered of a group */
+	HANDOVER_ASK		= 26,	/* for a page of retained messages */
+	HANDOVER_LIVE		= 27,	/* retained ones that came live */
 
 	HANDOVER_SEEN		= 32,	/* descriptors so far */
 	HANDOVER_PREPARED	= 33,	/* all is here, nothing was done */
@@ -86,6 +88,7 @@ struct handover_peer {
 	uint32_t	instance;
 	uint64_t	incarnation;
 	struct slice	name, endpoint;
+	bool		full;		/* a store: see SERVE_FULL */
 };
 
 struct handover_bytes {			/* BUS, BLOB */
@@ -108,7 +111,8 @@ enum {					/* handover_client.flags */
 	/* of who waits for its desk: */
 	HANDOVER_DURABLE = 512, HANDOVER_ASSIGNED = 1024,
 	HANDOVER_WANTS_INFO = 2048, HANDOVER_KEEPALIVE_TOLD = 4096,
-	HANDOVER_EXPIRY_TOLD = 8192, HANDOVER_HAS_WILL = 16384
+	HANDOVER_EXPIRY_TOLD = 8192, HANDOVER_HAS_WILL = 16384,
+	HANDOVER_STRAIGHT = 32768
 };
 
 struct handover_client {
@@ -124,6 +128,8 @@ struct handover_client {
 	uint64_t	serial, handle;		/* proto/session.h */
 	uint64_t	routes_seq;
 	uint32_t	expiry_s;		/* it waits for its desk */
+	uint32_t	asked;
+	struct slice	sourced;		/* 8 bytes each */
 };
 
 struct handover_sub {
@@ -157,6 +163,7 @@ enum { HANDOVER_WAIT = 12, HANDOVER_CELL = 3, HANDOVER_GROUP = 16 };
 struct handover_answer {
 	uint32_t	id, type, reason;
 	struct slice	waits;		/* instance (4 bytes), seq (8) */
+	bool		straight;
 };
 
 struct handover_alias {
@@ -199,6 +206,25 @@ struct handover_sub_wait {
 	uint32_t	token, unstored;
 	bool		asks;
 	struct slice	packet;
+	uint32_t	since, kept_since;	/* see LIVE; of its store */
+};
+
+struct handover_ask {
+	uint64_t	serial;
+	uint32_t	store, flags, sub_id, since, what;
+	struct slice	filter, cursor;
+	uint32_t	given;		/* not before that instance has */
+	uint64_t	seq;		/* ... stored this; 0: it has */
+	uint32_t	kept_since;
+	uint32_t	back;		/* see the listener's retained.c */
+	bool		last;
+};
+
+enum { HANDOVER_LIVE_ID = 20 };
+
+struct handover_live {
+	uint32_t	now;		/* how many came */
+	struct slice	ids;		/* id (16 bytes), which one it was (4) */
 };
 
 struct handover_order {			/* clients, 4 bytes each */
@@ -232,6 +258,8 @@ union handover_row {
 	struct handover_share	 share;
 	struct handover_waiter	 waiter;
 	struct handover_sub_wait sub_wait;
+	struct handover_ask	 ask;
+	struct handover_live	 live;
 	struct handover_order	 order;
 	struct handover_seen	 seen;
 	struct handover_refused	 refused;

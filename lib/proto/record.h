@@ -66,11 +66,14 @@ enum record_ext {
 	EXT_INBOUND	= 3,	/* 18 bytes: {handle 8, packet id 2, serial of
 				 * the connection 8} of the durable session that
 				 * published it */
-	EXT_PICK	= 5,	/* 28 bytes, of a store's log alone: {group 16,
-				 * instance 4, incarnation 8} that was picked
-				 * for it */
 	EXT_SESSION	= 4,	/* for that durable session alone: {handle 8,
 				 * QoS 1, retain 1, subscription ids 4 each} */
+	EXT_ONCE	= 5,	/* 20 bytes, with EXT_SESSION: {id 16, moment 4};
+				 * it is the retained message of that id: void
+				 * if the session got it live since then */
+	EXT_PICK	= 6,	/* 28 bytes, of a store's log alone: {group 16,
+				 * instance 4, incarnation 8} that was picked
+				 * for it */
 };
 
 /* A record taken apart. Slices are borrowed: from the frame it came in, or

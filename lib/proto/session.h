@@ -40,13 +40,17 @@ enum session_kind {
 	/* PUBREL of the client's own QoS 2 message: serial, handle, pid. */
 	SESSION_RELEASE		= 6,
 	/* Retained messages of a filter: serial, filter, flags (the QoS
-	 * granted), sub_id, token (comes back), what (no more than so many),
+	 * granted), sub_id, token and time (come back), what (at most so many),
 	 * cursor (from the page before). Answered by SERVE_RETAINED. */
 	SESSION_ASK		= 7,
 
 	/* Which client ids may have a stored session? Answered by
 	 * SERVE_ROSTER. */
 	SESSION_ASK_ROSTER	= 8,
+
+	/* Would a message be retained now? serial, token (comes back), topic,
+	 * what (its bytes, but for the topic). Answered by SERVE_MAY. */
+	SESSION_MAY		= 9,
 
 	/* Store to listener, KIND_SERVE. */
 
@@ -60,7 +64,8 @@ enum session_kind {
 	 * somebody waits for its place: if there is no such connection, DETACH
 	 * says so (again: what was said may have been lost). */
 	SERVE_TAKEN		= 35,
-	/* serial, token, what (reason code). */
+	/* serial, token, what (reason code), time (how many retained
+	 * messages the store had taken live when it subscribed). */
 	SERVE_SUBACK		= 36,
 	/* serial, pid, flags (SESSION_QOS ...), expiry_s, ids, topic, props,
 	 * payload (empty with SESSION_APART: it is the third part). */
@@ -68,15 +73,20 @@ enum session_kind {
 	/* serial, pid: the PUBREC is kept, go on. */
 	SERVE_PUBREL		= 38,
 	/* One retained message for serial: topic, props, payload, flags,
-	 * expiry_s, sub_id, token, id_hi, id_lo. If there are more, a last one without
-	 * a topic says how to go on: `more`, and what the next ASK is made of:
-	 * filter, flags, sub_id, token, cursor. */
+	 * expiry_s, sub_id, token, time, id_hi, id_lo. A last one without a topic
+	 * ends the page of `count`, with the `what` of its ASK; with `more`
+	 * there is another one to be asked for: filter, flags, sub_id, token,
+	 * time, cursor. */
 	SERVE_RETAINED		= 39,
 	/* A part of session/roster.h: what (log2 of its bits), token (where the
 	 * payload belongs, in bytes), more. */
 	SERVE_ROSTER		= 40,
 	/* Another one: time (its hash). Acknowledging this is knowing it. */
 	SERVE_STORED		= 41,
+	/* serial, token, what: 0, or a reason code. */
+	SERVE_MAY		= 42,
+	/* what: 1, it may be at a limit of retained messages, so ask; 0: no. */
+	SERVE_FULL		= 43,
 };
 
 enum {
@@ -89,7 +99,7 @@ enum {
 struct session_msg {
 	uint32_t	kind;			/* enum session_kind */
 	uint32_t	pid, flags, what, expiry_s, version, receive_maximum,
-			will_delay_s, sub_id, token;
+			will_delay_s, sub_id, token, count;
 	uint64_t	serial, handle, time, id_hi, id_lo;
 	struct slice	topic, props, payload, ids, client_id, will, share,
 			filter, pids, cursor;

@@ -227,16 +227,23 @@ drop(struct retain *r, struct retain_entry *e)
 
 /* May m, which replaces old, or is new (NULL), come in? */
 static bool
-has_room(const struct retain *r, const struct retain_msg *m,
-    const struct retain_entry *old)
+has_room(const struct retain *r, size_t n, const struct retain_entry *old)
 {
-	size_t	n = retain_msg_bytes(m);
 	size_t	had = old != NULL ? entry_bytes(old) : 0;
 
 	if (old == NULL && r->count >= MIN(r->limits.max_messages, NOT_DUE))
 		return false;
 	return (old != NULL && n <= had) ||
 	    r->bytes - had + n <= r->limits.max_bytes;
+}
+
+bool
+retain_has_room(const struct retain *r, const void *topic, size_t len,
+    size_t bytes)
+{
+	struct retain_entry **slot = retain_tree_find(&r->tree, topic, len);
+
+	return has_room(r, bytes, slot == NULL ? NULL : *slot);
 }
 
 int
@@ -255,7 +262,7 @@ retain_set(struct retain *r, const struct retain_msg *m)
 			drop(r, old);
 		return 1;
 	}
-	if (!has_room(r, m, old))
+	if (!has_room(r, retain_msg_bytes(m), old))
 		return ERR_FULL;
 	if ((e = entry_new(m)) == NULL)
 		return ERR_NOMEM;

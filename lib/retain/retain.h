@@ -84,6 +84,11 @@ int retain_set(struct retain *r, const struct retain_msg *m);
 int retain_get(const struct retain *r, const void *topic, size_t len,
     uint64_t now_s, struct retain_msg *out, uint32_t *expiry_s);
 
+/* Would retain_set() take a message of that topic and so many bytes
+ * (retain_msg_bytes), as far as limits go? */
+bool retain_has_room(const struct retain *r, const void *topic, size_t len,
+    size_t bytes);
+
 /* The version that a new message must be above, of an expired one too. False
  * if there is none. */
 bool retain_version(const struct retain *r, const void *topic, size_t len,

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from support import mqttc, wire
+from support.durable import durable
 from support.load import Load
 
 pytestmark = pytest.mark.skipif(mqttc.FOREIGN is not None,
@@ -251,6 +252,74 @@ def test_suback_that_waits_for_its_routes(make_node, topic):
 
 
 # --- Sessions ---------------------------------------------------------------
+
+@BOTH
+def test_a_publish_that_is_held(make_node, topic, version):
+    """A retained message waits for plain ones on their way to another
+    listener, and what follows it goes its way."""
+    node = make_node(listeners=2)
+    sub = node.client(on=1)
+    sub.subscribe(topic, qos=1)
+    pub = node.client(on=0, version=version)
+    pid = node.pid("listener.1")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        pub.send_bytes(b"".join(
+            wire.publish_packet(version, topic, b"%d" % i, 1, i + 1,
+                                retain=i % 5 == 4) for i in range(20)))
+        node.wait_metric("publishers_parked_total", lambda v: v > 0)
+        for _ in range(2):
+            node.upgrade("listener.0")
+        assert node.metric("store_published_total") == 0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert numbers(sub.read_publishes(20)) == list(range(20))
+    for i in range(20):
+        pub.expect(wire.PUBACK, i + 1)
+
+
+def many_retained(node, n, k):
+    pub = node.client(version=wire.V311)
+    for at in range(0, n, 700):
+        pub.send_bytes(b"".join(
+            wire.publish_packet(wire.V311, "many/%d/%d" % (i % k, i),
+                                b"%d" % i, 1, i - at + 1, retain=True)
+            for i in range(at, at + 700)))
+        for _ in range(700):
+            pub.expect(wire.PUBACK)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_retained_messages_still_to_be_asked_for(make_node, stored):
+    """Pages wait for room at the client, of many filters: each message comes
+    once, and one that is published meanwhile comes live alone."""
+    n, k = 2800, 14
+    node = make_node(listeners=2, options={"session_store.processes": "3"})
+    many_retained(node, n, k)
+    few = {"receive_maximum": 10}
+    sub = (durable(node, "kept", props=few) if stored else
+           node.client(on=0, props=few))
+    sub.subscribe(["many/%d/#" % i for i in range(k)], qos=1)
+    pub = node.client(on=1)
+    got = {}
+    for part in range(4):
+        for _ in range(50):
+            p = sub.read_publish()
+            assert p.topic not in got
+            got[p.topic] = p.payload
+            sub.complete(p)
+        pub.publish("many/1/live/%d" % part, b"live", qos=1, retain=True)
+        node.upgrade("listener.0")
+    while len(got) < n + 4:
+        p = sub.read_publish()
+        assert p.topic not in got
+        assert p.retain != (p.payload == b"live")
+        got[p.topic] = p.payload
+        sub.complete(p)
+    sub.expect_nothing()
+    assert node.metric("dropped_queue_full_total") == 0
+    assert node.metric("dropped_offline_queue_full_total") == 0
+
 
 def test_will(two, topic):
     """Not by the upgrade; by the end of the connection after it."""

@@ -443,6 +443,8 @@ what_no_client_can_be_is_refused(void **state UNUSED)
 	struct handover_answer	a = { .id = 65535, .waits = S("123456789012") };
 	struct handover_window	w = { .next = 1, .max = 1, .cells = S("abc") };
 	struct handover_out	o = { .begin = 2, .end = 2 };
+	struct handover_ask	k = { .filter = S("a/#"), .flags = 2 };
+	struct handover_live	v = { .ids = S("12345678901234567890") };
 
 	assert_int_equal(judged(HANDOVER_CLIENT, &c), 0);
 	c.has_id = false;		/* connected, but by no name */
@@ -460,6 +462,15 @@ what_no_client_can_be_is_refused(void **state UNUSED)
 	assert_int_equal(judged(HANDOVER_WINDOW, &w), 0);
 	w.cells.len = 2;
 	assert_int_equal(judged(HANDOVER_WINDOW, &w), ERR_PROTO);
+	assert_int_equal(judged(HANDOVER_ASK, &k), 0);
+	k.flags = 256;
+	assert_int_equal(judged(HANDOVER_ASK, &k), ERR_PROTO);
+	k.flags = 2;
+	k.filter.len = 0;
+	assert_int_equal(judged(HANDOVER_ASK, &k), ERR_PROTO);
+	assert_int_equal(judged(HANDOVER_LIVE, &v), 0);
+	v.ids.len--;
+	assert_int_equal(judged(HANDOVER_LIVE, &v), ERR_PROTO);
 	assert_int_equal(judged(HANDOVER_OUT, &o), 0);
 	o.begin = 3;
 	assert_int_equal(judged(HANDOVER_OUT, &o), ERR_PROTO);

@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "retain/internal.h"
+#include "retain/lately.h"
 #include "retain/retain.h"
 #include "retain/tree.h"
 #include "topic/filter.h"
@@ -646,6 +647,9 @@ what_is_beyond_the_limits_is_refused(void **state UNUSED)
 	assert_int_equal(set(r, "b", 1, 4), 1);
 	assert_int_equal(retain_bytes(r), 10);
 	assert_int_equal(set(r, "c", 1, 1), ERR_FULL);	/* messages */
+	assert_false(retain_has_room(r, "c", 1, 2));
+	assert_true(retain_has_room(r, "b", 1, 5));
+	assert_false(retain_has_room(r, "b", 1, 6));
 	assert_int_equal(set(r, "b", 2, 5), ERR_FULL);	/* larger */
 	assert_int_equal(retain_get(r, "b", 1, 0, &out, NULL), 0);
 	assert_int_equal(out.version_hi, 1);
@@ -963,6 +967,50 @@ what_was_deleted_leaves_no_empty_tree(void **state UNUSED)
 	retain_free(&r);
 }
 
+static void
+what_came_lately_is_known(void **state UNUSED)
+{
+	static struct lately	 t, copy;
+	uint64_t		 seed = 7;
+	uint32_t		 i, k, since;
+	unsigned		 kept = 0;
+
+	assert_false(lately_came(&t, 0, 0, 0));
+	lately_add(&t, 1, 2);
+	since = t.now;
+	assert_true(lately_came(&t, 1, 2, 0));
+	assert_false(lately_came(&t, 1, 2, since));
+	assert_false(lately_came(&t, 2, 1, 0));
+	lately_add(&t, 1, 2);			/* again: that counts */
+	assert_true(lately_came(&t, 1, 2, since));
+
+	/* The last thousand are all but surely there, whatever came before. */
+	for (i = 0; i < 100000; i++)
+		lately_add(&t, next_random(&seed), i);
+	for (seed = 7, i = 0; i < 100000; i++) {
+		uint64_t hi = next_random(&seed);
+
+		if (i >= 99000)
+			kept += lately_came(&t, hi, i, since);
+	}
+	assert_true(kept >= 995);
+
+	/* Counts go round. */
+	memset(&t, 0, sizeof(t));
+	t.now = UINT32_MAX - 2;
+	since = t.now;
+	for (i = 0; i < 5; i++)
+		lately_add(&t, 5, i);
+	for (i = 0; i < 5; i++)
+		assert_true(lately_came(&t, 5, i, since));
+	assert_false(lately_came(&t, 5, 4, t.now));
+	copy.now = t.now;
+	for (k = 0; k < LATELY_MAX; k++)
+		if (t.item[k].no != 0)
+			lately_restore(&copy, &t.item[k]);
+	assert_memory_equal(&t, &copy, sizeof(t));
+}
+
 int
 main(void)
 {
@@ -981,6 +1029,7 @@ main(void)
 		    a_filter_costs_what_it_must_try_not_what_lies_below),
 		cmocka_unit_test(it_grows_and_shrinks_in_any_order),
 		cmocka_unit_test(what_was_deleted_leaves_no_empty_tree),
+		cmocka_unit_test(what_came_lately_is_known),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
