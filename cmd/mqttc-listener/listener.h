@@ -358,6 +358,7 @@ struct listener {
 	struct peer	 peers[PEERS_ALL];	/* stores from PEERS_MAX on */
 	uint32_t	 self;		/* our own instance */
 	uint32_t	 nstores;	/* shards of this node */
+	uint64_t	 full_stores;	/* bits of those whose disk is full */
 	uint32_t	 nremote;	/* peers with a stream */
 
 	/* session.c */

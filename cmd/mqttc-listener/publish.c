@@ -750,29 +750,44 @@ hold(struct listener *l, struct conn *c)
 	return c->held = c->parked;
 }
 
+/* Nobody has the message: 3.x cannot be told, and sends it again. */
+static void
+not_taken(struct listener *l, struct conn *c, struct answer *a)
+{
+	if (c->version == MQTT_V5)
+		answer_with(l, c, a, MQTT_QUOTA_EXCEEDED);
+	else if (a->type != 0)
+		client_doom(l, c);
+}
+
+/* QoS 2 of a durable session: that keeps which identifiers came. */
+static bool
+is_of_session(const struct pub *p)
+{
+	return p->v.qos == 2 && p->from->handle != 0;
+}
+
+static struct peer *
+source_of(struct listener *l, const struct pub *p)
+{
+	return is_of_session(p) ? session_shard(l, p->from->client_id,
+	    p->from->client_id_len) : session_shard(l, p->v.topic.data,
+	    p->v.topic.len);
+}
+
 /*
  * A message that a store is the source of: the one of its topic, where it is
- * retained; else the one of the durable session that published it with QoS 2,
- * for that keeps which identifiers came. The answer waits until it is stored.
+ * retained; else the one of the durable session that published it with QoS 2.
+ * The answer waits until it is stored.
  */
 static void
 to_source(struct listener *l, struct pub *p, struct answer *a)
 {
 	struct conn		*c = p->from;
-	const struct conn	*session = NULL;
-	struct peer		*s;
+	struct peer		*s = source_of(l, p);
 
-	if (p->v.qos == 2 && c->handle != 0) {
-		session = c;
-		s = session_shard(l, c->client_id, c->client_id_len);
-	} else {
-		s = session_shard(l, p->v.topic.data, p->v.topic.len);
-	}
-	if (flow_source(l, p, s, session, a->id, a) < 0) {
-		if (c->version == MQTT_V5)
-			answer_with(l, c, a, MQTT_QUOTA_EXCEEDED);
-		else if (a->type != 0)
-			client_doom(l, c);
+	if (flow_source(l, p, s, is_of_session(p) ? c : NULL, a->id, a) < 0) {
+		not_taken(l, c, a);
 		return;
 	}
 	source_note(l, c, &p->v.topic, s);
@@ -798,10 +813,7 @@ pass_on(struct listener *l, struct pub *p, struct answer *a)
 	if (l->nremote > 0 && (sent = flow_publish(l, p, &r, a,
 	    &blocked)) < 0) {
 		/* A stream keeps all it may: this message is nobody's. */
-		if (c->version == MQTT_V5)
-			answer_with(l, c, a, MQTT_QUOTA_EXCEEDED);
-		else if (a->type != 0)
-			client_doom(l, c);
+		not_taken(l, c, a);
 		return;
 	}
 	a->reason = MQTT_SUCCESS;
@@ -912,6 +924,22 @@ way_of(struct listener *l, struct conn *c, const struct mqtt_publish *m)
 	return WAY_STRAIGHT;
 }
 
+/*
+ * A store whose disk is full keeps nothing new. What it would have to keep is
+ * refused before anybody gets it, for its publisher would send it again.
+ */
+static bool
+is_unkept(struct listener *l, const struct pub *p, bool by_store)
+{
+	struct routes_found	 r = { .ngroups = 0 };
+
+	if (by_store && (l->full_stores >>
+	    (source_of(l, p) - &l->peers[PEERS_MAX]) & 1))
+		return true;
+	routes_match(l, (const char *)p->v.topic.data, p->v.topic.len, &r);
+	return (r.stores & l->full_stores) != 0;
+}
+
 void
 on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 {
@@ -952,7 +980,10 @@ on_publish(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 		client_close(l, c, MQTT_SERVER_BUSY);
 		return;
 	}
-	if (UNLIKELY(way != WAY_STRAIGHT))
+	if (UNLIKELY(l->full_stores != 0) && m.qos > 0 &&
+	    is_unkept(l, &p, way != WAY_STRAIGHT))
+		not_taken(l, c, &a);
+	else if (UNLIKELY(way != WAY_STRAIGHT))
 		to_source(l, &p, &a);
 	else
 		pass_on(l, &p, &a);

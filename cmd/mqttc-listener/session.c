@@ -758,6 +758,20 @@ on_stored(struct peer *p, uint64_t hash)
 		(void)roster_add(&p->coming, hash);
 }
 
+/* A store's disk is full, or has room again. */
+static void
+on_room(struct listener *l, const struct peer *p, bool full)
+{
+	uint64_t bit = UINT64_C(1) << (p - &l->peers[PEERS_MAX]);
+
+	if (full == ((l->full_stores & bit) != 0))
+		return;
+	l->full_stores ^= bit;
+	log_info("session.room", "peer=%s full=%d", bus_peer_name(p->bus),
+	    full);
+}
+
+/* Asked for the roster, a store says as well whether it has room. */
 void
 session_ask_roster(struct listener *l, struct peer *p)
 {
@@ -803,6 +817,11 @@ on_serve(void *ctx, struct bus_frame *f)
 		if (e.kind == SERVE_FULL) {
 			if (store != NULL)
 				store->full = e.what != 0;
+			continue;
+		}
+		if (e.kind == SERVE_ROOM) {
+			if (store != NULL)
+				on_room(l, store, e.what != 0);
 			continue;
 		}
 		if (e.kind == SERVE_SUBACK) {

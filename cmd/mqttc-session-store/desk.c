@@ -301,7 +301,8 @@ open_session(struct store *st, struct holder *d, uint32_t listener,
 	};
 	int		 rc;
 
-	if (o.durable && !goes_on && (st->tight || (st->conf->session_max > 0 &&
+	if (o.durable && !goes_on && (log_is_full(st) ||
+	    (st->conf->session_max > 0 &&
 	    shard_nsessions(st->state) >= st->conf->session_max)))
 		return ERR_FULL;
 	if ((rc = log_op(st, &o, NULL, NULL)) < 0)
@@ -425,11 +426,27 @@ came_late(struct store *st, uint32_t listener, const struct session_msg *e)
 		metric_inc(&m_onward_lost);
 }
 
+/* Would e begin a session that is to be kept? */
+static bool
+begins(const struct store *st, const struct session_msg *e)
+{
+	const struct session *s = shard_find(st->state, e->client_id.data,
+	    e->client_id.len);
+
+	return e->durable && (e->clean_start || s == NULL || !s->durable);
+}
+
 static void
 attach(struct store *st, uint32_t listener, const struct session_msg *e)
 {
 	struct holder	*d = desk_find(st, e->client_id.data, e->client_id.len);
 
+	/* Before anything of the one that is there is given up. */
+	if (log_is_full(st) && begins(st, e) && (d == NULL || !d->connected ||
+	    d->listener != listener || d->serial != e->serial)) {
+		refuse(st, listener, e->serial, MQTT_QUOTA_EXCEEDED);
+		return;
+	}
 	if (d == NULL) {
 		if ((d = holder_new(st, &e->client_id)) == NULL) {
 			refuse(st, listener, e->serial, MQTT_SERVER_BUSY);
@@ -632,6 +649,8 @@ on_session(void *ctx, struct bus_frame *f)
 	    st->peers[listener].incarnation != f->from.incarnation)
 		return f->from.incarnation > st->peers[listener].incarnation ?
 		    ERR_AGAIN : 0;
+	if (!log_room_back(st))
+		return ERR_AGAIN;
 	wire_in_init(&in, f->body, f->len);
 	while ((rc = session_msg_next(&in, &e)) == 1) {
 		switch (e.kind) {
@@ -662,6 +681,7 @@ on_session(void *ctx, struct bus_frame *f)
 		case SESSION_ASK_ROSTER:
 			roster_ask(st, listener);
 			retained_tell(st, listener);
+			peer_tell_room(st, listener);
 			break;
 		case SESSION_MAY:
 			retained_may(st, listener, &e);

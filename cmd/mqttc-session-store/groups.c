@@ -404,6 +404,8 @@ groups_leave(struct store *st, struct session *s, bool ends)
 
 	if (s->queue == NULL)
 		return 0;
+	if (log_is_full(st))		/* it stays its own, for now */
+		return ends ? ERR_FULL : 0;
 	leaving = ends ? s : NULL;
 	for (at = session_next(s, s->base); at < s->next && rc == 0;
 	    at = session_next(s, at + 1)) {

@@ -21,6 +21,10 @@
 enum {
 	WAITING_MAX	= 8 << 20,	/* bytes not written: more are written
 					 * before anything else is taken */
+	KEPT_MAX	= 24 << 20,	/* ... while the disk is full: more is
+					 * not taken, ... */
+	KEPT_ALL_MAX	= 48 << 20,	/* ... also of what gives back room */
+	RETRY_MS	= 100,		/* a full disk is tried so often */
 	RESERVE		= 16 << 20	/* and two segments */
 };
 
@@ -45,8 +49,6 @@ log_bytes(struct store *st, enum store_op kind, const struct slice *body,
 {
 	int rc;
 
-	if (st->full)
-		return ERR_FULL;
 	rc = journal_append(st->journal, (unsigned)kind, body, 1, pos);
 	/* What waits is as much as may: the disk is behind. */
 	if (rc == ERR_FULL && (rc = journal_write(st->journal)) == 0)
@@ -65,8 +67,6 @@ log_op(struct store *st, struct op *o, const struct slice *targets,
 	long		size;
 	int		rc;
 
-	if (st->full)
-		return ERR_FULL;
 	if (targets != NULL) {
 		o->targets = targets->data;
 		o->targets_len = targets->len;
@@ -111,6 +111,17 @@ log_read(struct store *st, uint64_t pos, struct op *o)
 	return op_get(o, body.data, body.len) < 0 ? ERR_CORRUPT : 0;
 }
 
+/* Listeners refuse, or take again, what has to be kept. */
+static void
+room_changed(struct store *st)
+{
+	uint32_t i;
+
+	metric_set(&m_disk_full, log_is_full(st));
+	for (i = 0; i < LISTENERS_MAX; i++)
+		peer_tell_room(st, i);
+}
+
 bool
 log_write(struct store *st)
 {
@@ -119,32 +130,64 @@ log_write(struct store *st)
 
 	if (before == journal_end(st->journal) && !st->full)
 		return true;
+	if (st->full && st->now_ms - st->tried_ms < RETRY_MS)
+		return false;
+	st->tried_ms = st->now_ms;
 	rc = journal_write(st->journal);
 	if (rc == 0) {
 		metric_inc(&m_writes);
 		metric_add(&m_log_bytes, journal_written(st->journal) -
 		    before);
-		if (st->full)
+		if (st->full) {
 			log_info("store.room", "shard=%" PRIu32, st->shard);
-		st->full = false;
+			st->full = false;
+			room_changed(st);
+			serve_safe(st);
+		}
 		return true;
 	}
 	if (!st->full)
 		log_error("store.write", "shard=%" PRIu32 " error=%s",
 		    st->shard, log_quote(rc == ERR_IO ? strerror(errno) :
 		    err_str(rc)));
-	st->full = true;
-	metric_set(&m_disk_full, 1);
+	if (!st->full) {
+		st->full = true;
+		room_changed(st);
+	}
 	return false;
+}
+
+bool
+log_is_full(const struct store *st)
+{
+	return st->full || st->tight;
+}
+
+bool
+log_is_safe(const struct store *st, uint64_t pos)
+{
+	return pos <= (st->sync == CONF_SYNC_ALWAYS ? st->synced :
+	    journal_written(st->journal));
 }
 
 bool
 log_room(struct store *st)
 {
-	if (st->full || st->tight)
-		return false;
-	return journal_end(st->journal) - journal_written(st->journal) <=
-	    WAITING_MAX || log_write(st);
+	uint64_t waits = journal_end(st->journal) -
+		    journal_written(st->journal);
+
+	/* What was on its way when the disk filled up is kept in memory: the
+	 * entries behind it in its stream give back room. */
+	if (st->full)
+		return waits <= KEPT_MAX;
+	return waits <= WAITING_MAX || log_write(st);
+}
+
+bool
+log_room_back(const struct store *st)
+{
+	return !st->full || journal_end(st->journal) -
+	    journal_written(st->journal) <= KEPT_ALL_MAX;
 }
 
 /*
@@ -166,12 +209,13 @@ log_tick(struct store *st)
 			log_error("store.tight", "shard=%" PRIu32
 			    " room=%" PRIu64 " reserve=%" PRIu64, st->shard,
 			    room, reserve);
+			room_changed(st);
 		} else if (st->tight && room >= reserve + reserve / 4) {
 			st->tight = false;
 			log_info("store.room", "shard=%" PRIu32, st->shard);
+			room_changed(st);
 		}
 	}
-	metric_set(&m_disk_full, st->full || st->tight);
 }
 
 /* --- To the disk ---------------------------------------------------------- */
@@ -217,6 +261,8 @@ synced(struct kv_job *j)
 		    st->dir.path, strerror(j->errnum));
 	metric_inc(&m_syncs);
 	st->synced = MAX(st->synced, j->position);
+	if (st->bus != NULL)
+		serve_safe(st);
 	if (st->sync == CONF_SYNC_ALWAYS && st->bus != NULL)	/* at the end */
 		bus_marked_stored(st->bus);
 }
@@ -335,6 +381,7 @@ log_open(struct store *st)
 		    st->dir.path, rc == ERR_IO ? strerror(errno) : err_str(rc));
 	st->replaying = false;
 	shard_replayed(st->state);
+	st->received = journal_end(st->journal);
 	log_sync_mode(st);
 	if ((rc = kv_worker_new(&st->worker, st->loop,
 	    checkpoint_tree(), 4)) < 0)

@@ -164,19 +164,26 @@ main_progress(struct store *st)
 static void
 on_turn(EV_P_ ev_prepare *w, int revents UNUSED)
 {
-	struct store *st = w->data;
+	struct store	*st = w->data;
+	bool		 written;
 
 	(void)loop;
+	/* What is passed on, and handed out, is in the log. */
+	written = log_write(st);
 	onward_turn(st);
+	written = written && log_write(st);
 	serve_all(st);
 	if (st->subs_due)
 		serve_routes(st);
 	route_tell_flush(&st->tell);
-	if (log_write(st)) {
-		peers_flush(st);
-		roster_turn(st);
+	/* Neither does anything else leave that the log does not have. */
+	peers_flush(st);
+	roster_turn(st);
+	if (written && log_write(st)) {
 		log_sync(st);
 		checkpoint_turn(st);
+	} else if (!log_is_safe(st, journal_written(st->journal))) {
+		log_sync_now(st);
 	}
 	peers_turn(st);
 	main_progress(st);
@@ -293,6 +300,7 @@ init(struct store *st)
 	st->started_ms = mono_ms();
 	st->now_ms = clock_wall_ns() / 1000000;
 	st->onward_tail = &st->onward_head;
+	st->onward_waits_tail = &st->onward_waits;
 	/* The supervisor has no such row; by hand it is possible. */
 	if (st->shard >= st->nshards)
 		fatal(EX_USAGE, "store.shard", "%s: there are "

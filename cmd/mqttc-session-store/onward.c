@@ -1,7 +1,7 @@
 /*
  * onward.c: messages this shard is the source of: retained ones, wills, QoS 2
- * of durable sessions. The log has the message before its publisher is
- * answered; from then on we see to it that everybody gets it who wants it: to
+ * of durable sessions. The log has the message before anybody gets it, and its
+ * publisher is answered; from then on we see to it that everybody gets it who wants it: to
  * each process that the index names, on its stream, again after a start, until
  * each has acknowledged. Their ids are ours and rise over all starts, so what
  * comes twice is known by that. Nothing new gets past what a start found: it
@@ -30,7 +30,21 @@ struct onward {
 	uint64_t	 pos;
 	uint32_t	 n;
 	bool		 published;	/* false: after a start, not yet */
+	bool		 own_due;	/* our own sessions do not have it */
 	struct due	 due[];
+};
+
+/*
+ * One that nobody gets yet: were the log to lose it, its publisher would send it
+ * again, and it would be another one. QoS 0 is there for order alone.
+ */
+struct onward_wait {
+	struct onward_wait *next;
+	uint64_t	 pos;
+	bool		 logged;
+	bool		 pass;		/* its topic is another shard's */
+	size_t		 size;
+	uint8_t		 record[];
 };
 
 static uint32_t
@@ -258,16 +272,28 @@ is_picked(size_t npicks, uint32_t to)
 	return false;
 }
 
+/* Our own sessions get r. Those behind one that they could not get wait for it:
+ * what they had is known by the last. */
+static bool
+give_own(struct store *st, const struct record *r, bool first)
+{
+	struct op own = { .source = st->name };
+
+	if (st->nonward_own > 0 && !first)
+		return false;
+	return take_message(st, r, &own) == 0;
+}
+
 /* Everybody's, by the index. Fills due; returns how many. again: our own
- * sessions may have had it. */
+ * sessions may have had it. *own_due: they are still to get it. */
 static uint32_t
-publish(struct store *st, const struct record *r, struct due *due, bool again)
+publish(struct store *st, const struct record *r, struct due *due, bool again,
+    bool *own_due)
 {
 	static uint32_t		 dests[2 * LISTENERS_MAX];
 	const uint32_t		 self = LISTENERS_MAX + st->shard;
 	struct routes_found	 found = { .dests = dests };
 	struct record		 out = *r;
-	struct op		 own = { .source = st->name };
 	bool			 all = !(r->flags & RECORD_GROUPS), subs;
 	size_t			 nsubs, npicks, i, k;
 	uint32_t		 n = 0;
@@ -300,8 +326,8 @@ publish(struct store *st, const struct record *r, struct due *due, bool again)
 	}
 	/* Our own sessions: no stream is needed. */
 	address(r, &out, npicks, self, all);
-	if (!again || msgid_cmp(r->id, shard_mark(st->state, &st->name, 0)) > 0)
-		(void)take_message(st, &out, &own);
+	*own_due = (!again || msgid_cmp(r->id, shard_mark(st->state, &st->name,
+	    0)) > 0) && record_qos(r) > 0 && !give_own(st, &out, false);
 	return n;
 }
 
@@ -317,7 +343,7 @@ append(struct store *st, uint64_t pos, const struct due *due, uint32_t n)
 	o->next = NULL;
 	o->pos = pos;
 	o->n = n;
-	o->published = false;
+	o->published = o->own_due = false;
 	if (n > 0)
 		memcpy(o->due, due, n * sizeof(*due));
 	for (i = 0; i < n; i++)
@@ -335,7 +361,8 @@ void
 onward_publish(struct store *st, const struct record *r, uint64_t pos,
     bool again)
 {
-	uint32_t	 n = publish(st, r, scratch, again);
+	bool		 own_due;
+	uint32_t	 n = publish(st, r, scratch, again, &own_due);
 	struct onward	*o;
 
 	metric_inc(again ? &m_again : &m_onward);
@@ -346,6 +373,8 @@ onward_publish(struct store *st, const struct record *r, uint64_t pos,
 		return;			/* a start publishes it again */
 	}
 	o->published = true;
+	o->own_due = own_due;
+	st->nonward_own += own_due;
 }
 
 /* A retained message that another shard is to keep: it is its source then. */
@@ -360,6 +389,8 @@ pass_on(struct store *st, const struct record *r, uint64_t pos)
 
 	out.flags |= RECORD_SOURCE;
 	n = send_to(st, &st->peers[LISTENERS_MAX + to], &out, &d);
+	if (record_qos(r) == 0)
+		return;
 	if ((o = append(st, pos, &d, n)) == NULL) {
 		metric_inc(&m_dropped_memory);
 		return;
@@ -380,17 +411,35 @@ onward_room(const struct store *st)
 	return true;
 }
 
+/* r is retained when it goes out, or who subscribes between had it twice. again:
+ * it may be already, or something newer. */
+static void
+retain_it(struct store *st, const struct record *r, bool again)
+{
+	uint64_t hi, lo;
+
+	if ((r->flags & RECORD_RETAIN) == 0 || !st->conf->mqtt_retain_available)
+		return;
+	if (again && retain_version(st->retain, r->topic.data, r->topic.len,
+	    &hi, &lo) && hi >= r->id.hi)
+		return;
+	/* One of QoS 0 cannot be refused: what was retained stays. */
+	if (record_qos(r) == 0 && r->payload.len > 0 && log_is_full(st))
+		metric_inc(&m_retained_refused);
+	else
+		(void)retained_set(st, r);
+}
+
 int
 onward_take(struct store *st, struct record *r, const struct op *from)
 {
 	struct op	 o = *from;
 	struct record	 own = *r;
 	struct session	*s;
-	uint8_t		*buf = NULL;
-	uint64_t	 pos = 0;
+	struct onward_wait *w;
 	size_t		 size;
 	bool		 retained;
-	int		 rc = 0;
+	int		 rc;
 
 	o.kind = STORE_ONWARD;
 	if (from->pid != 0) {
@@ -407,37 +456,72 @@ onward_take(struct store *st, struct record *r, const struct op *from)
 	    RECORD_GROUPS | RECORD_HOPS : RECORD_RETAIN));
 	retained = (own.flags & RECORD_RETAIN) != 0 &&
 	    st->conf->mqtt_retain_available;
-	own.ext = retained && !is_ours(st, &own.topic) ?
-	    (struct slice){ NULL, 0 } : note_picks(st, r);
-	if (retained && is_ours(st, &own.topic) &&
-	    retained_set(st, &own) == ERR_FULL && st->full)
-		return ERR_FULL;
-	if (record_qos(&own) > 0) {
-		size = record_size(&own);
-		if ((buf = malloc(size)) == NULL)
-			return ERR_NOMEM;
-		(void)record_put_whole(buf, size, &own);
-		o.record = (struct slice){ buf, size };
+	retained = retained && !is_ours(st, &own.topic);
+	own.ext = retained ? (struct slice){ NULL, 0 } : note_picks(st, r);
+	if (record_qos(&own) == 0 && !st->onward_open) {
+		metric_inc(&m_onward_lost);
+		return 0;
+	}
+	if (record_qos(&own) == 0 && st->onward_waits == NULL) {
+		if (retained) {
+			pass_on(st, &own, 0);
+		} else {
+			retain_it(st, &own, false);
+			onward_publish(st, &own, 0, false);
+		}
+		return 0;
+	}
+	size = record_size(&own);
+	if ((w = malloc(sizeof(*w) + size)) == NULL)
+		return ERR_NOMEM;
+	(void)record_put_whole(w->record, size, &own);
+	w->next = NULL;
+	w->size = size;
+	w->pass = retained;
+	w->logged = record_qos(&own) > 0;
+	w->pos = st->onward_waits == NULL ? 0 :
+	    journal_end(st->journal) - 1;
+	if (w->logged) {
+		o.record = (struct slice){ w->record, size };
 		if (own.expiry_s != RECORD_NO_EXPIRY)
 			o.deadline_s = st->now_ms / 1000 + own.expiry_s;
-		rc = log_op(st, &o, NULL, &pos);
+		if ((rc = log_op(st, &o, NULL, &w->pos)) < 0) {
+			free(w);
+			return rc;
+		}
 	}
-	if (rc == 0 && !st->onward_open) {
-		if (record_qos(&own) == 0)
-			metric_inc(&m_onward_lost);
-		else if (append(st, pos, NULL, 0) == NULL)
-			rc = ERR_NOMEM;
-	} else if (rc == 0) {
-		if (retained && !is_ours(st, &own.topic))
-			pass_on(st, &own, pos);
-		else
-			onward_publish(st, &own, pos, false);
-	}
-	free(buf);
-	return rc;
+	*st->onward_waits_tail = w;
+	st->onward_waits_tail = &w->next;
+	st->nonward_waits += w->logged;
+	return 0;
 }
 
-/* --- Stores that were behind ----------------------------------------------- */
+/* What is safe in the log now goes out. */
+static void
+publish_safe(struct store *st)
+{
+	struct onward_wait	*w;
+	struct record_iter	 it;
+	struct record		 r;
+
+	while ((w = st->onward_waits) != NULL && log_is_safe(st, w->pos + 1)) {
+		if ((st->onward_waits = w->next) == NULL)
+			st->onward_waits_tail = &st->onward_waits;
+		st->nonward_waits -= w->logged;
+		record_iter_init(&it, w->record, w->size, NULL, 0, 1);
+		if (record_next(&it, &r) == 1) {
+			if (w->pass) {
+				pass_on(st, &r, w->pos);
+			} else {
+				retain_it(st, &r, false);
+				onward_publish(st, &r, w->pos, false);
+			}
+		}
+		free(w);
+	}
+}
+
+/* --- Who was behind ----------------------------------------------- */
 
 /* o as the log has it, for that store: what publish() and pass_on() would have
  * sent. The copy is the caller's to free. */
@@ -504,6 +588,36 @@ onward_catch_up(struct store *st, struct peer *p)
 		}
 }
 
+/* Our own sessions get what they lack, in order. */
+static void
+own_again(struct store *st)
+{
+	struct onward	*o;
+	struct record	 r;
+	uint8_t		*copy;
+	bool		 done = true;
+	int		 rc;
+
+	for (o = st->onward_head; o != NULL && st->nonward_own > 0 && done;
+	    o = o->next) {
+		if (!o->own_due)
+			continue;
+		copy = NULL;
+		rc = read_for(st, o, LISTENERS_MAX + st->shard, &r, &copy);
+		if (rc == 0)
+			done = give_own(st, &r, true);
+		else if (rc == ERR_NOMEM)
+			done = false;
+		else
+			metric_inc(&m_unreadable);
+		free(copy);
+		if (done) {
+			o->own_due = false;
+			st->nonward_own--;
+		}
+	}
+}
+
 /* --- What all have -------------------------------------------------------- */
 
 static void
@@ -523,7 +637,7 @@ onward_acked(struct store *st)
 	struct onward	*o;
 	uint32_t	 i;
 
-	while ((o = st->onward_head) != NULL && o->published) {
+	while ((o = st->onward_head) != NULL && o->published && !o->own_due) {
 		for (i = 0; i < o->n; i++)
 			if (!is_taken(st, &o->due[i]))
 				return;
@@ -535,8 +649,13 @@ onward_acked(struct store *st)
 void
 onward_tick(struct store *st)
 {
-	struct op o = { .kind = STORE_ONWARD_DONE, .pos = st->onward_done };
+	struct op o = { .kind = STORE_ONWARD_DONE };
 
+	if (st->nonward_own > 0 && st->onward_open && log_room(st)) {
+		own_again(st);
+		onward_acked(st);
+	}
+	o.pos = st->onward_done;
 	if (st->onward_done == st->onward_noted ||
 	    (st->nonward > 0 && st->now_ms < st->onward_noted_ms + DONE_MS))
 		return;
@@ -575,15 +694,21 @@ onward_replay(struct store *st, const struct op *op, uint64_t pos)
 uint64_t
 onward_first(const struct store *st)
 {
-	return st->onward_head == NULL ? journal_end(st->journal) :
-	    st->onward_head->pos;
+	const struct onward_wait *w = st->onward_waits;
+
+	if (st->onward_head != NULL)
+		return st->onward_head->pos;
+	while (w != NULL && !w->logged)
+		w = w->next;
+	return w == NULL ? journal_end(st->journal) : w->pos;
 }
 
 /* Our clock, what is done, and the positions of the rest, 8 bytes each. */
 size_t
 onward_save(const struct store *st, uint8_t *buf)
 {
-	const struct onward *o;
+	const struct onward_wait	*w;
+	const struct onward		*o;
 
 	if (buf != NULL) {
 		put_le64(buf, st->ids.clock);
@@ -591,8 +716,13 @@ onward_save(const struct store *st, uint8_t *buf)
 		for (o = st->onward_head, buf += 16; o != NULL; o = o->next,
 		    buf += 8)
 			put_le64(buf, o->pos);
+		for (w = st->onward_waits; w != NULL; w = w->next)
+			if (w->logged) {
+				put_le64(buf, w->pos);
+				buf += 8;
+			}
 	}
-	return 16 + 8 * st->nonward;
+	return 16 + 8 * (st->nonward + st->nonward_waits);
 }
 
 int
@@ -635,10 +765,12 @@ publish_again(struct store *st)
 					r.expiry_s = expiry_left(st,
 					    op.deadline_s);
 				if ((r.flags & RECORD_RETAIN) &&
-				    !is_ours(st, &r.topic))
+				    !is_ours(st, &r.topic)) {
 					pass_on(st, &r, o->pos);
-				else
+				} else {
+					retain_it(st, &r, true);
 					onward_publish(st, &r, o->pos, true);
+				}
 			}
 			free(copy);
 		}
@@ -649,7 +781,12 @@ publish_again(struct store *st)
 void
 onward_turn(struct store *st)
 {
-	if (st->onward_open || st->fib.now == NULL || !st->peers_known)
+	if (st->onward_open) {
+		publish_safe(st);
+		return;
+	}
+	if (st->fib.now == NULL || !st->peers_known ||
+	    !log_is_safe(st, st->onward_last))
 		return;
 	st->onward_open = true;
 	if (st->nonward > 0)
@@ -662,6 +799,12 @@ onward_turn(struct store *st)
 void
 onward_fini(struct store *st)
 {
+	struct onward_wait *w;
+
 	while (st->onward_head != NULL)
 		pop(st);
+	while ((w = st->onward_waits) != NULL) {
+		st->onward_waits = w->next;
+		free(w);
+	}
 }

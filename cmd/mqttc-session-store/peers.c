@@ -96,6 +96,16 @@ peer_send_apart(struct store *st, uint32_t listener,
 	blob_unref(&b);
 }
 
+void
+peer_tell_room(struct store *st, uint32_t listener)
+{
+	struct session_msg e = {
+		.kind = SERVE_ROOM, .what = log_is_full(st),
+	};
+
+	peer_send(st, listener, &e);
+}
+
 bool
 peer_room(const struct store *st, uint32_t listener, size_t n)
 {
@@ -166,6 +176,8 @@ peer_update(struct store *st, const struct proc_peer *pp, uint32_t i)
 		return;
 	}
 	p->incarnation = pp->incarnation;
+	if (!is_store)
+		peer_tell_room(st, i);
 }
 
 void

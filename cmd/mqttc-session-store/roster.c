@@ -3,7 +3,7 @@
  * (session/roster.h), so that the clean start of one of those is served at once.
  * Hence a session that is new is granted only when all listeners have heard of
  * it: its entry goes to each, and the grant waits until they acknowledged, or a
- * second, for one that stands still.
+ * second, for one that stands still; and until the session is safe in the log.
  */
 #include "store.h"
 
@@ -24,6 +24,7 @@ struct grants {
 	struct grants	*next;
 	struct holder	*first;		/* by grant_next */
 	uint64_t	 deadline_ms;
+	uint64_t	 pos;		/* the end of the log with them */
 	size_t		 n;
 	struct { uint32_t listener; uint64_t epoch, seq; } due[];
 };
@@ -103,12 +104,14 @@ roster_new(struct store *st, struct holder *h)
 	uint32_t		 i;
 
 	e.time = hash_of(h->client_id, h->len);
-	if (!roster_add(&roster, e.time) && head == NULL && turn == NULL)
+	if (roster_add(&roster, e.time) || head != NULL || turn != NULL) {
+		grow(st);
+		for (i = 0; i < LISTENERS_MAX; i++)
+			if (st->peers[i].bus != NULL)
+				peer_send(st, i, &e);
+	} else if (log_is_safe(st, journal_end(st->journal))) {
 		return false;
-	grow(st);
-	for (i = 0; i < LISTENERS_MAX; i++)
-		if (st->peers[i].bus != NULL)
-			peer_send(st, i, &e);
+	}
 	h->granting = true;
 	h->grant_next = turn;
 	turn = h;
@@ -134,6 +137,7 @@ roster_turn(struct store *st)
 	g->next = NULL;
 	g->first = turn;
 	g->deadline_ms = st->now_ms + WAIT_MS;
+	g->pos = journal_end(st->journal);
 	g->n = 0;
 	for (i = 0; i < LISTENERS_MAX; i++) {
 		if (st->peers[i].bus == NULL)
@@ -153,6 +157,8 @@ is_heard(const struct store *st, const struct grants *g)
 	const struct peer	*p;
 	size_t			 i;
 
+	if (!log_is_safe(st, g->pos))
+		return false;
 	if (st->now_ms >= g->deadline_ms)
 		return true;
 	for (i = 0; i < g->n; i++) {

@@ -14,13 +14,23 @@
 #include "log/log.h"
 #include "mqtt/mqtt.h"
 
-/* A SUBSCRIBE whose rows the router has not acknowledged. */
+/* A SUBSCRIBE whose rows the router has not acknowledged, or that is not safe in
+ * the log. */
 struct token_wait {
 	struct token_wait *next;
 	uint64_t	 serial, incarnation, seq, deadline_ms;
+	uint64_t	 pos;		/* the end of the log with it */
 	uint32_t	 listener, token;
-	uint8_t		 reason;
 	uint32_t	 since;		/* retained_now() */
+	uint8_t		 reason;
+	bool		 remove;
+};
+
+/* A PUBREL whose PUBREC is not safe in the log. */
+struct held_pubrel {
+	uint64_t	 pos, serial, incarnation;
+	uint32_t	 listener;
+	uint16_t	 pid;
 };
 
 /* --- Handing out ---------------------------------------------------------- */
@@ -37,16 +47,22 @@ serve_soon(struct store *st, struct holder *h)
 	st->pump = h;
 }
 
+static bool
+leave(struct holder **at, struct holder *h)
+{
+	for (; *at != NULL; at = &(*at)->pump_next)
+		if (*at == h) {
+			*at = h->pump_next;
+			return true;
+		}
+	return false;
+}
+
 void
 serve_forget(struct store *st, struct holder *h)
 {
-	struct holder **at;
-
-	for (at = &st->pump; h->pumped && *at != NULL; at = &(*at)->pump_next)
-		if (*at == h) {
-			*at = h->pump_next;
-			break;
-		}
+	if (h->pumped && !leave(&st->pump, h))
+		(void)leave(&st->unsafe, h);
 	h->pumped = false;
 	roster_forget(h);
 	free(h->at_client);
@@ -76,15 +92,79 @@ is_at_client(const struct holder *h, uint64_t offset)
 }
 
 static void
-say_pubrel(struct store *st, const struct holder *h, uint64_t offset)
+send_pubrel(struct store *st, uint32_t listener, uint64_t serial, uint16_t pid)
 {
 	struct session_msg e = {
-		.kind = SERVE_PUBREL,
-		.serial = h->serial,
-		.pid = session_pid(offset),
+		.kind = SERVE_PUBREL, .serial = serial, .pid = pid,
 	};
 
-	peer_send(st, h->listener, &e);
+	peer_send(st, listener, &e);
+}
+
+/* Once the client has it, it forgets the message: were the log to forget the
+ * PUBREC after that, the message would go out a second time. */
+static void
+say_pubrel(struct store *st, const struct holder *h, uint64_t offset)
+{
+	struct held_pubrel	*grown;
+	size_t			 cap;
+
+	if (st->npubrels == st->cap_pubrels &&
+	    st->first_pubrel > st->npubrels / 2) {
+		st->npubrels -= st->first_pubrel;
+		memmove(st->pubrels, st->pubrels + st->first_pubrel,
+		    st->npubrels * sizeof(*grown));
+		st->first_pubrel = 0;
+	} else if (st->npubrels == st->cap_pubrels) {
+		cap = MAX(st->cap_pubrels * 2, (size_t)64);
+		grown = realloc(st->pubrels, cap * sizeof(*grown));
+		if (grown == NULL) {
+			metric_inc(&m_dropped_memory);
+			return;		/* it is said again on a reconnect */
+		}
+		st->pubrels = grown;
+		st->cap_pubrels = cap;
+	}
+	st->pubrels[st->npubrels++] = (struct held_pubrel){
+		.pos = journal_end(st->journal),
+		.serial = h->serial,
+		.incarnation = st->peers[h->listener].incarnation,
+		.listener = h->listener,
+		.pid = session_pid(offset),
+	};
+}
+
+static void
+pubrels_safe(struct store *st)
+{
+	const struct held_pubrel *w;
+
+	while (st->first_pubrel < st->npubrels) {
+		w = &st->pubrels[st->first_pubrel];
+		if (!log_is_safe(st, w->pos))
+			return;
+		if (st->peers[w->listener].incarnation == w->incarnation)
+			send_pubrel(st, w->listener, w->serial, w->pid);
+		st->first_pubrel++;
+	}
+	st->first_pubrel = st->npubrels = 0;
+}
+
+/*
+ * May the entry leave? Not before the log has it. One of QoS 2 is known to its
+ * client by its packet identifier, which is its place in the queue: it has to be
+ * there after a power cut as well, or another message gets that place, and the
+ * client takes that for one it has.
+ */
+static bool
+may_leave(const struct store *st, const struct holder *h,
+    const struct entry *en)
+{
+	if (en->state == ENTRY_RECEIVED)	/* its PUBREL */
+		return log_is_safe(st, h->received);
+	if (en->qos == 2)
+		return log_is_safe(st, en->body->pos + 1);
+	return en->body->pos < journal_written(st->journal);
 }
 
 /* The entry at offset goes to h's client. False: no room now. */
@@ -179,10 +259,16 @@ pump(struct store *st, struct holder *h)
 		    next - s->base >= SHARD_WINDOW_MAX)
 			break;
 		en = session_entry(s, next);
-		if (en->state == ENTRY_RECEIVED)
-			say_pubrel(st, h, next);
-		else if (is_at_client(h, next))
+		if (is_at_client(h, next) && en->state == ENTRY_WAITS)
 			h->out_bytes += en->body->bytes;
+		else if (!may_leave(st, h, en)) {
+			h->pumped = true;
+			h->pump_next = st->unsafe;
+			st->unsafe = h;
+			return;
+		} else if (en->state == ENTRY_RECEIVED)
+			send_pubrel(st, h->listener, h->serial,
+			    session_pid(next));
 		else if (!deliver(st, h, next))
 			return;
 		h->inflight += session_entry(s, next)->state != ENTRY_DONE;
@@ -202,6 +288,22 @@ serve_all(struct store *st)
 		if (h->connected && h->session != NULL)
 			pump(st, h);
 	}
+	pubrels_safe(st);
+}
+
+/* What waited for that goes on at the end of the turn. */
+void
+serve_safe(struct store *st)
+{
+	struct holder *h;
+
+	while ((h = st->unsafe) != NULL) {
+		st->unsafe = h->pump_next;
+		h->pump_next = st->pump;
+		st->pump = h;
+	}
+	st->subs_due = st->subs != NULL;
+	roster_heard(st);
 }
 
 void
@@ -258,6 +360,7 @@ serve_begin(struct store *st, struct holder *h, bool present)
 	uint32_t		 i;
 
 	h->cursor = 0;
+	h->received = st->received;
 	h->out_bytes = 0;
 	h->inflight = 0;
 	free(h->at_client);
@@ -288,6 +391,7 @@ serve_resume(struct store *st, struct holder *h, const struct slice *pids)
 
 	serve_forget(st, h);
 	h->cursor = s->base;
+	h->received = st->received;
 	if (pids->len >= 2 && s->sent > s->base) {
 		h->at_base = s->base;
 		h->at_bits = (uint32_t)(s->sent - s->base);
@@ -345,13 +449,15 @@ serve_ack(struct store *st, uint32_t listener, const struct session_msg *e)
 	o.what = (uint8_t)(e->what == MQTT_PUBREC && e->flags != 0 ?
 	    STORE_PUBREC_REFUSED : e->what);
 	if (log_op(st, &o, NULL, NULL) < 0)
-		return;				/* it is sent again, later */
+		return;		/* no memory: it is sent again, later */
 	metric_inc(&m_acked);
 	h->out_bytes -= MIN(bytes, h->out_bytes);
 	/* Any of them makes room, not only the first [MQTT-3.3.4-9]. */
 	if (was != ENTRY_DONE && o.offset < h->cursor && h->inflight > 0 &&
 	    session_entry(s, o.offset)->state == ENTRY_DONE)
 		h->inflight--;
+	if (o.what == MQTT_PUBREC)
+		st->received = journal_end(st->journal);
 	if (o.what == MQTT_PUBREC && h->seen)
 		say_pubrel(st, h, o.offset);
 	serve_soon(st, h);
@@ -414,7 +520,9 @@ serve_subscribe(struct store *st, uint32_t listener,
 	w->token = e->token;
 	w->deadline_ms = st->now_ms + st->conf->cluster_suback_timeout_ms;
 	w->since = retained_now();
-	rc = st->tight && !remove ? ERR_FULL : log_op(st, &o, NULL, NULL);
+	w->remove = remove;
+	rc = log_is_full(st) && !remove ? ERR_FULL : log_op(st, &o, NULL, NULL);
+	w->pos = journal_end(st->journal);
 	if (rc < 0 && !remove)
 		w->reason = rc == ERR_FULL ? MQTT_QUOTA_EXCEEDED :
 		    MQTT_UNSPECIFIED_ERROR;
@@ -425,6 +533,15 @@ serve_subscribe(struct store *st, uint32_t listener,
 	st->subs_due = true;
 }
 
+/* What ends while the disk is full has ended: its listener says it again, should
+ * we end before there is room. */
+static bool
+is_kept(const struct store *st, const struct token_wait *w)
+{
+	return w->reason >= 0x80 || (w->remove && st->full) ||
+	    log_is_safe(st, w->pos);
+}
+
 void
 serve_routes(struct store *st)
 {
@@ -433,8 +550,9 @@ serve_routes(struct store *st)
 
 	st->subs_due = false;
 	while ((w = *at) != NULL) {
-		if (w->seq > st->tell.acked && st->tell.router != NULL &&
-		    w->reason < 0x80 && w->deadline_ms > st->now_ms) {
+		if ((w->seq > st->tell.acked && st->tell.router != NULL &&
+		    w->reason < 0x80 && w->deadline_ms > st->now_ms) ||
+		    !is_kept(st, w)) {
 			at = &w->next;
 			n++;
 			continue;
@@ -467,6 +585,8 @@ void
 serve_fini(struct store *st)
 {
 	struct token_wait *w;
+
+	free(st->pubrels);
 
 	while ((w = st->subs) != NULL) {
 		st->subs = w->next;

@@ -96,6 +96,8 @@ struct holder {
 	uint64_t	 incarnation;	/* of that */
 	uint64_t	 time;		/* of its CONNECT */
 	uint64_t	 cursor;	/* the next offset to hand out */
+	uint64_t	 received;	/* the log has PUBRECs from before its
+					 * CONNECT up to here */
 	struct session	*session;	/* NULL: nothing is kept */
 	struct waiting	*waiting;
 	struct holder	*pump_next;
@@ -118,6 +120,8 @@ struct holder {
 };
 
 struct token_wait;
+struct held_pubrel;
+struct onward_wait;
 
 struct store {
 	struct proc	*proc;
@@ -155,6 +159,7 @@ struct store {
 	bool		 ready;
 	bool		 full;		/* the disk has no room */
 	bool		 tight;		/* ... but for what gives back some */
+	uint64_t	 tried_ms;	/* full: when it was tried last */
 	bool		 replaying;
 	uint64_t	 replayed;
 
@@ -170,6 +175,11 @@ struct store {
 
 	/* serve.c */
 	struct holder	*pump;		/* to be served this turn */
+	struct holder	*unsafe;	/* when more of the log is safe */
+	struct held_pubrel *pubrels;	/* from first_pubrel on, in order */
+	size_t		 first_pubrel, npubrels, cap_pubrels;
+	uint64_t	 received;	/* the end of the log with the last
+					 * PUBREC */
 	struct token_wait *subs;	/* SUBSCRIBEs whose routes are not known */
 	bool		 subs_due;
 
@@ -178,7 +188,10 @@ struct store {
 	uint64_t	 onward_done, onward_noted, onward_noted_ms;
 	uint64_t	 onward_last;	/* position of the newest there was */
 	size_t		 nonward;
+	size_t		 nonward_own;	/* that our own sessions lack */
 	bool		 onward_open;	/* what a start found is published */
+	struct onward_wait *onward_waits, **onward_waits_tail;
+	size_t		 nonward_waits;	/* that the log has */
 	uint64_t	 random;
 
 	/* retained.c */
@@ -216,6 +229,13 @@ uint8_t *log_scratch(struct store *st, size_t n);
 
 /* May more be taken that has to be kept? */
 bool log_room(struct store *st);
+/* ... or what gives back room? Then it waits in memory while the disk is
+ * full. */
+bool log_room_back(const struct store *st);
+/* Is what begins to be kept refused? */
+bool log_is_full(const struct store *st);
+/* Is all below pos as safe as session.sync wants it before anybody hears? */
+bool log_is_safe(const struct store *st, uint64_t pos);
 void log_tick(struct store *st);
 
 /* Sync what is written, soon. */
@@ -246,6 +266,8 @@ void peer_send(struct store *st, uint32_t listener,
 /* The same with a payload apart. */
 void peer_send_apart(struct store *st, uint32_t listener,
     const struct session_msg *e, const struct slice *payload);
+/* Tell a listener whether the disk has room. */
+void peer_tell_room(struct store *st, uint32_t listener);
 /* Has the stream to that listener room for n bytes more? */
 bool peer_room(const struct store *st, uint32_t listener, size_t n);
 void peers_flush(struct store *st);
@@ -290,6 +312,7 @@ void serve_resume(struct store *st, struct holder *h,
 /* There is something for h's client. */
 void serve_soon(struct store *st, struct holder *h);
 void serve_all(struct store *st);	/* those who are due */
+void serve_safe(struct store *st);	/* more of the log is safe */
 void serve_retry(struct store *st);	/* a stream has room again */
 void serve_forget(struct store *st, struct holder *h);
 void serve_ack(struct store *st, uint32_t listener,

@@ -288,7 +288,7 @@ on_records(void *ctx, struct bus_frame *f)
 	bool		 again = false;
 	int		 rc;
 
-	/* Unacknowledged until there is room on the disk, and with those who
+	/* Unacknowledged until there is room in the log, and with those who
 	 * get what we are the source of. */
 	if (!onward_room(st))
 		return ERR_AGAIN;

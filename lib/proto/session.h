@@ -87,6 +87,9 @@ enum session_kind {
 	SERVE_MAY		= 42,
 	/* what: 1, it may be at a limit of retained messages, so ask; 0: no. */
 	SERVE_FULL		= 43,
+	/* The store's disk; what: 1, it is full, nothing more that has to be
+	 * kept should come; 0, it has room. */
+	SERVE_ROOM		= 44,
 };
 
 enum {

@@ -219,8 +219,9 @@ def test_power_cuts(make_node, topic, shards):
     node = make_node(listeners=2, options=options(
         session_store__processes=str(shards), session__sync="always"))
     crash = Crash(node, topic, "%d/%d" % (SEED, shards))
-    for i, version in enumerate((wire.V5, wire.V311, wire.V5)):
-        crash.subscriber(str(i), 1, version)
+    for i, version in enumerate((wire.V5, wire.V311, wire.V5,
+                                 wire.V311)):
+        crash.subscriber(str(i), 1 + i // 2, version)
     for i, (version, qos) in enumerate(((wire.V5, 1), (wire.V311, 1),
                                         (wire.V5, 2), (wire.V311, 2))):
         crash.publisher("p%d" % i, qos, version)

@@ -283,6 +283,10 @@ class Publisher(Actor):
     def answer(self, p, resent):
         f = self.flying.get(p.pid)
         assert f is not None, "answer to nothing: %r" % p
+        if (p.kind in (wire.PUBACK, wire.PUBREC) and p.reason == 0x97
+                and self.crash.full):
+            del self.flying[p.pid]      # not taken, and told so
+            return
         if p.kind == wire.PUBACK and self.qos == 1:
             assert p.reason in (0, 0x10), p
             self.acked[f[0]].add(f[1])
