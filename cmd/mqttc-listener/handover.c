@@ -579,7 +579,8 @@ give_filter(void *ctx, struct index_filter *f)
 {
 	struct giver		*g = ctx;
 	struct handover_filter	 row = { { (uint8_t *)f->text, f->len },
-				    f->route_seq, f->told, f->is_group,
+				    route_seq_of(&g->l->tell, f),
+				    route_told(f), f->is_group,
 				    share_of(f),
 				    f->is_group ? f->share->cursor : 0 };
 
@@ -1405,8 +1406,8 @@ take_filter(struct taker *t, const struct handover_filter *h)
 
 	if (f == NULL)
 		return ERR_PROTO;
-	f->route_seq = h->route_seq;
-	f->told = h->told;
+	f->route_seq = (uint32_t)h->route_seq;
+	route_told_set(f, h->told);
 	if (f->is_group)
 		f->share->cursor = h->cursor;
 	return 0;

@@ -20,6 +20,7 @@ enum {
 	PAGE_MAX = 500,		/* messages asked for at once */
 	PAGE_PART = 16,		/* of the room left, where there are others */
 	SOON_MAX = 256,		/* not looked at each turn if more wait */
+	SWEEP_LEAST = 4096,	/* that wait, before those nobody wants go */
 	PAUSES_MAX = 20		/* ticks at which a session had nothing to do */
 };
 
@@ -43,6 +44,7 @@ struct ask {
 
 static struct ask	*later, **later_tail = &later;	/* the oldest first */
 static size_t		 nlater;
+static size_t		 sweep_at = SWEEP_LEAST;	/* so many: look at all */
 static bool		 soon;		/* some may have room now */
 
 void
@@ -91,6 +93,8 @@ page_size(const struct listener *l, const struct conn *c, uint32_t before)
 	return MAX(1, MIN(PAGE_MAX, n));
 }
 
+static void	ask_waiting(struct listener *l, bool tick);
+
 static void
 ask_later(struct listener *l, const struct conn *c, uint32_t store,
     const struct session_msg *e, bool back)
@@ -130,7 +134,11 @@ ask_later(struct listener *l, const struct conn *c, uint32_t store,
 	}
 	*later_tail = a;
 	later_tail = &a->next;
-	nlater++;
+	/* Who subscribes and unsubscribes leaves some that nobody wants. */
+	if (++nlater >= sweep_at) {
+		ask_waiting(l, false);
+		sweep_at = MAX(2 * nlater, (size_t)SWEEP_LEAST);
+	}
 }
 
 /* A page of n messages. False: the stream to the store has no room. */
@@ -225,7 +233,8 @@ ask_now(struct listener *l, struct conn *c, struct ask *a, bool tick)
 		c->asked -= MIN(c->asked, a->back);
 		a->back = 0;
 	}
-	if (!a->more)
+	if (!a->more || !index_has(l->index, &c->subs, NULL,
+	    (const char *)a->bytes, a->filter_len))
 		return true;
 	return has_room(l, c) &&
 	    ask(l, c, a->store, &e, page_size(l, c, a->what));

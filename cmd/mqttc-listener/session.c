@@ -638,7 +638,8 @@ on_held(struct listener *l, struct conn *c, const struct session_msg *e)
 	else {
 		routes_changed(l, f);
 		if (c->attach != NULL)
-			c->attach->seq = MAX(c->attach->seq, f->route_seq);
+			c->attach->seq = MAX(c->attach->seq,
+			    route_seq_of(&l->tell, f));
 	}
 }
 

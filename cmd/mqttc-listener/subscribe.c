@@ -164,8 +164,7 @@ subscribe_one(struct listener *l, struct conn *c,
 	}
 	*is_new = rc == 1;
 	routes_changed(l, f);
-	if (f->route_seq > *seq)
-		*seq = f->route_seq;
+	*seq = MAX(*seq, route_seq_of(&l->tell, f));
 	return qos;
 }
 

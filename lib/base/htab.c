@@ -27,7 +27,7 @@ place(struct htab_cell *cells, size_t mask, uint64_t hash, void *item)
 
 	while (cells[i].item != NULL)
 		i = (i + 1) & mask;
-	cells[i].hash = hash;
+	cells[i].hash = (uint32_t)hash;
 	cells[i].item = item;
 }
 

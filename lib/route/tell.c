@@ -55,7 +55,7 @@ touch(struct route_tell *t, struct index_filter *f)
 	struct index_filter	**grown;
 	size_t			  cap;
 
-	f->route_seq = t->seq + 1;	/* the batch it will be in */
+	f->route_seq = (uint32_t)t->seq + 1;	/* the batch it will be in */
 	if (f->dirty)
 		return;
 	if (t->ndirty == t->cap_dirty) {
@@ -78,7 +78,7 @@ void
 route_tell_changed(struct route_tell *t, struct index_filter *f)
 {
 	/* A group is counted at the end of the turn, once. */
-	if (f->is_group || f->told != wanted(t, f) || f->nsubs == 0)
+	if (f->is_group || route_told(f) != wanted(t, f) || f->nsubs == 0)
 		touch(t, f);
 }
 
@@ -116,8 +116,8 @@ not_told(void *ctx, struct index_filter *f)
 {
 	struct route_tell *t = ctx;
 
-	if (f->route_seq > t->seq)
-		f->told = 0;
+	if (route_seq_of(t, f) > t->seq)
+		route_told_set(f, 0);
 	return 0;
 }
 
@@ -169,14 +169,14 @@ batch_row(struct batch *b, struct index_filter *f)
 		    routes_del(&b->w, &row));	/* ROUTES_BUF holds any one */
 	}
 	b->removes |= !add;
-	f->route_seq = b->t->seq;
-	f->told = now;
+	f->route_seq = (uint32_t)b->t->seq;
+	route_told_set(f, now);
 }
 
 static int
 forget(void *ctx UNUSED, struct index_filter *f)
 {
-	f->told = 0;
+	route_told_set(f, 0);
 	return 0;
 }
 
@@ -193,7 +193,7 @@ snapshot_row(void *ctx, struct index_filter *f)
 {
 	struct batch *b = ctx;
 
-	if (f->told == 0 && wanted(b->t, f) > 0)
+	if (!f->told && wanted(b->t, f) > 0)
 		batch_row(b, f);
 	return b->failed;
 }
@@ -235,12 +235,12 @@ route_tell_flush(struct route_tell *t)
 	for (i = 0; i < t->ndirty; i++) {
 		f = t->dirty[i];
 		f->dirty = false;
-		if (tell && !b.failed && f->told != wanted(t, f) &&
-		    (f->told > 0 || !t->snapshot))
+		if (tell && !b.failed && route_told(f) != wanted(t, f) &&
+		    (f->told || !t->snapshot))
 			batch_row(&b, f);
 		if (tell && b.failed) {
 			b.lost |= wanted(t, f) == 0;
-			f->told = 0;		/* the snapshot says it */
+			route_told_set(f, 0);	/* the snapshot does */
 		}
 		if (f->nsubs == 0) {
 			if (t->hooks->gone != NULL)

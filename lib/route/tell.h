@@ -85,6 +85,32 @@ void route_tell_room(struct route_tell *t);
 /* KIND_ROUTE_ACK: what its bus_handler returns. */
 int route_tell_ack(struct route_tell *t, const struct bus_frame *f);
 
+/* What the router was told of f. */
+static inline uint32_t
+route_told(const struct index_filter *f)
+{
+	return f->is_group ? f->share->told : f->told;
+}
+
+static inline void
+route_told_set(struct index_filter *f, uint32_t told)
+{
+	f->told = told > 0;
+	if (f->is_group)
+		f->share->told = told;
+}
+
+/* The batch that told of f last, or will. Only the low half is kept: it is the
+ * next one at most, and one long ago is any that was acknowledged. */
+static inline uint64_t
+route_seq_of(const struct route_tell *t, const struct index_filter *f)
+{
+	int32_t behind = (int32_t)((uint32_t)t->seq - f->route_seq);
+
+	return behind < -1 || (uint64_t)MAX(behind, 0) > t->seq ? 0 :
+	    t->seq - (uint64_t)(int64_t)behind;
+}
+
 /* All we have is in the index of every running reader. */
 static inline bool
 route_tell_is_known(const struct route_tell *t)

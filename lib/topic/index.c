@@ -552,7 +552,7 @@ link_add(struct index_owner *o, struct index_filter *f,
 static void
 drop_unused(struct index *ix, struct index_filter *f)
 {
-	if (f->nsubs == 0 && f->told == 0 && !f->dirty)
+	if (f->nsubs == 0 && !f->told && !f->dirty)
 		index_filter_drop(ix, f);
 }
 
@@ -756,6 +756,30 @@ really_matches(const struct index_filter *f, const char *topic, size_t len)
 	return t == te;
 }
 
+/* Has f this shape below its anchor? Another one of the same hash that matches
+ * as well is found by its own. */
+static bool
+is_shaped(const struct index_filter *f, const struct anchor *a,
+    const struct shape *sh)
+{
+	const char	*s = f->text + a->prefix_len, *end = f->text + f->len;
+	uint32_t	 k = 0;
+
+	if (f->anchor != a)
+		return false;
+	s += a->depth > 0;		/* the slash behind the prefix */
+	for (; s < end && *s != '#'; k++, s++) {
+		if (k >= sh->levels || (*s == '+') !=
+		    (sh->plus[k / 64] >> k % 64 & 1))
+			return false;
+		if ((s = memchr(s, '/', (size_t)(end - s))) == NULL)
+			return ++k == sh->levels && !sh->hash;
+	}
+	/* At `#`, or behind a slash that ends it: an empty level. */
+	return s < end ? sh->hash && k == sh->levels :
+	    !sh->hash && k + 1 == sh->levels;
+}
+
 static int
 match_anchor(struct index *ix, const struct anchor *a, const char *topic,
     size_t len, uint32_t nlevels)
@@ -781,7 +805,7 @@ match_anchor(struct index *ix, const struct anchor *a, const char *topic,
 		for (i = htab_first(&ix->wild, h);
 		    (f = htab_at(&ix->wild, h, &i)) != NULL; i++)
 			if (really_matches(f, topic, len) &&
-			    (rc = found_add(ix, f)) < 0)
+			    LIKELY(is_shaped(f, a, sh)) && (rc = found_add(ix, f)) < 0)
 				return rc;
 	}
 	return 0;

@@ -46,11 +46,11 @@ struct index_filter {
 	uint32_t	  nsubs, cap;
 	void		 *anchor;	/* NULL: no wildcard */
 	struct index_share *share;	/* its groups; a group's own */
-	uint64_t	  route_seq;	/* these two and `dirty`: lib/route */
-	uint32_t	  told;		/* the caller's */
-	bool		  is_group;
-	bool		  dirty;	/* the caller's */
+	uint32_t	  route_seq;	/* this, `told`, `dirty`: lib/route's */
 	uint16_t	  len;
+	bool		  is_group : 1;
+	bool		  dirty : 1;
+	bool		  told : 1;
 	char		  text[];	/* NUL-terminated for logs */
 };
 
@@ -59,6 +59,7 @@ struct index_share {
 	struct index_share  *next;	/* others of the same filter */
 	struct index_filter *group;	/* whose subscribers are the members */
 	struct index_filter *base;	/* the filter it hangs on */
+	uint32_t	  told;		/* lib/route's */
 	struct group_id	  id;		/* the caller's, as the next four */
 	uint64_t	  mark;
 	bool		  named;
