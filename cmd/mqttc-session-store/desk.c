@@ -21,12 +21,6 @@
 #include "log/log.h"
 #include "mqtt/mqtt.h"
 
-/* A stored session without a connection, that ends or has a will. */
-struct rest {
-	struct wheel_node	 timer;
-	struct session		*session;
-};
-
 /* --- Holders -------------------------------------------------------------- */
 
 static uint64_t
@@ -127,35 +121,21 @@ take_place(struct store *st, const struct holder *d)
 static void
 rest_end(struct store *st, struct session *s)
 {
-	struct rest *r = s->user;
-
-	s->user = NULL;
-	if (r == NULL)
-		return;
-	wheel_clear(&st->wheel, &r->timer);
-	free(r);
+	wheel_clear(&st->wheel, &s->timer);
 }
 
 /* s has no connection: when is something due? */
 static void
 rest_begin(struct store *st, struct session *s)
 {
-	uint64_t	 due = MIN(session_ends_ms(s), session_will_ms(s));
-	uint64_t	 mono = clock_mono_ns() / 1000000;
-	struct rest	*r = s->user;
+	uint64_t	due = MIN(session_ends_ms(s), session_will_ms(s));
+	uint64_t	mono = clock_mono_ns() / 1000000;
 
-	if (due == UINT64_MAX) {
+	if (due == UINT64_MAX)
 		rest_end(st, s);
-		return;
-	}
-	if (r == NULL && (r = calloc(1, sizeof(*r))) == NULL) {
-		metric_inc(&m_dropped_memory);
-		return;			/* the next start sets it */
-	}
-	r->session = s;
-	s->user = r;
-	wheel_set(&st->wheel, &r->timer, due <= st->now_ms ? mono :
-	    mono + (due - st->now_ms));
+	else
+		wheel_set(&st->wheel, &s->timer, due <= st->now_ms ? mono :
+		    mono + (due - st->now_ms));
 }
 
 /* A will, written as a record, goes out. from: whose end that is as well. */
@@ -192,27 +172,28 @@ fire_will(struct store *st, struct session *s)
 {
 	struct op from = { .handle = s->handle };
 
-	return s->will.len == 0 ? 0 : send_will(st, &s->will, &from);
+	return session_here(s)->will.len == 0 ? 0 :
+	    send_will(st, &session_here(s)->will, &from);
 }
 
 static int
 end_session(struct store *st, struct session *s)
 {
-	struct op	 o = { .kind = STORE_END, .handle = s->handle };
-	struct rest	*r;
-	int		 rc;
+	struct op	o = { .kind = STORE_END, .handle = s->handle };
+	bool		was_set = wheel_is_set(&s->timer);
+	uint64_t	deadline_ms = s->timer.deadline_ms;
+	int		rc;
 
 	if ((rc = fire_will(st, s)) < 0 ||	/* [MQTT-3.1.2-8] */
 	    (rc = groups_leave(st, s, true)) < 0)
 		return rc;
-	r = s->user;
-	if ((rc = log_op(st, &o, NULL, NULL)) < 0)
+	rest_end(st, s);
+	if ((rc = log_op(st, &o, NULL, NULL)) < 0) {
+		if (was_set)
+			wheel_set(&st->wheel, &s->timer, deadline_ms);
 		return rc;
-	metric_set(&m_sessions, shard_nsessions(st->state));
-	if (r != NULL) {
-		wheel_clear(&st->wheel, &r->timer);
-		free(r);
 	}
+	metric_set(&m_sessions, shard_nsessions(st->state));
 	return 0;
 }
 
@@ -220,7 +201,7 @@ static void
 on_rest(void *ctx, struct wheel_node *n)
 {
 	struct store	*st = ctx;
-	struct session	*s = CONTAINER_OF(n, struct rest, timer)->session;
+	struct session	*s = CONTAINER_OF(n, struct session, timer);
 	int		 rc = 0;
 
 	if (session_ends_ms(s) <= st->now_ms) {
@@ -266,7 +247,7 @@ close_place(struct store *st, struct holder *d, bool graceful,
 		return;
 	}
 	groups_connected(st, s);
-	if (s->will.len > 0 && session_will_ms(s) <= st->now_ms)
+	if (session_here(s)->will.len > 0 && session_will_ms(s) <= st->now_ms)
 		(void)fire_will(st, s);
 	/* Nobody waits for the place: others go on with it. */
 	if (d->waiting == NULL)
@@ -552,7 +533,7 @@ known(struct store *st, uint32_t listener, const struct session_msg *e)
 			holder_free(st, d);
 		return;
 	}
-	if (s != NULL && s->user != d && s->user != NULL && !s->connected)
+	if (s != NULL && !s->connected)
 		rest_end(st, s);
 	d->connected = true;
 	d->leaving = false;
@@ -716,9 +697,9 @@ restore(void *ctx, struct session *s)
 	if ((d = holder_new(st, &id)) == NULL)
 		return ERR_NOMEM;
 	d->connected = true;
-	d->listener = s->listener;
-	d->incarnation = s->incarnation;
-	d->serial = s->serial;
+	d->listener = session_here(s)->listener;
+	d->incarnation = session_here(s)->incarnation;
+	d->serial = session_here(s)->serial;
 	d->window = 1;
 	d->session = s;
 	s->user = d;
@@ -766,14 +747,6 @@ desk_tick(struct store *st)
 	wheel_advance(&st->wheel, clock_mono_ns() / 1000000, on_rest, st);
 }
 
-static int
-forget(void *ctx, struct session *s)
-{
-	if (!s->connected)
-		rest_end(ctx, s);
-	return 0;
-}
-
 void
 desk_fini(struct store *st)
 {
@@ -788,8 +761,6 @@ desk_fini(struct store *st)
 			free(d);
 		}
 	htab_fini(&st->holders);
-	if (st->state != NULL)
-		shard_each(st->state, forget, st);
 }
 
 /* --- For tools ------------------------------------------------------------ */

@@ -167,18 +167,21 @@ tell_messages(struct telling *t, const struct session *s)
 static int
 tell_inbound(struct telling *t, const struct session *s)
 {
-	struct item_row	 it = { .kind = ITEM_INBOUND, .client_id = id_of(s) };
-	uint8_t		*ids;
-	uint32_t	 i;
+	const struct inbound	*in = &session_here(s)->inbound;
+	struct item_row		 it = {
+		.kind = ITEM_INBOUND, .client_id = id_of(s),
+	};
+	uint8_t			*ids;
+	uint32_t		 i;
 	int		 rc;
 
-	if (s->inbound.n == 0)
+	if (in->n == 0)
 		return 0;
-	if ((ids = malloc(s->inbound.n * 2u)) == NULL)
+	if ((ids = malloc(in->n * 2u)) == NULL)
 		return ERR_NOMEM;
-	for (i = 0; i < s->inbound.n; i++)
-		put_le16(ids + 2 * i, s->inbound.ids[i]);
-	it.ids = (struct slice){ ids, s->inbound.n * 2u };
+	for (i = 0; i < in->n; i++)
+		put_le16(ids + 2 * i, in->ids[i]);
+	it.ids = (struct slice){ ids, in->n * 2u };
 	rc = tell(t, &it);
 	free(ids);
 	return rc;

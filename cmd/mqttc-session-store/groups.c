@@ -223,36 +223,51 @@ is_full(const struct store *st, const struct session *s)
 	return s->queued >= st->conf->mqtt_max_offline_queue_len;
 }
 
-/* The member of g that gets r, or NULL. */
+/* The member of g that gets r, of those that are away or of those that are not;
+ * NULL: there is none. */
 static const struct index_sub *
-member_of(struct store *st, struct index_filter *g, const struct record *r)
+member_of(struct store *st, struct index_filter *g, const struct record *r,
+    bool away)
 {
-	const struct index_sub	*s, *full = NULL;
+	const struct index_sub	*s, *got = NULL;
 	uint32_t		 at, i;
-	bool			 away;
 
 	at = share_pick_member(strategy(st), g->share->cursor, g->nsubs,
 	    hash_of(st, r), next_random(st));
-	for (away = false;; away = true) {
-		for (i = 0; i < g->nsubs; i++) {
-			s = &g->subs[(at + i) % g->nsubs];
-			if (!may_have(s) || session_of(s)->connected == away)
-				continue;
-			if (!share_may_pass_on(strategy(st)) ||
-			    !is_full(st, session_of(s)))
-				goto found;
-			full = full == NULL ? s : full;
-		}
-		s = full;
-		if (s != NULL || away)
+	for (i = 0; i < g->nsubs; i++) {
+		s = &g->subs[(at + i) % g->nsubs];
+		if (!may_have(s) || session_of(s)->connected == away)
+			continue;
+		got = got == NULL ? s : got;
+		if (!share_may_pass_on(strategy(st)) ||
+		    !is_full(st, session_of(s))) {
+			got = s;
 			break;
+		}
 	}
-	if (s == NULL)
-		return NULL;
-found:
-	g->share->cursor = share_next_cursor(strategy(st),
-	    (uint32_t)(s - g->subs));
-	return s;
+	if (got != NULL)
+		g->share->cursor = share_next_cursor(strategy(st),
+		    (uint32_t)(got - g->subs));
+	return got;
+}
+
+/* Has that group a member anywhere (that is connected), as far as the index
+ * knows? */
+static bool
+has_member(struct store *st, const struct record *r, struct group_id id,
+    bool connected)
+{
+	static uint32_t		 dests[2 * LISTENERS_MAX];
+	struct routes_found	 found = { .dests = dests };
+	size_t			 i;
+
+	route_match(&st->fib, (const char *)r->topic.data, r->topic.len,
+	    &found);
+	for (i = 0; i < found.ngroups; i++)
+		if (group_id_eq(found.groups[i].id, id))
+			return pick(st, r, &found.groups[i], connected) !=
+			    UINT32_MAX;
+	return false;
 }
 
 /* r again, from us, for the group alone: its last member here has just gone. */
@@ -298,8 +313,14 @@ groups_targets(struct store *st, const struct record *r, const struct op *from,
 			continue;
 		id = (struct group_id){ get_le64(v.data),
 		    get_le64(v.data + 8) };
-		if ((g = find(st, id)) == NULL ||
-		    (s = member_of(st, g, r)) == NULL) {
+		s = NULL;
+		if ((g = find(st, id)) != NULL)
+			s = member_of(st, g, r, false);
+		/* Whoever picked us thought that one was connected. */
+		if (s == NULL && g != NULL && (record_hops(r) ==
+		    RECORD_HOPS_MAX || !has_member(st, r, id, true)))
+			s = member_of(st, g, r, true);
+		if (s == NULL) {
 			if (give_anew(st, r, &v, from) < 0)
 				metric_inc(&m_onward_lost);
 			continue;
@@ -351,8 +372,6 @@ static int
 give_back(struct store *st, struct session *s, uint64_t offset,
     const struct index_share *g)
 {
-	static uint32_t		 dests[2 * LISTENERS_MAX];
-	struct routes_found	 found = { .dests = dests };
 	struct op		 op, from = {
 		.handle = s->handle, .offset = offset, .back = true,
 	};
@@ -361,7 +380,7 @@ give_back(struct store *st, struct session *s, uint64_t offset,
 	uint8_t			 qos = en->qos, id[16], ext[64], *copy = NULL;
 	struct record_iter	 it;
 	struct record		 r;
-	size_t			 i, len = 0;
+	size_t			 len = 0;
 	int			 rc = 0;
 
 	if (deadline_s != 0 && deadline_s <= st->now_ms / 1000)
@@ -373,12 +392,7 @@ give_back(struct store *st, struct session *s, uint64_t offset,
 	record_iter_init(&it, copy, op.record.len, NULL, 0, 1);
 	if (record_next(&it, &r) != 1)
 		goto out;
-	route_match(&st->fib, (const char *)r.topic.data, r.topic.len, &found);
-	for (i = 0; i < found.ngroups; i++)
-		if (group_id_eq(found.groups[i].id, g->id))
-			break;
-	if (i == found.ngroups || pick(st, &r, &found.groups[i],
-	    leaving == NULL) == UINT32_MAX)
+	if (!has_member(st, &r, g->id, leaving == NULL))
 		goto out;
 	put_le64(id, g->id.hi);
 	put_le64(id + 8, g->id.lo);

@@ -57,7 +57,8 @@ import_fini(void)
 bool
 import_is_under_way(const struct session *s)
 {
-	return s->connected && s->listener == NOWHERE && s->user == NULL;
+	return s->connected && session_here(s)->listener == NOWHERE &&
+	    s->user == NULL;
 }
 
 static int

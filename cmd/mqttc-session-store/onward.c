@@ -446,7 +446,7 @@ onward_take(struct store *st, struct record *r, const struct op *from)
 		s = shard_session(st->state, from->handle);
 		if (s == NULL)
 			return 0;
-		if (inbound_has(&s->inbound, from->pid)) {
+		if (inbound_has(&session_here(s)->inbound, from->pid)) {
 			metric_inc(&m_duplicates);
 			return 0;
 		}

@@ -109,10 +109,14 @@ peer_tell_room(struct store *st, uint32_t listener)
 bool
 peer_room(const struct store *st, uint32_t listener, size_t n)
 {
-	const struct peer *p = &st->peers[listener];
+	const struct peer	*p = &st->peers[listener];
+	size_t			 out = wire_out_len(&p->out);
 
-	return p->bus != NULL && bus_peer_room(p->bus, wire_out_len(&p->out) +
-	    n, 1);
+	/* A quarter is for what cannot wait: grants, PUBRELs, answers. What is
+	 * in `out` is in the stream soon, which nothing is too big to start. */
+	n += out + st->conf->bus_stream_max / 4;
+	return p->bus != NULL && bus_peer_room(p->bus, n, 1) &&
+	    (out == 0 || n <= st->conf->bus_stream_max);
 }
 
 void

@@ -66,7 +66,8 @@ row_of(const struct store *st, const struct session *s, struct client_row *r,
 	r->stored = s->durable;
 	r->expiry_s = left_of(st, s);
 	if (s->connected && s->user != NULL) {
-		snprintf(listener, PROC_NAME_MAX, "listener.%u", s->listener);
+		snprintf(listener, PROC_NAME_MAX, "listener.%u",
+		    session_here(s)->listener);
 		r->listener = (struct slice){ (const uint8_t *)listener,
 		    strlen(listener) };
 	}
@@ -75,8 +76,8 @@ row_of(const struct store *st, const struct session *s, struct client_row *r,
 	r->queue_inflight = inflight_of(s);
 	r->queue_len = s->queued - r->queue_inflight;
 	r->queue_bytes = s->queued_bytes;
-	r->inbound = s->inbound.n;
-	r->will = s->will.len > 0;
+	r->inbound = session_here(s)->inbound.n;
+	r->will = session_here(s)->will.len > 0;
 	r->nsubs = s->subs.n;
 }
 

@@ -356,6 +356,7 @@ serve_begin(struct store *st, struct holder *h, bool present)
 		.serial = h->serial,
 		.present = present,
 	};
+	const struct inbound	*in;
 	uint8_t			*pids = NULL;
 	uint32_t		 i;
 
@@ -370,11 +371,11 @@ serve_begin(struct store *st, struct holder *h, bool present)
 		h->cursor = s->base;
 		if (present)
 			say_held(st, h);
-		if (s->inbound.n > 0 &&
-		    (pids = malloc(s->inbound.n * 2u)) != NULL) {
-			for (i = 0; i < s->inbound.n; i++)
-				put_le16(pids + 2 * i, s->inbound.ids[i]);
-			e.pids = (struct slice){ pids, s->inbound.n * 2u };
+		in = &session_here(s)->inbound;
+		if (in->n > 0 && (pids = malloc(in->n * 2u)) != NULL) {
+			for (i = 0; i < in->n; i++)
+				put_le16(pids + 2 * i, in->ids[i]);
+			e.pids = (struct slice){ pids, in->n * 2u };
 		}
 	}
 	peer_send(st, h->listener, &e);

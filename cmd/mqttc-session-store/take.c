@@ -244,7 +244,7 @@ taken_before(struct store *st, const struct record *r)
 		s = shard_session(st->state, o.handle);
 		if (s == NULL || !s->connected || (h = s->user) == NULL ||
 		    h->serial != get_le64(value.data + 10) || o.pid == 0 ||
-		    inbound_has(&s->inbound, o.pid))
+		    inbound_has(&session_here(s)->inbound, o.pid))
 			return 0;
 		return log_op(st, &o, NULL, NULL);
 	}

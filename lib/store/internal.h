@@ -133,6 +133,8 @@ int session_enter(struct shard *sh, struct session *s);
 void session_end(struct shard *sh, struct session *s);
 void session_discard(struct shard *sh, struct session *s);
 void session_touch(struct shard *sh, struct session *s);
+int here_hold(struct session *s);
+void here_release(struct session *s);	/* if nothing is in it */
 int session_subscribe(struct shard *sh, struct session *s,
     const struct slice *share, const struct slice *filter, uint8_t options,
     uint32_t id);

@@ -101,6 +101,7 @@ put_entries(struct bytes_out *w, const struct session *s)
 long
 session_save(const struct session *s, void *out, size_t size)
 {
+	const struct session_here *h = session_here(s);
 	struct bytes_out	w = { out, 0, size };
 	uint32_t		i;
 
@@ -112,21 +113,21 @@ session_save(const struct session *s, void *out, size_t size)
 	out_u64(&w, s->handle);
 	out_u64(&w, s->applied);
 	out_u64(&w, s->at_ms);
-	out_u64(&w, s->incarnation);
+	out_u64(&w, h->incarnation);
 	out_u64(&w, s->base);
 	out_u64(&w, s->next);
 	out_u64(&w, s->sent);
-	out_u64(&w, s->serial);
-	out_u32(&w, s->listener);
+	out_u64(&w, h->serial);
+	out_u32(&w, h->listener);
 	out_u32(&w, s->expiry_s);
-	out_u32(&w, s->will_delay_s);
+	out_u32(&w, h->will_delay_s);
 	put_text(&w, s->client_id, s->client_id_len);
-	out_u32(&w, (uint32_t)s->will.len);
-	out_bytes(&w, s->will.data, s->will.len);
+	out_u32(&w, (uint32_t)h->will.len);
+	out_bytes(&w, h->will.data, h->will.len);
 	put_subs(&w, s);
-	out_u32(&w, s->inbound.n);
-	for (i = 0; i < s->inbound.n; i++)
-		out_u16(&w, s->inbound.ids[i]);
+	out_u32(&w, h->inbound.n);
+	for (i = 0; i < h->inbound.n; i++)
+		out_u16(&w, h->inbound.ids[i]);
 	put_entries(&w, s);
 	return out_end(&w);
 }
@@ -210,8 +211,8 @@ get_inbound(struct session *s, struct bytes_in *r)
 		}
 		seen[pid / 64] |= UINT64_C(1) << pid % 64;
 	}
-	s->inbound.ids = ids;
-	s->inbound.n = s->inbound.cap = n;
+	s->here->inbound.ids = ids;
+	s->here->inbound.n = s->here->inbound.cap = n;
 	return 0;
 }
 
@@ -288,6 +289,7 @@ get_entries(struct shard *sh, struct session *s, struct bytes_in *r)
 static int
 get_head(struct session **out, struct bytes_in *r)
 {
+	struct session_here here;
 	struct session	 h, *s;
 	struct slice	 id, will;
 	uint8_t		 version = in_u8(r), flags = in_u8(r), zero;
@@ -298,14 +300,14 @@ get_head(struct session **out, struct bytes_in *r)
 	h.handle = in_u64(r);
 	h.applied = in_u64(r);
 	h.at_ms = in_u64(r);
-	h.incarnation = in_u64(r);
+	here.incarnation = in_u64(r);
 	h.base = in_u64(r);
 	h.next = in_u64(r);
 	h.sent = in_u64(r);
-	h.serial = in_u64(r);
-	h.listener = in_u32(r);
+	here.serial = in_u64(r);
+	here.listener = in_u32(r);
 	h.expiry_s = in_u32(r);
-	h.will_delay_s = in_u32(r);
+	here.will_delay_s = in_u32(r);
 	id = in_slice(r, in_u16(r));
 	will = in_slice(r, in_u32(r));
 	if (r->bad || version != SESSION_VERSION || zero != 0 ||
@@ -318,14 +320,14 @@ get_head(struct session **out, struct bytes_in *r)
 		return ERR_NOMEM;
 	s->applied = h.applied;
 	s->at_ms = h.at_ms;
-	s->incarnation = h.incarnation;
 	s->base = h.base;
 	s->next = h.next;
 	s->sent = h.sent;
-	s->serial = h.serial;
-	s->listener = h.listener;
+	s->here->incarnation = here.incarnation;
+	s->here->serial = here.serial;
+	s->here->listener = here.listener;
+	s->here->will_delay_s = here.will_delay_s;
 	s->expiry_s = h.expiry_s;
-	s->will_delay_s = h.will_delay_s;
 	s->version = h.version;
 	s->durable = flags & FLAG_DURABLE;
 	s->connected = (flags & FLAG_CONNECTED) != 0;
@@ -353,6 +355,7 @@ shard_load(struct shard *sh, const void *data, size_t len)
 	    (rc = get_entries(sh, s, &r)) < 0 ||
 	    (rc = session_enter(sh, s)) < 0)
 		goto free_session;
+	here_release(s);
 	sh->applied = MAX(sh->applied, applied);
 	if (other != NULL)
 		session_end(sh, other->handle < s->handle ? other : s);

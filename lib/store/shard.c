@@ -68,6 +68,17 @@ is_options(uint8_t options)
 
 /* --- Making, ending ------------------------------------------------------ */
 
+static void
+here_free(struct session *s)
+{
+	if (s->here == NULL)
+		return;
+	inbound_clear(&s->here->inbound);
+	free((void *)(uintptr_t)s->here->will.data);
+	free(s->here);
+	s->here = NULL;
+}
+
 struct shard *
 shard_new(uint64_t seed)
 {
@@ -107,8 +118,7 @@ shard_free(struct shard **psh)
 		while (index_unsubscribe_one(sh->index, &s->subs, &f) == 0)
 			;		/* filters go with the index */
 		queue_clear(sh, s);
-		inbound_clear(&s->inbound);
-		free((void *)(uintptr_t)s->will.data);
+		here_free(s);
 		free(s);
 	}
 	for (i = 0; sh->marks.cells != NULL && i <= sh->marks.mask; i++)
@@ -203,14 +213,32 @@ copy_slice(struct slice *out, const struct slice *b)
 static void
 set_will(struct session *s, const struct slice *will)
 {
-	free((void *)(uintptr_t)s->will.data);
-	s->will = *will;
+	free((void *)(uintptr_t)s->here->will.data);
+	s->here->will = *will;
 }
 
 static void
 drop_will(struct session *s)
 {
+	if (s->here == NULL)
+		return;
 	set_will(s, &(struct slice){ NULL, 0 });
+	s->here->will_delay_s = 0;
+}
+
+int
+here_hold(struct session *s)
+{
+	return s->here != NULL || (s->here = calloc(1, sizeof(*s->here))) !=
+	    NULL ? 0 : ERR_NOMEM;
+}
+
+void
+here_release(struct session *s)
+{
+	if (s->here != NULL && !s->connected && s->here->will.len == 0 &&
+	    s->here->inbound.n == 0)
+		here_free(s);
 }
 
 struct session *
@@ -222,7 +250,8 @@ session_new(uint64_t handle, const struct slice *id, const struct slice *will)
 
 	if ((s = calloc(1, MAX(size, sizeof(*s)))) == NULL)
 		return NULL;
-	if (!copy_slice(&s->will, will)) {
+	if (here_hold(s) < 0 || !copy_slice(&s->here->will, will)) {
+		free(s->here);
 		free(s);
 		return NULL;
 	}
@@ -266,8 +295,7 @@ session_discard(struct shard *sh, struct session *s)
 	while (index_unsubscribe_one(sh->index, &s->subs, &f) == 0)
 		filter_changed(sh, f);
 	queue_clear(sh, s);
-	inbound_clear(&s->inbound);
-	drop_will(s);
+	here_free(s);
 }
 
 /* The struct stays on the list of what changed, to tell the tree. */
@@ -427,11 +455,11 @@ open_here(struct session *s, const struct op *o)
 	s->sent_unsure = false;
 	s->durable |= o->durable;
 	s->fresh = o->fresh;
-	s->listener = o->listener;
-	s->incarnation = o->incarnation;
-	s->serial = o->serial;
+	s->here->listener = o->listener;
+	s->here->incarnation = o->incarnation;
+	s->here->serial = o->serial;
+	s->here->will_delay_s = o->will.len > 0 ? o->will_delay_s : 0;
 	s->expiry_s = o->expiry_s;
-	s->will_delay_s = o->will_delay_s;
 	s->version = o->version;
 	s->at_ms = o->at_ms;
 }
@@ -449,8 +477,12 @@ apply_open(struct shard *sh, uint64_t pos, const struct op *o)
 	if (old != NULL && old->handle == o->handle) {
 		if (o->fresh)
 			return ERR_PROTO;	/* handles are for once */
-		if (!copy_slice(&will, &o->will))
+		if (here_hold(old) < 0)
 			return ERR_NOMEM;
+		if (!copy_slice(&will, &o->will)) {
+			here_release(old);
+			return ERR_NOMEM;
+		}
 		set_will(old, &will);
 		s = old;
 	} else {
@@ -460,7 +492,7 @@ apply_open(struct shard *sh, uint64_t pos, const struct op *o)
 		    &o->will)) == NULL)
 			return ERR_NOMEM;
 		if ((rc = session_enter(sh, s)) < 0) {
-			drop_will(s);
+			here_free(s);
 			free(s);
 			return rc;
 		}
@@ -488,6 +520,18 @@ received_end(const struct session *s)
 	return s->base;
 }
 
+static int
+add_inbound(struct session *s, uint16_t pid)
+{
+	int rc;
+
+	if ((rc = here_hold(s)) < 0)
+		return rc;
+	rc = inbound_add(&s->here->inbound, pid);
+	here_release(s);
+	return MIN(rc, 0);
+}
+
 static void
 apply_close(struct session *s, const struct op *o)
 {
@@ -499,6 +543,11 @@ apply_close(struct session *s, const struct op *o)
 	    o->offset, s->next);
 	if (!o->keep_will)
 		drop_will(s);
+	if (s->here != NULL) {
+		s->here->incarnation = s->here->serial = 0;
+		s->here->listener = 0;
+	}
+	here_release(s);
 }
 
 static int
@@ -573,15 +622,17 @@ apply_to_session(struct shard *sh, struct session *s, const struct op *o)
 		apply_drop(sh, s, o);
 		return 0;
 	case STORE_INBOUND:
-		rc = inbound_add(&s->inbound, o->pid);
-		return MIN(rc, 0);
+		return add_inbound(s, o->pid);
 	case STORE_RELEASE:
-		(void)inbound_del(&s->inbound, o->pid);
-		if (s->inbound.n == 0)
-			inbound_clear(&s->inbound);
+		if (s->here != NULL &&
+		    inbound_del(&s->here->inbound, o->pid) &&
+		    s->here->inbound.n == 0)
+			inbound_clear(&s->here->inbound);
+		here_release(s);
 		return 0;
 	case STORE_WILL:
 		drop_will(s);
+		here_release(s);
 		return 0;
 	case STORE_SKIP:
 		apply_skip(s, o);
@@ -638,8 +689,9 @@ apply_onward(struct shard *sh, uint64_t pos, const struct op *o)
 		apply_drop(sh, s, o);
 	else if (o->pid == 0)
 		drop_will(s);
-	else if ((rc = inbound_add(&s->inbound, o->pid)) < 0)
+	else if ((rc = add_inbound(s, o->pid)) < 0)
 		return rc;
+	here_release(s);
 	s->applied = pos;
 	session_touch(sh, s);
 	return 0;
@@ -1040,7 +1092,7 @@ session_ends_ms(const struct session *s)
 uint64_t
 session_will_ms(const struct session *s)
 {
-	if (s->connected || s->will.len == 0)
+	if (s->connected || session_here(s)->will.len == 0)
 		return UINT64_MAX;
-	return MIN(later(s->at_ms, s->will_delay_s), session_ends_ms(s));
+	return MIN(later(s->at_ms, s->here->will_delay_s), session_ends_ms(s));
 }

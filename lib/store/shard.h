@@ -33,6 +33,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/util.h"
+#include "base/wheel.h"
 #include "proto/msgid.h"
 #include "session/inbound.h"
 #include "store/op.h"
@@ -75,15 +76,25 @@ struct entry {
 
 struct queue;
 
+/* What a session has only while it is connected, or has a will, or has QoS 2
+ * inbound that is not released. */
+struct session_here {
+	struct inbound	 inbound;	/* QoS 2 in, between PUBLISH, PUBREL */
+	struct slice	 will;		/* as STORE_OPEN brought it; ours */
+	uint64_t	 incarnation;	/* connected: where, which one of it */
+	uint64_t	 serial;	/* ... and by which connection there */
+	uint32_t	 listener;	/* connected: where (instance) */
+	uint32_t	 will_delay_s;
+};
+
 /* One session. Read what you like; only operations change it, but for `user`,
- * `sent_unsure` and `sent`, which is raised as entries are handed out (not
+ * `timer`, `sent_unsure` and `sent`, which is raised as entries are handed out (not
  * above next, nor beyond SHARD_WINDOW_MAX from base). */
 struct session {
 	uint64_t	 handle;	/* unique in the shard for ever */
 	uint64_t	 applied;	/* position of its last operation */
 	uint64_t	 at_ms;		/* wall clock: connected or closed */
-	uint64_t	 incarnation;	/* connected: where, which one of it */
-	uint64_t	 serial;	/* ... and by which connection there */
+	struct session_here *here;	/* or NULL: see session_here() */
 	struct index_owner subs;
 
 	/* Out: entries base .. next - 1, see session_entry(). */
@@ -93,14 +104,11 @@ struct session {
 	uint64_t	 sent;		/* below: was handed to a listener */
 	uint64_t	 queued_bytes;	/* `bytes` of their bodies */
 
-	struct inbound	 inbound;	/* QoS 2 in, between PUBLISH, PUBREL */
-	struct slice	 will;		/* as STORE_OPEN brought it; ours */
-	void		*user;		/* the caller's */
+	void		*user;		/* the caller's, as the next */
+	struct wheel_node timer;
 	struct session	*dirty_next;	/* the shard's */
 	uint32_t	 queued;	/* entries not DONE */
 	uint32_t	 expiry_s;	/* SHARD_NEVER */
-	uint32_t	 will_delay_s;
-	uint32_t	 listener;	/* connected: where (instance) */
 	uint16_t	 client_id_len;
 	uint8_t		 version;	/* 3, 4, 5 of its last connection */
 	bool		 durable : 1;	/* false: known for its will alone */
@@ -112,6 +120,15 @@ struct session {
 	bool		 ended : 1;	/* the shard's */
 	char		 client_id[];	/* NUL-terminated */
 };
+
+/* Of one that has none of it all is 0. */
+static inline const struct session_here *
+session_here(const struct session *s)
+{
+	static const struct session_here none;
+
+	return s->here != NULL ? s->here : &none;
+}
 
 static inline uint16_t
 session_pid(uint64_t offset)

@@ -74,7 +74,7 @@ struct index_share {
 struct index_link {
 	struct index_filter *filter;
 	uint32_t	     pos;	/* its place in filter->subs */
-};
+} __attribute__((packed, aligned(4)));
 
 /* One subscriber; embedded in the session. All zero is a valid empty one. */
 struct index_owner {

@@ -499,13 +499,20 @@ static void
 do_raw(struct fake *k, unsigned kind, const char *hex)
 {
 	size_t		n;
-	unsigned	byte;
+	unsigned	byte, tries;
+	int		rc;
 
 	for (n = 0; sscanf(hex + 2 * n, "%2x", &byte) == 1; n++)
 		body[n] = (uint8_t)byte;
-	must((kind < 32 ? bus_stream_send(k->router, (enum kind)kind, body, n,
-	    NULL) : bus_send(k->router, (enum kind)kind, body, n)) == 0,
-	    "raw");
+	/* A router that has no time yet has its queue full of it. */
+	for (tries = 0, rc = -1; rc < 0 && tries < 10000; tries++) {
+		rc = kind < 32 ? bus_stream_send(k->router, (enum kind)kind,
+		    body, n, NULL) : bus_send(k->router, (enum kind)kind, body,
+		    n);
+		if (rc < 0)
+			usleep(1000);
+	}
+	must(rc == 0, "raw");
 }
 
 static void

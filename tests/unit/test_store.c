@@ -557,10 +557,10 @@ an_open_goes_on_or_begins(void **state UNUSED)
 	assert_ptr_equal(shard_find(sh, "one", 3), s);
 	assert_true(s->durable && s->connected);
 	assert_int_equal(s->version, 4);
-	assert_int_equal(s->listener, 9);
+	assert_int_equal(session_here(s)->listener, 9);
 	assert_int_equal(s->sent, 2);
 	assert_int_equal(s->queued, 3);
-	assert_int_equal(s->will.len, 0);
+	assert_int_equal(session_here(s)->will.len, 0);
 	assert_int_equal(s->applied, 200);
 	/* A handle is for once. */
 	assert_int_equal(apply(sh, 210, open_op(1, "one", true)), ERR_PROTO);
@@ -575,7 +575,7 @@ an_open_goes_on_or_begins(void **state UNUSED)
 	assert_null(shard_session(sh, 1));
 	s = shard_find(sh, "one", 3);
 	assert_int_equal(s->handle, 3);
-	assert_int_equal(s->queued + s->subs.n + s->inbound.n, 0);
+	assert_int_equal(s->queued + s->subs.n + session_here(s)->inbound.n, 0);
 	assert_int_equal(index_nfilters(shard_index(sh)), 0);
 	assert_int_equal(shard_counts(sh).bodies, 2);
 	assert_int_equal(shard_ndirty(sh), 2);
@@ -642,6 +642,7 @@ it_ends_and_wills_fire_in_time(void **state UNUSED)
 		{ 60, 5, false, false, 61000, UINT64_MAX },
 		{ 60, 5, true, true, UINT64_MAX, UINT64_MAX },
 	};
+	struct session_here here;
 	struct session	s;
 	unsigned	i;
 
@@ -649,8 +650,10 @@ it_ends_and_wills_fire_in_time(void **state UNUSED)
 		memset(&s, 0, sizeof(s));
 		s.at_ms = 1000;
 		s.expiry_s = t[i].expiry_s;
-		s.will_delay_s = t[i].delay_s;
-		s.will.len = t[i].will;
+		memset(&here, 0, sizeof(here));
+		here.will_delay_s = t[i].delay_s;
+		here.will.len = t[i].will;
+		s.here = &here;
 		s.connected = t[i].connected;
 		assert_true(session_ends_ms(&s) == t[i].ends);
 		assert_true(session_will_ms(&s) == t[i].fires);
@@ -674,20 +677,20 @@ will_and_close(void **state UNUSED)
 
 	assert_int_equal(apply(sh, 100, bytes_of(&o)), 0);
 	assert_false(s->connected);
-	assert_int_equal(s->will.len, 4);
+	assert_int_equal(session_here(s)->will.len, 4);
 	assert_int_equal(s->sent, 2);
 	assert_int_equal(session_ends_ms(s), 12000);
 	o.keep_will = false;
 	o.offset = 99;			/* of a damaged log */
 	assert_int_equal(apply(sh, 110, bytes_of(&o)), 0);
-	assert_int_equal(s->will.len, 0);
+	assert_int_equal(session_here(s)->will.len, 0);
 	assert_int_equal(s->sent, 3);
 	o.offset = 0;			/* what was received was sent */
 	assert_int_equal(apply(sh, 115, bytes_of(&o)), 0);
 	assert_int_equal(s->sent, 1);
-	assert_int_equal(shard_session(sh, 2)->will.len, 4);
+	assert_int_equal(session_here(shard_session(sh, 2))->will.len, 4);
 	assert_int_equal(apply(sh, 120, bytes_of(&w)), 0);
-	assert_int_equal(shard_session(sh, 2)->will.len, 0);
+	assert_int_equal(session_here(shard_session(sh, 2))->will.len, 0);
 	shard_free(&sh);
 }
 

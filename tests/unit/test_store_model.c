@@ -272,6 +272,7 @@ list_all(struct shard *sh, struct list *l)
 static void
 say_session(struct text *t, const struct session *s)
 {
+	const struct session_here *h = session_here(s);
 	char		 lines[64][96];
 	uint64_t	 o;
 	uint32_t	 k;
@@ -279,10 +280,11 @@ say_session(struct text *t, const struct session *s)
 	say(t, "%llu %s d%d c%d l%u i%llu.%llu e%u v%u at%llu will '%.*s' %u "
 	    "base %llu next %llu sent %lld queued %u %llu\n",
 	    (unsigned long long)s->handle, s->client_id, s->durable,
-	    s->connected, s->listener, (unsigned long long)s->incarnation,
-	    (unsigned long long)s->serial, s->expiry_s, s->version, (unsigned long long)s->at_ms,
-	    (int)s->will.len, s->will.data != NULL ?
-	    (const char *)s->will.data : "", s->will_delay_s,
+	    s->connected, h->listener, (unsigned long long)h->incarnation,
+	    (unsigned long long)h->serial, s->expiry_s, s->version,
+	    (unsigned long long)s->at_ms, (int)h->will.len,
+	    h->will.data != NULL ? (const char *)h->will.data : "",
+	    h->will_delay_s,
 	    (unsigned long long)s->base, (unsigned long long)s->next,
 	    s->connected ? -1 : (long long)s->sent, s->queued,
 	    (unsigned long long)s->queued_bytes);
@@ -296,10 +298,10 @@ say_session(struct text *t, const struct session *s)
 		    sub->id);
 	}
 	say_sorted(t, lines, s->subs.n);
-	for (k = 0; k < s->inbound.n; k++)
+	for (k = 0; k < h->inbound.n; k++)
 		snprintf(lines[k], sizeof(lines[k]), "  in %05u\n",
-		    s->inbound.ids[k]);
-	say_sorted(t, lines, s->inbound.n);
+		    h->inbound.ids[k]);
+	say_sorted(t, lines, h->inbound.n);
 	for (o = session_next(s, 0); o < s->next; o = session_next(s, o + 1)) {
 		const struct entry *e = session_entry(s, o);
 
@@ -685,7 +687,7 @@ do_open(void)
 	s->incarnation = o.incarnation;
 	s->serial = o.serial;
 	s->expiry_s = o.expiry_s;
-	s->will_delay_s = o.will_delay_s;
+	s->will_delay_s = o.will.len > 0 ? o.will_delay_s : 0;
 	s->version = o.version;
 	s->at_ms = o.at_ms;
 	memset(s->will, 0, sizeof(s->will));
@@ -710,8 +712,11 @@ do_close(void)
 	s->connected = false;
 	s->at_ms = o.at_ms;
 	s->expiry_s = o.expiry_s;
-	if (!o.keep_will)
+	s->incarnation = s->serial = s->listener = 0;
+	if (!o.keep_will) {
 		memset(s->will, 0, sizeof(s->will));
+		s->will_delay_s = 0;
+	}
 }
 
 static void
@@ -734,8 +739,10 @@ do_will(void)
 
 	begin(&o);
 	CHECK((commit() == 0) == (s != NULL));
-	if (s != NULL)
+	if (s != NULL) {
 		memset(s->will, 0, sizeof(s->will));
+		s->will_delay_s = 0;
+	}
 }
 
 static void
