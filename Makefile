@@ -238,6 +238,13 @@ bench:
 	@$(SUBMAKE) all bench-build
 	@tests/bench/run --rows $(ROWS) --rounds $(ROUNDS)
 
+## bench-sessions a million stored sessions, and as many retained messages:
+##                memory, restart, how fast clients are back
+.PHONY: bench-sessions
+bench-sessions:
+	@$(SUBMAKE) all bench-build
+	@tests/bench/sessions
+
 ## bench-million  a million idle clients and light traffic, or what fits
 .PHONY: bench-million
 bench-million:

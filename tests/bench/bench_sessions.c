@@ -5,6 +5,7 @@
  *	bench_sessions make HOST PORT[,PORT] FROM N	new ones: CONNECT,
  *		SUBSCRIBE to 3 filters of its own, DISCONNECT; each is awaited
  *	bench_sessions fill HOST PORT N		one QoS 1 message for each
+ *	bench_sessions retain HOST PORT N	the same, retained
  *	bench_sessions attach HOST PORT[,PORT] N COUNT RATE	come back to COUNT
  *		of the N at random, RATE a second: from CONNECT to CONNACK
  *
@@ -232,7 +233,7 @@ run(unsigned from, unsigned n, unsigned count, double rate, bool subscribes)
 }
 
 static void
-fill(unsigned n)
+fill(unsigned n, uint8_t type)
 {
 	uint64_t	 start = clock_mono_ns();
 	uint8_t		 buf[65536], *at, *p;
@@ -251,7 +252,7 @@ fill(unsigned n)
 		for (at = buf; sent < n && sent - acked < WINDOW &&
 		    at < buf + sizeof(buf) - 128; sent++) {
 			p = at;
-			*p = 0x32;
+			*p = type;
 			snprintf(topic, sizeof(topic), "dev/%07u/cmd", sent);
 			at = put_text(p + 2, topic);
 			put_be16(at, (uint16_t)(1 + sent % 60000));
@@ -277,16 +278,18 @@ main(int argc, char **argv)
 	unsigned n;
 
 	if (argc < 5)
-		errx(64, "make|fill|attach HOST PORT ..., see above");
+		errx(64, "make|fill|retain|attach HOST PORT ..., see above");
 	parse_servers(argv[2], argv[3]);
 	n = (unsigned)atoi(argv[4]);
 	if (strcmp(argv[1], "make") == 0 && argc == 6)
 		run(n, 0, (unsigned)atoi(argv[5]), 0, true);
 	else if (strcmp(argv[1], "fill") == 0 && argc == 5)
-		fill(n);
+		fill(n, 0x32);
+	else if (strcmp(argv[1], "retain") == 0 && argc == 5)
+		fill(n, 0x33);
 	else if (strcmp(argv[1], "attach") == 0 && argc == 7)
 		run(0, n, (unsigned)atoi(argv[5]), atof(argv[6]), false);
 	else
-		errx(64, "make|fill|attach HOST PORT ..., see above");
+		errx(64, "make|fill|retain|attach HOST PORT ..., see above");
 	return 0;
 }
