@@ -5,6 +5,7 @@
 #define STORE_INTERNAL_H
 
 #include "base/htab.h"
+#include "base/spread.h"
 #include "store/shard.h"
 
 /* Handles and offsets are counters from 1 and 0: one that is larger is no
@@ -34,62 +35,6 @@ struct stretch {
 };
 
 enum { STRETCH_SHIFT = 22 };
-
-/* A table that grows in small steps: a million items moved at once would be a
- * pause of a tenth of a second. The upper bits of a hash say which part. */
-enum { SPREAD_PARTS = 256 };
-
-struct spread {
-	struct htab	part[SPREAD_PARTS];
-	size_t		n;
-};
-
-static inline const struct htab *
-spread_part(const struct spread *sp, uint64_t hash)
-{
-	return &sp->part[hash >> 56];
-}
-
-static inline int
-spread_add(struct spread *sp, uint64_t hash, void *item)
-{
-	int rc = htab_add(&sp->part[hash >> 56], hash, item);
-
-	sp->n += rc == 0;
-	return rc;
-}
-
-static inline void
-spread_del(struct spread *sp, uint64_t hash, const void *item)
-{
-	htab_del(&sp->part[hash >> 56], hash, item);
-	sp->n--;
-}
-
-static inline void
-spread_fini(struct spread *sp)
-{
-	unsigned i;
-
-	for (i = 0; i < SPREAD_PARTS; i++)
-		htab_fini(&sp->part[i]);
-	sp->n = 0;
-}
-
-/* All of them: the next item, or NULL. Both numbers start at 0. */
-static inline void *
-spread_next(const struct spread *sp, unsigned *part, size_t *cell)
-{
-	const struct htab *t;
-
-	for (; *part < SPREAD_PARTS; ++*part, *cell = 0) {
-		t = &sp->part[*part];
-		while (t->cells != NULL && *cell <= t->mask)
-			if (t->cells[(*cell)++].item != NULL)
-				return t->cells[*cell - 1].item;
-	}
-	return NULL;
-}
 
 struct shard {
 	uint64_t	 seed;

@@ -18,12 +18,12 @@ hash_number(uint64_t n)
 struct body *
 body_find(const struct shard *sh, uint64_t pos)
 {
-	uint64_t		 h = hash_number(pos);
-	const struct htab	*t = spread_part(&sh->bodies, h);
-	struct body		*b;
-	size_t			 i;
+	uint64_t	 h = hash_number(pos);
+	struct body	*b;
+	size_t		 i;
 
-	for (i = htab_first(t, h); (b = htab_at(t, h, &i)) != NULL; i++)
+	for (i = spread_first(&sh->bodies, h);
+	    (b = spread_at(&sh->bodies, h, &i)) != NULL; i++)
 		if (b->pos == pos)
 			return b;
 	return NULL;

@@ -151,11 +151,11 @@ hash_id(const struct shard *sh, const void *id, size_t len)
 static struct session *
 find_at(const struct shard *sh, uint64_t h, const void *id, size_t len)
 {
-	const struct htab	*t = spread_part(&sh->ids, h);
-	struct session		*s;
-	size_t			 i;
+	struct session	*s;
+	size_t		 i;
 
-	for (i = htab_first(t, h); (s = htab_at(t, h, &i)) != NULL; i++)
+	for (i = spread_first(&sh->ids, h);
+	    (s = spread_at(&sh->ids, h, &i)) != NULL; i++)
 		if (s->client_id_len == len &&
 		    memcmp(s->client_id, id, len) == 0)
 			return s;
@@ -171,12 +171,12 @@ shard_find(const struct shard *sh, const void *id, size_t len)
 struct session *
 shard_session(const struct shard *sh, uint64_t handle)
 {
-	uint64_t		 h = hash_handle(handle);
-	const struct htab	*t = spread_part(&sh->handles, h);
-	struct session		*s;
-	size_t			 i;
+	uint64_t	 h = hash_handle(handle);
+	struct session	*s;
+	size_t		 i;
 
-	for (i = htab_first(t, h); (s = htab_at(t, h, &i)) != NULL; i++)
+	for (i = spread_first(&sh->handles, h);
+	    (s = spread_at(&sh->handles, h, &i)) != NULL; i++)
 		if (s->handle == handle)
 			return s;
 	return NULL;
@@ -1003,39 +1003,32 @@ shard_each(struct shard *sh, int (*each)(void *, struct session *), void *ctx)
 
 #define PART_BITS	(UINT64_C(0xff) << 56)
 
-/* The bits of x from the last to the first. */
-static uint64_t
-reversed(uint64_t x)
-{
-	x = (x >> 1 & UINT64_C(0x5555555555555555)) |
-	    (x & UINT64_C(0x5555555555555555)) << 1;
-	x = (x >> 2 & UINT64_C(0x3333333333333333)) |
-	    (x & UINT64_C(0x3333333333333333)) << 2;
-	x = (x >> 4 & UINT64_C(0x0f0f0f0f0f0f0f0f)) |
-	    (x & UINT64_C(0x0f0f0f0f0f0f0f0f)) << 4;
-	return __builtin_bswap64(x);
-}
-
-/* The part of the table is in front. */
+/* The part of the table is in front, then what says which cell, then the rest:
+ * no two have the same. */
 uint64_t
 shard_place(const struct session *s)
 {
 	uint64_t h = hash_handle(s->handle);
 
-	return (h & PART_BITS) | reversed(h) >> 8;
+	return (h & PART_BITS) | (h & UINT32_MAX) << 24 |
+	    (h >> 32 & 0xffffff);
 }
 
-/* The session of t's cell `home` with the lowest place at or above `from`. */
+/* The session that is due to p's cell `home` with the lowest place at or above
+ * `from`. */
 static struct session *
-lowest(const struct htab *t, size_t home, uint64_t from, size_t *steps)
+lowest(const struct spread_part *p, size_t home, uint64_t from, size_t *steps)
 {
+	const uint32_t	*keys = spread_keys(p);
 	struct session	*s, *best = NULL;
 	size_t		 i;
 
-	for (i = home; (s = t->cells[i & t->mask].item) != NULL; i++) {
+	for (i = home; keys[i] != 0; i = i + 1 < p->cap ? i + 1 : 0) {
 		*steps -= *steps > 1;
-		if ((t->cells[i & t->mask].hash & t->mask) == home &&
-		    shard_place(s) >= from && (best == NULL ||
+		if (spread_home(p, keys[i]) != home)
+			continue;
+		s = p->items[i];
+		if (shard_place(s) >= from && (best == NULL ||
 		    shard_place(s) < shard_place(best)))
 			best = s;
 	}
@@ -1043,31 +1036,33 @@ lowest(const struct htab *t, size_t home, uint64_t from, size_t *steps)
 }
 
 /*
- * Cells are found by the last bits of the hash, so in the order of reversed
- * hashes all of one cell's come before all of the next one's, however many
- * cells there are.
+ * Larger hashes are due to later cells, so in the order of places all of one
+ * cell's come before all of the next one's, however many cells there are.
  */
 struct session *
 shard_at(const struct shard *sh, uint64_t *place, size_t *steps)
 {
-	const struct htab	*t;
-	struct session		*s;
-	uint64_t		 span;	/* of places that one cell has */
+	const struct spread_part *p;
+	struct session		 *s;
+	uint64_t		  key, number;
+	size_t			  home;
 
 	for (; *steps > 0; --*steps) {
-		t = spread_part(&sh->handles, *place);
-		span = UINT64_C(1) << 56;
-		if (t->n > 0) {
-			s = lowest(t, (size_t)reversed(*place << 8) & t->mask,
-			    *place, steps);
-			if (s != NULL) {
+		number = *place >> 56;
+		p = &sh->handles.part[number];
+		key = UINT64_C(1) << 32;	/* the next part's */
+		if (p->n > 0) {
+			home = spread_home(p, *place >> 24 & UINT32_MAX);
+			if ((s = lowest(p, home, *place, steps)) != NULL) {
 				*place = shard_place(s);
 				--*steps;
 				return s;
 			}
-			span >>= __builtin_popcountll(t->mask);
+			/* The first that is due to the next cell. */
+			key = (((uint64_t)home + 1) << 32) + p->cap - 1;
+			key /= p->cap;
 		}
-		if ((*place = (*place | (span - 1)) + 1) == 0)
+		if ((*place = (number << 56) + (key << 24)) == 0)
 			return NULL;		/* it was the last cell */
 	}
 	return NULL;

@@ -1,4 +1,4 @@
-/* base/htab.h and base/wheel.h: against a plain model, with seeded chance. */
+/* base/htab.h, base/spread.h and base/wheel.h: against a plain model, with seeded chance. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "base/htab.h"
+#include "base/spread.h"
 #include "base/util.h"
 #include "base/wheel.h"
 
@@ -73,6 +74,126 @@ finds_what_is_in_and_nothing_else(void **state UNUSED)
 	assert_int_equal(t.n, 0);
 	assert_true(t.mask + 1 <= 64);		/* it shrank */
 	htab_fini(&t);
+}
+
+static int
+is_spread(struct spread *sp, struct item *it)
+{
+	void	*p;
+	size_t	 i;
+
+	for (i = spread_first(sp, it->hash);
+	    (p = spread_at(sp, it->hash, &i)) != NULL; i++)
+		if (p == it)
+			return 1;
+	return 0;
+}
+
+/* Every item is given once, and nothing else. */
+static size_t
+walked(struct spread *sp)
+{
+	struct item	*it;
+	unsigned	 part = 0;
+	size_t		 cell = 0, n = 0;
+
+	while ((it = spread_next(sp, &part, &cell)) != NULL) {
+		assert_int_equal(it->in, 1);
+		it->in = 2;
+		n++;
+	}
+	for (part = 0, cell = 0; (it = spread_next(sp, &part, &cell)) != NULL;)
+		it->in = 1;
+	return n;
+}
+
+/* kind 0: hashes like any; 1: all of three parts, and many share one; 2: keys
+ * at both ends, so that what is due to the last cells lies in the first. */
+static uint64_t
+hash_of_kind(uint64_t *s, int kind)
+{
+	uint64_t h = next_random(s);
+
+	if (kind == 1)
+		return h % 3 << 56 | (h >> 8) % 500 * 8589934;
+	if (kind == 2)
+		return (uint64_t)(uint32_t)((h >> 32) % 40 - 20) |
+		    (h & 1) << 56;
+	return h;
+}
+
+static void
+a_spread_finds_what_is_in(void **state UNUSED)
+{
+	static struct item items[ITEMS * 10];
+	struct spread	   sp = { .n = 0 };
+	uint64_t	   s = 43;
+	size_t		   n, i, k, all;
+	int		   kind;
+
+	for (kind = 0; kind < 3; kind++) {
+		all = kind == 0 ? NELEM(items) : kind == 1 ? ITEMS : 200;
+		for (i = n = 0; i < all; i++)
+			items[i] = (struct item){ hash_of_kind(&s, kind), 0 };
+		for (i = 0; i < 100000; i++) {
+			k = next_random(&s) % all;
+			if (items[k].in) {
+				spread_del(&sp, items[k].hash, &items[k]);
+				n--;
+			} else {
+				assert_int_equal(spread_add(&sp,
+				    items[k].hash, &items[k]), 0);
+				n++;
+			}
+			items[k].in = !items[k].in;
+			assert_int_equal(sp.n, n);
+			k = next_random(&s) % all;
+			assert_int_equal(is_spread(&sp, &items[k]),
+			    items[k].in);
+		}
+		assert_int_equal(walked(&sp), n);
+		for (i = 0; i < all; i++) {
+			assert_int_equal(is_spread(&sp, &items[i]),
+			    items[i].in);
+			if (items[i].in)
+				spread_del(&sp, items[i].hash, &items[i]);
+		}
+		assert_int_equal(sp.n, 0);
+		for (i = 0; i < SPREAD_PARTS; i++)	/* all given back */
+			assert_null(sp.part[i].items);
+	}
+	spread_fini(&sp);
+}
+
+/* Larger keys are due to later cells, at most 7/8 of which are taken. */
+static void
+a_spread_keeps_its_order(void **state UNUSED)
+{
+	static struct item	 items[ITEMS];
+	struct spread		 sp = { .n = 0 };
+	const struct spread_part *p = &sp.part[7];
+	uint64_t		 s = 44;
+	size_t			 i;
+
+	for (i = 0; i < ITEMS; i++) {
+		items[i].hash = UINT64_C(7) << 56 |
+		    (uint32_t)next_random(&s);
+		assert_int_equal(spread_add(&sp, items[i].hash, &items[i]),
+		    0);
+		assert_true(p->n * 8 <= p->cap * 7);
+		assert_true(i < 100 || p->n * 2 > p->cap);
+	}
+	for (i = 1; i < ITEMS; i++) {
+		uint32_t a = spread_key(items[i - 1].hash);
+		uint32_t b = spread_key(items[i].hash);
+
+		assert_true(a <= b ?
+		    spread_home(p, a) <= spread_home(p, b) :
+		    spread_home(p, a) >= spread_home(p, b));
+	}
+	assert_int_equal(spread_home(p, UINT32_MAX), p->cap - 1);
+	spread_fini(&sp);
+	assert_int_equal(sp.n, 0);
 }
 
 struct timer {
@@ -167,6 +288,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(finds_what_is_in_and_nothing_else),
+		cmocka_unit_test(a_spread_finds_what_is_in),
+		cmocka_unit_test(a_spread_keeps_its_order),
 		cmocka_unit_test(nothing_fires_early_or_is_forgotten),
 		cmocka_unit_test(a_node_may_be_set_again_while_it_is_handed_out),
 	};
