@@ -4,7 +4,7 @@
 #include <string.h>
 #include <xxhash.h>
 #include "base/err.h"
-#include "base/htab.h"
+#include "base/spread.h"
 #include "base/util.h"
 
 /*
@@ -22,7 +22,6 @@ struct shape {
 };
 
 struct anchor {
-	uint64_t	 hash;		/* of the literal levels, folded */
 	uint16_t	 depth;
 	uint16_t	 nshapes, cap;
 	uint16_t	 prefix_len;	/* bytes of text, without the slash */
@@ -34,7 +33,7 @@ struct anchor {
 struct index {
 	uint64_t	     seed;
 	struct index_limits  lim;
-	struct htab	     plain, wild, anchors;
+	struct spread	     plain, wild, anchors;
 	size_t		     nsubs;
 	uint32_t	     at_depth[INDEX_LEVELS_MAX + 1];	/* anchors */
 	uint32_t	     depth_max;
@@ -42,6 +41,8 @@ struct index {
 	size_t		     nfound, cap_found;
 	uint64_t	     level_hash[INDEX_LEVELS_MAX + 1];
 };
+
+enum { CAP_LOG_MAX = 30 };		/* index_sub.own has as many bits */
 
 #define HASH_PLUS	UINT64_C(0x9ae16a3b2f90404f)
 #define HASH_HASH	UINT64_C(0xc3a5c85c97cb3127)
@@ -68,9 +69,6 @@ index_new(uint64_t seed, const struct index_limits *lim)
 		return NULL;
 	ix->seed = seed;
 	ix->lim = *lim;
-	htab_init(&ix->plain);
-	htab_init(&ix->wild);
-	htab_init(&ix->anchors);
 	return ix;
 }
 
@@ -105,32 +103,33 @@ anchor_free(struct anchor *a)
 }
 
 static void
-free_filters(struct htab *t)
+free_filters(struct spread *t)
 {
-	size_t i;
+	struct index_filter	*f;
+	unsigned		 part = 0;
+	size_t			 i = 0;
 
-	for (i = 0; t->cells != NULL && i <= t->mask; i++)
-		if (t->cells[i].item != NULL)
-			filter_free(t->cells[i].item);
-	htab_fini(t);
+	while ((f = spread_next(t, &part, &i)) != NULL)
+		filter_free(f);
+	spread_fini(t);
 }
 
 void
 index_free(struct index **pix)
 {
 	struct index	*ix = *pix;
-	size_t		 i;
+	struct anchor	*a;
+	unsigned	 part = 0;
+	size_t		 i = 0;
 
 	*pix = NULL;
 	if (ix == NULL)
 		return;
 	free_filters(&ix->plain);
 	free_filters(&ix->wild);
-	for (i = 0; ix->anchors.cells != NULL && i <= ix->anchors.mask; i++) {
-		if (ix->anchors.cells[i].item != NULL)
-			anchor_free(ix->anchors.cells[i].item);
-	}
-	htab_fini(&ix->anchors);
+	while ((a = spread_next(&ix->anchors, &part, &i)) != NULL)
+		anchor_free(a);
+	spread_fini(&ix->anchors);
 	free(ix->found);
 	free(ix);
 }
@@ -202,12 +201,12 @@ static struct index_filter *
 lookup(const struct index *ix, const struct parts *p, const char *text,
     size_t len)
 {
-	const struct htab   *t = p->wild ? &ix->wild : &ix->plain;
+	const struct spread *t = p->wild ? &ix->wild : &ix->plain;
 	struct index_filter *f;
 	size_t		     i;
 
-	for (i = htab_first(t, p->hash); (f = htab_at(t, p->hash, &i)) != NULL;
-	    i++)
+	for (i = spread_first(t, p->hash);
+	    (f = spread_at(t, p->hash, &i)) != NULL; i++)
 		if (f->len == len && memcmp(f->text, text, len) == 0)
 			return f;
 	return NULL;
@@ -256,8 +255,8 @@ anchor_find(const struct index *ix, const struct parts *p, const char *text)
 	struct anchor	*a;
 	size_t		 i;
 
-	for (i = htab_first(&ix->anchors, p->anchor_hash);
-	    (a = htab_at(&ix->anchors, p->anchor_hash, &i)) != NULL; i++)
+	for (i = spread_first(&ix->anchors, p->anchor_hash);
+	    (a = spread_at(&ix->anchors, p->anchor_hash, &i)) != NULL; i++)
 		if (a->depth == p->depth && a->prefix_len == p->prefix_len &&
 		    memcmp(a->prefix, text, p->prefix_len) == 0)
 			return a;
@@ -275,6 +274,18 @@ shape_find(const struct anchor *a, const struct shape *s)
 	return NULL;
 }
 
+/* Is that f's anchor? There is no wildcard in a prefix, and behind f's one. */
+static bool
+stands_at(const struct index_filter *f, const struct anchor *a)
+{
+	size_t at = a->depth == 0 ? 0 : a->prefix_len + 1u;
+
+	return f->wild && f->len > at &&
+	    (f->text[at] == '+' || f->text[at] == '#') &&
+	    (at == 0 || f->text[at - 1] == '/') &&
+	    memcmp(f->text, a->prefix, a->prefix_len) == 0;
+}
+
 /* How many shapes this owner has at anchor a, and whether s is among them. */
 static uint32_t
 owner_shapes(const struct index *ix, const struct index_owner *o,
@@ -289,7 +300,7 @@ owner_shapes(const struct index *ix, const struct index_owner *o,
 	for (i = o->n; i-- > 0 && !*has && n < NELEM(seen);) {
 		const struct index_filter *f = o->links[i].filter;
 
-		if (f->anchor != a || parts_of(ix, f->text, f->len, &p) < 0)
+		if (!stands_at(f, a) || parts_of(ix, f->text, f->len, &p) < 0)
 			continue;
 		*has = same_shape(&p.shape, s);
 		for (k = 0; k < n && !same_shape(&seen[k], &p.shape); k++)
@@ -314,8 +325,7 @@ grow(void *old, const void *one, size_t n, size_t cap, size_t size)
 
 /* The anchor for p with one more filter counted in its shape. */
 static int
-anchor_hold(struct index *ix, const struct parts *p, const char *text,
-    struct anchor **out)
+anchor_hold(struct index *ix, const struct parts *p, const char *text)
 {
 	struct anchor	*a, *fresh = NULL;
 	struct shape	*s, *grown;
@@ -324,7 +334,6 @@ anchor_hold(struct index *ix, const struct parts *p, const char *text,
 	if ((a = anchor_find(ix, p, text)) == NULL) {
 		if ((a = fresh = calloc(1, sizeof(*a) + p->prefix_len)) == NULL)
 			return ERR_NOMEM;
-		a->hash = p->anchor_hash;
 		a->depth = p->depth;
 		a->prefix_len = (uint16_t)p->prefix_len;
 		memcpy(a->prefix, text, p->prefix_len);
@@ -346,7 +355,8 @@ anchor_hold(struct index *ix, const struct parts *p, const char *text,
 			a->shapes = grown;
 			a->cap = cap;
 		}
-		if (fresh != NULL && htab_add(&ix->anchors, a->hash, a) < 0)
+		if (fresh != NULL && spread_add(&ix->anchors,
+		    p->anchor_hash, a) < 0)
 			goto fail;
 		s = &a->shapes[a->nshapes++];
 		*s = p->shape;
@@ -358,7 +368,6 @@ anchor_hold(struct index *ix, const struct parts *p, const char *text,
 		}
 	}
 	s->nfilters++;
-	*out = a;
 	return 0;
 
 fail:
@@ -367,21 +376,39 @@ fail:
 	return rc;
 }
 
+/* The anchor for p, which is there, with one filter less in its shape. */
 static void
-anchor_release(struct index *ix, struct anchor *a, const struct shape *shape)
+anchor_release(struct index *ix, const struct parts *p, const char *text)
 {
-	struct shape *s = shape_find(a, shape);
+	struct anchor	*a = anchor_find(ix, p, text);
+	struct shape	*s = shape_find(a, &p->shape);
 
 	if (--s->nfilters > 0)
 		return;
 	*s = a->shapes[--a->nshapes];
 	if (a->nshapes > 0)
 		return;
-	htab_del(&ix->anchors, a->hash, a);
+	spread_del(&ix->anchors, p->anchor_hash, a);
 	ix->at_depth[a->depth]--;
 	while (ix->depth_max > 0 && ix->at_depth[ix->depth_max] == 0)
 		ix->depth_max--;
 	anchor_free(a);
+}
+
+/* The text lies in what is padding behind the others: very many are short. */
+static struct index_filter *
+filter_alloc(const char *text, size_t len)
+{
+	size_t			 size = offsetof(struct index_filter, text) +
+				     len + 1;
+	struct index_filter	*f = calloc(1, MAX(size, sizeof(*f)));
+
+	if (f == NULL)
+		return NULL;
+	f->subs = &f->one;
+	f->len = (uint16_t)len;
+	memcpy(f->text, text, len);
+	return f;
 }
 
 static int
@@ -389,26 +416,21 @@ filter_new(struct index *ix, const struct parts *p, const char *text,
     size_t len, struct index_filter **out)
 {
 	struct index_filter	*f;
-	struct anchor		*a = NULL;
 	int			 rc;
 
-	if ((f = calloc(1, sizeof(*f) + len + 1)) == NULL)
+	if ((f = filter_alloc(text, len)) == NULL)
 		return ERR_NOMEM;
-	f->subs = &f->one;
-	f->cap = 1;
-	f->len = (uint16_t)len;
-	memcpy(f->text, text, len);
-	if (p->wild && (rc = anchor_hold(ix, p, text, &a)) < 0)
+	f->wild = p->wild;
+	if (p->wild && (rc = anchor_hold(ix, p, text)) < 0)
 		goto free_filter;
-	f->anchor = a;
-	if ((rc = htab_add(p->wild ? &ix->wild : &ix->plain, p->hash, f)) < 0)
+	if ((rc = spread_add(p->wild ? &ix->wild : &ix->plain, p->hash, f)) < 0)
 		goto release_anchor;
 	*out = f;
 	return 0;
 
 release_anchor:
-	if (a != NULL)
-		anchor_release(ix, a, &p->shape);
+	if (p->wild)
+		anchor_release(ix, p, text);
 free_filter:
 	free(f);
 	return rc;
@@ -422,7 +444,7 @@ share_new(struct index_filter *f, const struct slice *name,
 	struct index_filter	*g;
 	struct index_share	*s;
 
-	g = calloc(1, sizeof(*g) + f->len + 1u);
+	g = filter_alloc(f->text, f->len);
 	s = calloc(1, sizeof(*s) + name->len + 1);
 	if (g == NULL || s == NULL) {
 		free(g);
@@ -430,11 +452,7 @@ share_new(struct index_filter *f, const struct slice *name,
 		return ERR_NOMEM;
 	}
 	g->is_group = true;
-	g->subs = &g->one;
-	g->cap = 1;
-	g->anchor = f->anchor;
-	g->len = f->len;
-	memcpy(g->text, f->text, f->len);
+	g->wild = f->wild;
 	g->share = s;
 	s->group = g;
 	s->base = f;
@@ -472,11 +490,11 @@ index_filter_drop(struct index *ix, struct index_filter *f)
 	if (f->share != NULL)
 		return;
 	(void)parts_of(ix, f->text, f->len, &p);
-	if (f->anchor != NULL) {
-		htab_del(&ix->wild, p.hash, f);
-		anchor_release(ix, f->anchor, &p.shape);
+	if (f->wild) {
+		spread_del(&ix->wild, p.hash, f);
+		anchor_release(ix, &p, f->text);
 	} else {
-		htab_del(&ix->plain, p.hash, f);
+		spread_del(&ix->plain, p.hash, f);
 	}
 	filter_free(f);
 }
@@ -530,13 +548,13 @@ link_add(struct index_owner *o, struct index_filter *f,
 		o->links = links;
 		o->cap = cap;
 	}
-	if (f->nsubs == f->cap) {
-		cap = f->cap * 2;
-		if ((subs = grow(f->subs == &f->one ? NULL : f->subs, &f->one,
-		    f->nsubs, cap, sizeof(*subs))) == NULL)
+	if (f->nsubs >> f->cap_log > 0) {
+		if (f->cap_log >= CAP_LOG_MAX || (subs = grow(f->subs ==
+		    &f->one ? NULL : f->subs, &f->one, f->nsubs,
+		    (size_t)2 << f->cap_log, sizeof(*subs))) == NULL)
 			return ERR_NOMEM;
 		f->subs = subs;
-		f->cap = cap;
+		f->cap_log++;
 	}
 	o->links[o->n].filter = f;
 	o->links[o->n].pos = f->nsubs;
@@ -765,7 +783,8 @@ is_shaped(const struct index_filter *f, const struct anchor *a,
 	const char	*s = f->text + a->prefix_len, *end = f->text + f->len;
 	uint32_t	 k = 0;
 
-	if (f->anchor != a)
+	if (f->len <= a->prefix_len ||
+	    memcmp(f->text, a->prefix, a->prefix_len) != 0)
 		return false;
 	s += a->depth > 0;		/* the slash behind the prefix */
 	for (; s < end && *s != '#'; k++, s++) {
@@ -781,8 +800,8 @@ is_shaped(const struct index_filter *f, const struct anchor *a,
 }
 
 static int
-match_anchor(struct index *ix, const struct anchor *a, const char *topic,
-    size_t len, uint32_t nlevels)
+match_anchor(struct index *ix, const struct anchor *a, uint64_t hash,
+    const char *topic, size_t len, uint32_t nlevels)
 {
 	struct index_filter	*f;
 	uint32_t		 rest = nlevels - a->depth, k, n;
@@ -796,14 +815,14 @@ match_anchor(struct index *ix, const struct anchor *a, const char *topic,
 
 		if (sh->hash ? rest < sh->levels : rest != sh->levels)
 			continue;
-		h = a->hash;
+		h = hash;
 		for (k = 0, n = sh->levels; k < n; k++)
 			h = fold(h, sh->plus[k / 64] >> k % 64 & 1 ?
 			    HASH_PLUS : ix->level_hash[a->depth + k]);
 		if (sh->hash)
 			h = fold(h, HASH_HASH);
-		for (i = htab_first(&ix->wild, h);
-		    (f = htab_at(&ix->wild, h, &i)) != NULL; i++)
+		for (i = spread_first(&ix->wild, h);
+		    (f = spread_at(&ix->wild, h, &i)) != NULL; i++)
 			if (really_matches(f, topic, len) &&
 			    LIKELY(is_shaped(f, a, sh)) && (rc = found_add(ix, f)) < 0)
 				return rc;
@@ -833,10 +852,10 @@ match_wild(struct index *ix, const char *topic, size_t len)
 	for (d = 0; d <= nlevels && d <= ix->depth_max; d++) {
 		/* [MQTT-4.7.2-1]: no leading wildcard for $ topics. */
 		if (ix->at_depth[d] > 0 && !(d == 0 && *topic == '$'))
-			for (i = htab_first(&ix->anchors, h);
-			    (a = htab_at(&ix->anchors, h, &i)) != NULL; i++)
+			for (i = spread_first(&ix->anchors, h);
+			    (a = spread_at(&ix->anchors, h, &i)) != NULL; i++)
 				if (a->depth == d && (rc = match_anchor(ix, a,
-				    topic, len, nlevels)) < 0)
+				    h, topic, len, nlevels)) < 0)
 					return rc;
 		if (d < nlevels)
 			h = fold(h, ix->level_hash[d]);
@@ -856,8 +875,8 @@ index_match(struct index *ix, const char *topic, size_t len,
 	ix->nfound = 0;
 	if (ix->plain.n > 0) {
 		h = hash_bytes(ix, topic, len);
-		for (i = htab_first(&ix->plain, h);
-		    (f = htab_at(&ix->plain, h, &i)) != NULL; i++) {
+		for (i = spread_first(&ix->plain, h);
+		    (f = spread_at(&ix->plain, h, &i)) != NULL; i++) {
 			if (f->len == len && memcmp(f->text, topic, len) == 0) {
 				if ((rc = found_add(ix, f)) < 0)
 					return rc;
@@ -872,15 +891,15 @@ index_match(struct index *ix, const char *topic, size_t len,
 }
 
 static int
-each_in(struct htab *t, int (*each)(void *, struct index_filter *), void *ctx)
+each_in(const struct spread *t, int (*each)(void *, struct index_filter *),
+    void *ctx)
 {
 	struct index_filter	*f;
 	struct index_share	*s;
-	size_t			 i;
+	unsigned		 part = 0;
+	size_t			 i = 0;
 
-	for (i = 0; t->cells != NULL && i <= t->mask; i++) {
-		if ((f = t->cells[i].item) == NULL)
-			continue;
+	while ((f = spread_next(t, &part, &i)) != NULL) {
 		if (each(ctx, f))
 			return 1;
 		for (s = f->share; s != NULL; s = s->next)

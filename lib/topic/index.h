@@ -43,14 +43,15 @@ struct index_sub {
 struct index_filter {
 	struct index_sub *subs;		/* &one as long as that is enough */
 	struct index_sub  one;
-	uint32_t	  nsubs, cap;
-	void		 *anchor;	/* NULL: no wildcard */
 	struct index_share *share;	/* its groups; a group's own */
 	uint32_t	  route_seq;	/* this, `told`, `dirty`: lib/route's */
+	uint32_t	  nsubs;
 	uint16_t	  len;
+	uint8_t		  cap_log;	/* there is room for 1 << cap_log */
 	bool		  is_group : 1;
 	bool		  dirty : 1;
 	bool		  told : 1;
+	bool		  wild : 1;
 	char		  text[];	/* NUL-terminated for logs */
 };
 
@@ -71,6 +72,7 @@ struct index_share {
 	char		  name[];	/* NUL-terminated for logs */
 };
 
+/* 12 bytes: there is one of each subscription. */
 struct index_link {
 	struct index_filter *filter;
 	uint32_t	     pos;	/* its place in filter->subs */

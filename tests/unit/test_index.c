@@ -387,6 +387,33 @@ shapes_are_bounded_by_client_and_anchor(void **state UNUSED)
 	index_free(&ix);
 }
 
+/* What begins alike is not yet at the same anchor. */
+static void
+an_anchor_is_told_from_one_that_looks_like_it(void **state UNUSED)
+{
+	const struct index_limits lim = { 1, 6 };
+	struct index_owner	 o = { 0 };
+	struct index		*ix = index_new(1, &lim);
+
+	assert_int_equal(subscribe(ix, &o, "+/a"), 1);
+	assert_int_equal(subscribe(ix, &o, "/+/a/b"), 1);
+	assert_int_equal(subscribe(ix, &o, "//+"), 1);
+	assert_int_equal(subscribe(ix, &o, "ab/+/c"), 1);
+	assert_int_equal(subscribe(ix, &o, "a/+"), 1);
+	assert_int_equal(subscribe(ix, &o, "ab/cd/#"), 1);
+	assert_int_equal(subscribe(ix, &o, "ab/cd"), 1);	/* at none */
+	assert_int_equal(subscribe(ix, &o, "+"), ERR_FULL);
+	assert_int_equal(subscribe(ix, &o, "/+"), ERR_FULL);
+	assert_int_equal(subscribe(ix, &o, "//#"), ERR_FULL);
+	assert_int_equal(subscribe(ix, &o, "ab/#"), ERR_FULL);
+	assert_int_equal(subscribe(ix, &o, "a/+/+"), ERR_FULL);
+	assert_int_equal(subscribe(ix, &o, "ab/cd/+"), ERR_FULL);
+	assert_int_equal(matches(ix, "ab/cd"), 2);
+	drop_all(ix, &o);
+	assert_int_equal(index_nfilters(ix), 0);
+	index_free(&ix);
+}
+
 static void
 the_deepest_filter_is_one_of_128_levels(void **state UNUSED)
 {
@@ -441,6 +468,7 @@ main(void)
 		cmocka_unit_test(a_cursor_follows_the_member_that_moves),
 		cmocka_unit_test(members_are_put_in_order),
 		cmocka_unit_test(shapes_are_bounded_by_client_and_anchor),
+		cmocka_unit_test(an_anchor_is_told_from_one_that_looks_like_it),
 		cmocka_unit_test(the_deepest_filter_is_one_of_128_levels),
 		cmocka_unit_test(a_filter_is_found_by_its_text),
 	};
