@@ -36,7 +36,8 @@ endif
 # `make lint` prints what goes the other way) and the libraries it brings.
 
 MODULES	:= base log metric conf fault topic share mqtt window session retain \
-	   fib rib rlog load proto dump shm store journal report bus kv keep proc route
+	   fib rib rlog registrar move load proto dump shm store journal report \
+	   bus kv keep proc route
 
 DEPS_base    :=
 DEPS_log     := base
@@ -52,6 +53,8 @@ DEPS_retain  := base topic
 DEPS_fib     := base topic
 DEPS_rib     := base topic fib
 DEPS_rlog    := base
+DEPS_registrar := base
+DEPS_move    := base
 DEPS_load    := base
 DEPS_proto   := base
 DEPS_dump    := base mqtt topic proto
