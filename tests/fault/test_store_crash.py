@@ -297,7 +297,7 @@ def test_full_disk(make_node, topic, small_disk, killed):
                 crash.await_events(1 << 30, .5)
             os.unlink(filler)
             node.wait_metric("store_disk_full", lambda v: v == 0)
-            crash.full = False
             crash.all_ready()
+            crash.has_room()
             crash.progress()
     crash.check()

@@ -74,6 +74,7 @@ class Actor(threading.Thread):
         while True:
             where = self.rng.choice(self.crash.places)
             c = None
+            began = time.monotonic()
             try:
                 self.c = c = wire.Client(self.crash.node.addr(where),
                                          self.version)
@@ -83,7 +84,8 @@ class Actor(threading.Thread):
                     break
                 assert ack.reason in ((0x88, 0x89, 0x8b, 0x8e)
                                       if self.version >= wire.V5 else (3,)) or (
-                    ack.reason == 0x97 and self.crash.full), "%r" % ack
+                    ack.reason == 0x97 and self.crash.was_full(began)), \
+                    "%r" % ack
             except (OSError, wire.Closed):
                 pass
             if c is not None:
@@ -284,7 +286,7 @@ class Publisher(Actor):
         f = self.flying.get(p.pid)
         assert f is not None, "answer to nothing: %r" % p
         if (p.kind in (wire.PUBACK, wire.PUBREC) and p.reason == 0x97
-                and self.crash.full):
+                and self.crash.was_full(self.when[f[0], f[1]])):
             del self.flying[p.pid]      # not taken, and told so
             return
         if p.kind == wire.PUBACK and self.qos == 1:
@@ -322,6 +324,7 @@ class Crash:
         self.over = False               # no more journeys
         self.started = False
         self.full = False               # the disk: new work may be refused
+        self.room_since = 0
         self.killed = collections.Counter()
 
     # Who takes part
@@ -372,6 +375,17 @@ class Crash:
         if self.started:
             actor.start()
         return actor
+
+    def was_full(self, then):
+        """May what was begun then be refused?"""
+        return self.full or then < self.room_since
+
+    def has_room(self):
+        """All listeners know that the disk has room."""
+        self.node.wait(lambda s: self.node.logs().count("full=0") >=
+                       self.node.logs().count("full=1"))
+        self.room_since = time.monotonic()
+        self.full = False
 
     # While it runs
 
