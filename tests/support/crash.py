@@ -561,6 +561,11 @@ class Crash:
         self.await_all("subscribed",
                        lambda a: a in self.pubs or a.subscribed is not None)
         self.progress()
+        # There is something for the last who came, too.
+        last = max(s.subscribed for s in self.subs)
+        self.await_all("acknowledged", lambda a: a in self.subs or all(
+            any(a.when[t, n] > last for n in list(a.acked[t]))
+            for t in a.topics))
         for p in self.pubs:
             p.finish.set()
         self.await_all("answered", lambda a: a in self.subs or a.is_done())
