@@ -225,7 +225,7 @@ run(unsigned from, unsigned n, unsigned count, double rate, bool subscribes)
 			    (unsigned)(random % n), subscribes);
 			begun++;
 		}
-		got = epoll_wait(ep, events, CONNS, rate > 0 ? 0 : -1);
+		got = epoll_wait(ep, events, CONNS, rate > 0 ? 1 : -1);
 		for (k = 0; k < got; k++)
 			ended += take(events[k].data.ptr, !subscribes);
 	}
