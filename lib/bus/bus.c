@@ -152,7 +152,7 @@ send_shared(void *z, struct blob *blob, const uint8_t *at, size_t len,
 void
 bus_envelope(const struct bus *b, Envelope *e, enum kind kind)
 {
-	memset(e, 0, sizeof(*e));
+	envelope_init(e);
 	e->kind = kind;
 	e->clock = b->clock;
 }
@@ -285,6 +285,8 @@ router_wait(struct bus *b)
 		return;
 	b->router_waits = true;
 	ev_io_stop(b->loop, &b->router.io);	/* it would not let us sleep */
+	if (b->outer.z != NULL)
+		ev_io_stop(b->loop, &b->outer.io);
 }
 
 static void
@@ -295,6 +297,10 @@ router_go_on(struct bus *b)
 	b->router_waits = false;
 	ev_io_start(b->loop, &b->router.io);
 	sock_todo(&b->router);
+	if (b->outer.z != NULL) {
+		ev_io_start(b->loop, &b->outer.io);
+		sock_todo(&b->outer);
+	}
 }
 
 static void
@@ -304,7 +310,7 @@ sock_drain(struct bus *b, struct sock *s)
 
 	switch (s->kind) {
 	case SOCK_ROUTER:
-		if (!b->paused && !b->holding && router_drain(b))
+		if (!b->paused && !b->holding && router_drain(b, s))
 			return;
 		if (b->paused || b->holding)
 			router_wait(b);
@@ -318,6 +324,12 @@ sock_drain(struct bus *b, struct sock *s)
 		return;
 	case SOCK_MONITOR:
 		monitor_drain(s->link);
+		return;
+	case SOCK_RELAY_IN:
+	case SOCK_RELAY_OUT:
+	case SOCK_RELAY_MONITOR:
+		if (!relay_drain(s, &frames))
+			sock_todo(s);
 		return;
 	}
 }
@@ -341,6 +353,7 @@ on_check(EV_P_ ev_check *w, int revents UNUSED)
 		sock_drain(b, s);
 	}
 	links_reap(b, false);
+	relays_turn(b);
 }
 
 /*
@@ -523,6 +536,29 @@ bus_bind(struct bus *b)
 	return 0;
 }
 
+int
+bus_bind_outer(struct bus *b, const char *endpoint, bool ipv6,
+    const struct bus_secret *secret)
+{
+	void	*z;
+	int	 rc = ERR_IO, saved;
+
+	if ((z = zmq_socket(b->zctx, ZMQ_ROUTER)) == NULL)
+		return ERR_IO;
+	if (socket_options(z, ZMQ_ROUTER) < 0 ||
+	    socket_far(z, ipv6, secret, true) < 0 ||
+	    zmq_bind(z, endpoint) < 0 ||
+	    (rc = sock_open(b, &b->outer, SOCK_ROUTER, NULL, z)) < 0) {
+		saved = errno;
+		zmq_close(z);
+		errno = saved;
+		return rc;
+	}
+	if (b->router_waits)
+		ev_io_stop(b->loop, &b->outer.io);
+	return 0;
+}
+
 void
 bus_close(struct bus **bus)
 {
@@ -535,6 +571,7 @@ bus_close(struct bus **bus)
 	while ((p = b->peers) != NULL)
 		bus_peer_close(&p);
 	links_reap(b, true);
+	relays_fini(b);
 	ev_prepare_stop(b->loop, &b->prepare);
 	ev_check_stop(b->loop, &b->check);
 	ev_idle_stop(b->loop, &b->idle);
@@ -543,6 +580,7 @@ bus_close(struct bus **bus)
 	if (b->holding)
 		incoming_fini(&b->in);
 	sock_close(&b->router);
+	sock_close(&b->outer);
 	if (b->bound && strncmp(b->endpoint, "ipc://", 6) == 0)
 		(void)unlink(b->endpoint + 6);	/* libzmq leaves it */
 	conns_fini(b);
@@ -604,7 +642,9 @@ bus_frame_next(struct bus_frame *f, struct record *r)
 	while ((rc = record_next(&f->records, r)) == 1) {
 		if (record_qos(r) > 0)
 			f->urgent = true;
-		if (f->stream == NULL || stream_in_id(f->stream, r->id)) {
+		if (f->last == NULL || msgid_cmp(r->id, *f->last) > 0) {
+			if (f->last != NULL)
+				*f->last = r->id;
 			count(records_received);
 			return 1;
 		}
@@ -625,7 +665,9 @@ bus_dispatch(struct bus *b, struct bus_frame *f)
 	int			 rc;
 
 	for (r = b->accepts; r < b->accepts + b->naccepts; r++) {
-		if (r->kind != f->kind || (r->from & f->from.class) == 0 ||
+		if (r->kind != f->kind ||
+		    (r->from & f->from.class & PEER_ANY) == 0 ||
+		    (f->from.class & PEER_REMOTE & ~r->from) != 0 ||
 		    (r->states != 0 && (r->states & b->state) == 0))
 			continue;
 		if ((rc = r->handler(b->ctx, f)) == ERR_AGAIN || rc == 0)

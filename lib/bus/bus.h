@@ -34,13 +34,15 @@ struct ev_loop;
 struct bus;
 struct bus_peer;	/* one we send to */
 struct bus_frame;
+struct bus_relay;
 struct stream_in;
+struct stream_origin;
 
 #define BUS_NAME_MAX		64	/* process name, with the NUL */
 #define BUS_NODE_MAX		256
 #define BUS_ENDPOINT_MAX	108
 #define BUS_ADDR_MAX		112
-#define BUS_PEERS_MAX		512	/* opened at a time */
+#define BUS_PEERS_MAX		2048	/* opened at a time */
 /* A body that is not records: ROUTES, ATTACH, Query, Reply, ... */
 #define BUS_BODY_MAX		(512 * 1024)
 
@@ -54,6 +56,7 @@ enum peer_class {
 	PEER_TOOL	= 16,
 	PEER_OWNERS	= PEER_LISTENER | PEER_STORE,
 	PEER_ANY	= 31,
+	PEER_REMOTE	= 32,	/* in a rule: such ones of other nodes, too */
 };
 
 /* 0 if the name is none of ours. */
@@ -62,6 +65,7 @@ enum peer_class peer_class_of(const char *name);
 /* Where to answer somebody later; may be copied and kept. */
 struct bus_addr {
 	uint16_t	len;		/* 0: nobody */
+	uint16_t	via;		/* bytes of a relay's own, 0 if none */
 	uint8_t		id[BUS_ADDR_MAX];
 };
 
@@ -80,6 +84,11 @@ struct bus_from {
 struct bus_frame {
 	enum kind	 kind;
 	struct bus_from	 from;
+	/* Records that a cluster-link hands on: of which process, as
+	 * "listener.0@NODE", and which of its streams. NULL: of who sent it. */
+	const char	*origin;
+	uint64_t	 origin_incarnation;
+	uint32_t	 origin_slot;
 	uint64_t	 seq;		/* stream kinds */
 	uint64_t	 clock;		/* the sender's, ns since 1970 */
 	const uint8_t	*body;
@@ -88,6 +97,7 @@ struct bus_frame {
 	struct record_iter records;	/* KIND_RECORDS: use bus_frame_next */
 
 	struct stream_in *stream;	/* the bus's own */
+	struct msgid	*last;		/* the last id that came */
 	bool		 urgent;
 };
 
@@ -130,6 +140,13 @@ struct bus_events {
 	void (*credit)(void *ctx, struct bus_peer *p);
 	/* The peer welcomed us; also after each reconnection. */
 	void (*up)(void *ctx, struct bus_peer *p);
+	/* A process of another node may send to us. NULL: none may. */
+	bool (*admits)(void *ctx, const char *node);
+	/* A stream whose bus_frame_keep said user has ended, or its source
+	 * was replaced. */
+	void (*gone)(void *ctx, void *user);
+	/* A relay is connected with the other node, or no more. */
+	void (*relay)(void *ctx, struct bus_relay *r, bool up);
 	/* The connection broke, or the peer refused us. The stream stays and
 	 * goes on with the next `up`; when PEERS says that the process died,
 	 * bus_peer_close or bus_peer_move it. */
@@ -238,6 +255,13 @@ int bus_record(struct bus_peer *p, const struct record *r,
     struct blob *payload, uint64_t *seq);
 
 /*
+ * The same for who hands on what another process sent (stream_origin_new in
+ * stream.h): ids rise by origin, as they came, and are not looked at.
+ */
+int bus_record_of(struct bus_peer *p, struct stream_origin *origin,
+    const struct record *r, struct blob *payload, uint64_t *seq);
+
+/*
  * Append a frame of another stream kind (16..31), at most BUS_BODY_MAX bytes,
  * copied. It costs no credit and goes out after what was appended before.
  * ERR_FULL beyond stream_max bytes kept (events->credit tells when half of that
@@ -284,6 +308,85 @@ void bus_resume(struct bus *b);
 /* Nothing appended is unacknowledged (for draining). */
 bool bus_idle(const struct bus *b);
 bool bus_peer_idle(const struct bus_peer *p);	/* of one receiver */
+
+/* --- Between nodes ------------------------------------------------------ */
+
+/*
+ * A process sends to another node as it does to a neighbour: one stream, kept
+ * here until it is acknowledged. In between stands a cluster-link of its own
+ * node, which opens a *relay* for each other node and passes the messages on
+ * unread over one TCP connection; so it may die and lose nothing. The other end
+ * of the stream is a cluster-link of that node, which hands the records to its
+ * neighbours and acknowledges when these did.
+ *
+ *	listener.0 --ipc--> relay ==tcp==> cluster_link.0 --ipc--> listener.1
+ *
+ * The file of the ipc endpoint is there while the TCP connection is: who sends
+ * sees that as `lost` and `up`.
+ */
+
+/* The ipc endpoint of the relay for a node, of the link that has that endpoint
+ * of its own. ERR_INVAL if it does not fit BUS_ENDPOINT_MAX. */
+int bus_relay_endpoint(char out[BUS_ENDPOINT_MAX], const char *link,
+    const char *node);
+
+struct bus_secret {		/* CURVE, z85 with the NUL; lib/secret */
+	char	public[41], private[41];
+};
+
+struct bus_relay_opts {
+	const char	*node;		/* the other one */
+	const char	*endpoint;	/* of its link: tcp://HOST:PORT */
+	bool		 ipv6;
+	const struct bus_secret *secret;	/* NULL: no CURVE */
+	void		*user;
+};
+
+/* Connect, and again whenever the connection breaks. ERR_IO, ERR_INVAL,
+ * ERR_NOMEM. */
+int bus_relay_open(struct bus_relay **out, struct bus *b,
+    const struct bus_relay_opts *o);
+void bus_relay_close(struct bus_relay **r);
+void *bus_relay_user(const struct bus_relay *r);
+bool bus_relay_is_up(const struct bus_relay *r);
+/* Since a connection was last refused or given up by the other side before it
+ * was one: why, for a log; NULL if it was not. */
+const char *bus_relay_trouble(const struct bus_relay *r);
+
+/*
+ * Start a stream to another node, by way of the relay at this endpoint. As
+ * bus_peer_open; name is that of our link. Frames with durable records are
+ * kept until `stored`, others until `got`.
+ */
+int bus_peer_open_far(struct bus_peer **out, struct bus *b, const char *name,
+    const char *node, const char *endpoint, void *user);
+
+/* Another link relays: the stream goes on. */
+int bus_peer_reroute(struct bus_peer *p, const char *endpoint);
+
+/* The node it leads to; NULL: our own. */
+const char *bus_peer_node(const struct bus_peer *p);
+
+/* Take streams of other nodes at this TCP endpoint. ERR_IO (errno). */
+int bus_bind_outer(struct bus *b, const char *endpoint, bool ipv6,
+    const struct bus_secret *secret);
+
+/* What is consumed of a stream of another node is acknowledged only when the
+ * program says so. It keeps books in `user`, until events->gone. */
+void *bus_frame_kept(const struct bus_frame *f);
+void bus_frame_keep(struct bus_frame *f, void *user);
+
+/* What credit the frame costs: see bus_done. */
+size_t bus_frame_cost(const struct bus_frame *f);
+
+/* Of this stream all frames up to got are with those who wanted them live, of
+ * so many bytes in all since it was kept first, and those up to stored on
+ * disk. */
+void bus_done(struct bus *b, struct stream_in *s, uint64_t got,
+    uint64_t got_bytes, uint64_t stored);
+
+/* A node that is none of ours any more: forget its streams. */
+void bus_forget_node(struct bus *b, const char *node);
 
 /* --- From one process to its successor --------------------------------- */
 

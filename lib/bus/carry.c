@@ -12,7 +12,7 @@
 #include "proto/wire.h"
 
 enum piece { PIECE_BUS = 1, PIECE_STREAM, PIECE_FRAME, PIECE_OPEN,
-	     PIECE_SOURCE, PIECE_SLOT };
+	     PIECE_SOURCE, PIECE_SLOT, PIECE_ORIGIN };
 
 #define FIELDS_MAX	512	/* bytes of a piece, texts and bodies apart */
 
@@ -21,7 +21,7 @@ struct bus_row {
 };
 
 struct stream_row {
-	struct slice	name;
+	struct slice	name, node;
 	uint64_t	incarnation, stream, seq, sent_seq, got, stored,
 			got_bytes, appended, sent, granted, base, id_hi, id_lo;
 	bool		was_blocked, was_full;
@@ -64,6 +64,7 @@ static const struct wire_col stream_cols[] = {
 	{ 14, WIRE_U64, offsetof(struct stream_row, id_lo) },
 	{ 15, WIRE_BOOL, offsetof(struct stream_row, was_blocked) },
 	{ 16, WIRE_BOOL, offsetof(struct stream_row, was_full) },
+	{ 17, WIRE_SLICE, offsetof(struct stream_row, node) },
 };
 
 static const struct wire_col frame_cols[] = {
@@ -90,6 +91,20 @@ static const struct wire_col slot_cols[] = {
 	{ 5, WIRE_U64, offsetof(struct slot_row, taken) },
 	{ 6, WIRE_U64, offsetof(struct slot_row, id_hi) },
 	{ 7, WIRE_U64, offsetof(struct slot_row, id_lo) },
+};
+
+struct origin_row {
+	struct slice	name;
+	uint32_t	slot;
+	uint64_t	incarnation, id_hi, id_lo;
+};
+
+static const struct wire_col origin_cols[] = {
+	{ 1, WIRE_SLICE, offsetof(struct origin_row, name) },
+	{ 2, WIRE_U32, offsetof(struct origin_row, slot) },
+	{ 3, WIRE_U64, offsetof(struct origin_row, incarnation) },
+	{ 4, WIRE_U64, offsetof(struct origin_row, id_hi) },
+	{ 5, WIRE_U64, offsetof(struct origin_row, id_lo) },
 };
 
 /* --- Out --------------------------------------------------------------- */
@@ -165,7 +180,9 @@ tell_stream(const struct sink *s, const struct bus_peer *p)
 	};
 	int			 rc;
 
-	if ((rc = TELL(s, PIECE_STREAM, stream_cols, &r, 0)) < 0)
+	if (p->node != NULL)
+		r.node = text_of(p->node);
+	if ((rc = TELL(s, PIECE_STREAM, stream_cols, &r, r.node.len)) < 0)
 		return rc;
 	return tell_frames(s, o);
 }
@@ -195,12 +212,22 @@ tell_source(const struct sink *s, const struct conn *c)
 	return 0;
 }
 
+static int
+tell_origin(const struct sink *s, const struct origin *o)
+{
+	struct origin_row r = { text_of(o->name), o->slot, o->incarnation,
+	    o->last_id.hi, o->last_id.lo };
+
+	return TELL(s, PIECE_ORIGIN, origin_cols, &r, r.name.len);
+}
+
 int
 bus_export(const struct bus *b, bus_sink *put, void *ctx)
 {
 	struct sink		 s = { put, ctx };
 	struct bus_row		 r = { b->serial };
 	const struct bus_peer	*p;
+	struct origin		*o, *more;
 	struct conn		*c, *next;
 	int			 rc;
 
@@ -211,6 +238,9 @@ bus_export(const struct bus *b, bus_sink *put, void *ctx)
 			return rc;
 	HASH_ITER(hh, b->conns, c, next)
 		if (c->class != PEER_TOOL && (rc = tell_source(&s, c)) < 0)
+			return rc;
+	HASH_ITER(hh, b->origins, o, more)
+		if ((rc = tell_origin(&s, o)) < 0)
 			return rc;
 	return 0;
 }
@@ -266,13 +296,15 @@ take_stream(struct bus *b, const uint8_t *body, size_t len)
 	struct stream_out	*o;
 
 	memset(&r, 0, sizeof(r));
-	if (READ(&r, stream_cols, body, len) < 0 || r.incarnation == 0)
+	if (READ(&r, stream_cols, body, len) < 0 ||
+	    (r.incarnation == 0 && r.node.len == 0))
 		return ERR_PROTO;
 	if (b->ncarried >= BUS_PEERS_MAX)
 		return ERR_FULL;
 	if ((c = calloc(1, sizeof(*c))) == NULL)
 		return ERR_NOMEM;
 	if (!copy_text(c->name, sizeof(c->name), r.name) ||
+	    !copy_text(c->node, sizeof(c->node), r.node) ||
 	    peer_class_of(c->name) == 0) {
 		free(c);
 		return ERR_PROTO;
@@ -364,6 +396,23 @@ take_slot(struct bus *b, const uint8_t *body, size_t len)
 	return 0;
 }
 
+static int
+take_origin(struct bus *b, const uint8_t *body, size_t len)
+{
+	char			 name[BUS_NAME_MAX + BUS_NODE_MAX];
+	struct origin_row	 r;
+	struct origin		*o;
+
+	memset(&r, 0, sizeof(r));
+	if (READ(&r, origin_cols, body, len) < 0 ||
+	    !copy_text(name, sizeof(name), r.name))
+		return ERR_PROTO;
+	if ((o = origin_get(b, name, r.slot, r.incarnation)) == NULL)
+		return ERR_NOMEM;
+	o->last_id = (struct msgid){ r.id_hi, r.id_lo };
+	return 0;
+}
+
 int
 bus_import(struct bus *b, const void *piece, size_t len)
 {
@@ -384,6 +433,8 @@ bus_import(struct bus *b, const void *piece, size_t len)
 		return take_source(b, body, len - 1);
 	case PIECE_SLOT:
 		return take_slot(b, body, len - 1);
+	case PIECE_ORIGIN:
+		return take_origin(b, body, len - 1);
 	}
 	return ERR_PROTO;
 }
@@ -402,13 +453,15 @@ bus_import_end(struct bus *b)
 }
 
 struct carried *
-carried_take(struct bus *b, const char *name, uint64_t incarnation)
+carried_take(struct bus *b, const char *name, const char *node,
+    uint64_t incarnation)
 {
 	struct carried **at, *c;
 
 	for (at = &b->carried; (c = *at) != NULL; at = &c->next)
-		if (c->incarnation == incarnation &&
-		    strcmp(c->name, name) == 0) {
+		if (strcmp(c->name, name) == 0 && (node != NULL ?
+		    strcmp(c->node, node) == 0 :
+		    c->node[0] == '\0' && c->incarnation == incarnation)) {
 			*at = c->next;
 			b->ncarried--;
 			return c;

@@ -20,11 +20,27 @@ conn_find(struct bus *b, const void *id, size_t len)
 	return c;
 }
 
+/* Who keeps the books of a stream need not do so any longer. */
+static void
+in_gone(struct bus *b, struct stream_in *in)
+{
+	void *user = in->user;
+
+	in->user = NULL;
+	if (user != NULL && b->events != NULL && b->events->gone != NULL)
+		b->events->gone(b->ctx, user);
+}
+
 static void
 conn_free(struct bus *b, struct conn *c)
 {
 	struct conn **at;
+	uint32_t      slot;
 
+	for (slot = 0; slot < SLOTS_MAX; slot++)
+		in_gone(b, &c->in[slot]);
+	if (b->frame_conn == c)
+		b->frame_conn = NULL;
 	for (at = &b->acks; c->queued && *at != NULL; at = &(*at)->acks_next)
 		if (*at == c) {
 			*at = c->acks_next;
@@ -40,10 +56,15 @@ conn_free(struct bus *b, struct conn *c)
 void
 conns_fini(struct bus *b)
 {
-	struct conn *c, *next;
+	struct origin	*o, *more;
+	struct conn	*c, *next;
 
 	HASH_ITER(hh, b->conns, c, next)
 		conn_free(b, c);
+	HASH_ITER(hh, b->origins, o, more) {
+		HASH_DELETE(hh, b->origins, o);
+		free(o);
+	}
 }
 
 void
@@ -51,8 +72,10 @@ conns_see_peer(struct bus *b, struct bus_peer *p, bool open)
 {
 	struct conn *c, *next;
 
+	if (p->node != NULL)
+		return;
 	HASH_ITER(hh, b->conns, c, next)
-		if (c->incarnation == p->incarnation &&
+		if (c->incarnation == p->incarnation && !c->remote &&
 		    strcmp(c->name, p->name) == 0)
 			c->peer = open ? p : NULL;
 	if (b->holding && b->frame_conn != NULL)
@@ -74,7 +97,7 @@ tools_evict(struct bus *b)
 }
 
 static struct conn *
-conn_new(struct bus *b, const void *id, size_t len, const Hello *h,
+conn_new(struct bus *b, const struct bus_addr *from, const Hello *h,
     enum peer_class class, const struct msgid *last)
 {
 	struct bus_peer	*p;
@@ -85,8 +108,8 @@ conn_new(struct bus *b, const void *id, size_t len, const Hello *h,
 		tools_evict(b);
 	if ((c = calloc(1, sizeof(*c))) == NULL)
 		return NULL;
-	c->addr.len = (uint16_t)len;
-	memcpy(c->addr.id, id, len);
+	c->addr = *from;
+	c->remote = from->via > 0;
 	memcpy(c->name, h->name, sizeof(c->name));
 	memcpy(c->node, h->node, sizeof(c->node));
 	c->class = class;
@@ -94,15 +117,19 @@ conn_new(struct bus *b, const void *id, size_t len, const Hello *h,
 	if (class == PEER_TOOL)
 		b->ntools++;
 	DL_FOREACH(b->peers, p)
-		if (p->incarnation == c->incarnation &&
-		    strcmp(p->name, c->name) == 0)
+		if (p->incarnation == c->incarnation && !c->remote &&
+		    p->node == NULL && strcmp(p->name, c->name) == 0)
 			c->peer = p;
+	for (slot = 0; slot < SLOTS_MAX; slot++) {
+		c->in[slot].slot = slot;
+		c->in[slot].defers = c->remote;
+	}
 	/* The ids of a store rise over all its starts: what it sends again is
 	 * known by that. */
 	for (slot = 0; class == PEER_STORE && last != NULL &&
 	    slot < SLOTS_MAX; slot++)
 		c->in[slot].last_id = last[slot];
-	HASH_ADD(hh, b->conns, addr.id, len, c);
+	HASH_ADD(hh, b->conns, addr.id, c->addr.len, c);
 	return c;
 }
 
@@ -110,19 +137,18 @@ struct conn *
 conn_restore(struct bus *b, const char *name, const char *node,
     uint64_t incarnation)
 {
-	char	id[BUS_ADDR_MAX];
-	Hello	h = Hello_init_zero;
-	int	n;
+	struct bus_addr	from = { 0, 0, { 0 } };
+	Hello		h = Hello_init_zero;
 
-	n = snprintf(id, sizeof(id), "%s/%llx", name,
-	    (unsigned long long)incarnation);
-	if (conn_find(b, id, (size_t)n) != NULL ||
+	from.len = (uint16_t)snprintf((char *)from.id, sizeof(from.id),
+	    "%s/%llx", name, (unsigned long long)incarnation);
+	if (conn_find(b, from.id, from.len) != NULL ||
 	    HASH_COUNT(b->conns) >= CONNS_MAX)
 		return NULL;
 	memcpy(h.name, name, strlen(name) + 1);
 	memcpy(h.node, node, strlen(node) + 1);
 	h.incarnation = incarnation;
-	return conn_new(b, id, (size_t)n, &h, peer_class_of(name), NULL);
+	return conn_new(b, &from, &h, peer_class_of(name), NULL);
 }
 
 static void
@@ -139,24 +165,30 @@ conn_touch(struct bus *b, struct conn *c)
 
 /* 0, ERR_AGAIN, or ERR_NOTFOUND if nobody is connected by that address. */
 static int
-send_to(struct bus *b, const void *id, size_t idlen, const Envelope *e,
+send_to(struct bus *b, const struct bus_addr *to, const Envelope *e,
     const void *body, size_t len)
 {
-	uint8_t	head[ENVELOPE_MAX];
-	size_t	n = envelope_put(head, e);
-	int	more = body != NULL ? ZMQ_SNDMORE : 0;
+	uint8_t		 head[ENVELOPE_MAX];
+	size_t		 n = envelope_put(head, e);
+	struct sock	*s = to->via > 0 ? &b->outer : &b->router;
+	int		 more = body != NULL ? ZMQ_SNDMORE : 0;
 
-	sock_used(&b->router);
-	if (send_bytes(b->router.z, id, idlen, ZMQ_SNDMORE) < 0)
+	if (s->z == NULL)
+		return ERR_NOTFOUND;
+	sock_used(s);
+	if (send_bytes(s->z, to->id, to->via > 0 ? to->via : to->len,
+	    ZMQ_SNDMORE) < 0)
 		return errno == EAGAIN ? ERR_AGAIN : ERR_NOTFOUND;
-	if (send_bytes(b->router.z, head, n, more) < 0 ||
-	    (more && send_bytes(b->router.z, body, len, 0) < 0))
+	if ((to->via > 0 && send_bytes(s->z, to->id + to->via,
+	    (size_t)(to->len - to->via), ZMQ_SNDMORE) < 0) ||
+	    send_bytes(s->z, head, n, more) < 0 ||
+	    (more && send_bytes(s->z, body, len, 0) < 0))
 		return ERR_NOTFOUND;
 	return 0;
 }
 
 static int
-send_welcome(struct bus *b, const void *id, size_t idlen, const Hello *h,
+send_welcome(struct bus *b, const struct bus_addr *to, const Hello *h,
     const struct stream_in *in, WelcomeStatus status)
 {
 	uint8_t	 body[ENVELOPE_MAX];
@@ -177,7 +209,7 @@ send_welcome(struct bus *b, const void *id, size_t idlen, const Hello *h,
 		w.credit = stream_in_credit(in);
 		w.taken = in->taken;
 	}
-	return send_to(b, id, idlen, &e, body, welcome_put(body, &w));
+	return send_to(b, to, &e, body, welcome_put(body, &w));
 }
 
 static int
@@ -189,10 +221,10 @@ send_ack(struct bus *b, const struct conn *c, uint32_t slot)
 	memcpy(e.source, c->name, strlen(c->name) + 1);
 	e.slot = slot;
 	e.incarnation = c->incarnation;
-	e.got = c->in[slot].seq;
+	e.got = stream_in_got(&c->in[slot]);
 	e.stored = c->in[slot].stored;
 	e.credit = stream_in_credit(&c->in[slot]);
-	return send_to(b, c->addr.id, c->addr.len, &e, NULL, 0);
+	return send_to(b, &c->addr, &e, NULL, 0);
 }
 
 /* A welcome that is due: go on after what we have. */
@@ -203,7 +235,7 @@ flush_welcome(struct bus *b, struct conn *c, uint32_t slot)
 
 	h.slot = slot;
 	h.incarnation = c->incarnation;
-	if (send_welcome(b, c->addr.id, c->addr.len, &h, &c->in[slot],
+	if (send_welcome(b, &c->addr, &h, &c->in[slot],
 	    WELCOME_OK) == ERR_AGAIN)
 		return true;
 	c->welcome_due &= ~(1u << slot);
@@ -222,6 +254,8 @@ flush_slot(struct bus *b, struct conn *c, uint32_t slot, bool lazy_too)
 		return flush_welcome(b, c, slot);
 	if (!in->open || (in->frames == 0 && !in->urgent))
 		return false;
+	if (in->defers && !in->urgent)
+		return false;		/* bus_done() tells */
 	if (!lazy_too && !stream_in_ack_due(in))
 		return true;
 	if (send_ack(b, c, slot) == ERR_AGAIN)
@@ -263,7 +297,7 @@ bus_mark(struct bus *b)
 
 	HASH_ITER(hh, b->conns, c, next)
 		for (slot = 0; slot < SLOTS_MAX; slot++)
-			if (c->in[slot].open)
+			if (c->in[slot].open && !c->remote)
 				stream_in_mark(&c->in[slot]);
 }
 
@@ -286,8 +320,7 @@ send_single(struct bus *b, const struct conn *c, enum kind kind,
 	Envelope e;
 
 	bus_envelope(b, &e, kind);
-	return send_to(b, c->addr.id, c->addr.len, &e,
-	    len > 0 ? body : "", len);
+	return send_to(b, &c->addr, &e, len > 0 ? body : "", len);
 }
 
 void
@@ -343,14 +376,15 @@ bus_reply(struct bus *b, const struct bus_addr *to, enum kind kind,
 /* Is there another incarnation of that name? An older one is over: *last gets
  * the ids it came to. */
 static WelcomeStatus
-supersede(struct bus *b, const Hello *h, struct msgid *last)
+supersede(struct bus *b, const Hello *h, bool remote, struct msgid *last)
 {
 	struct conn	*c, *next;
 	uint32_t	 slot;
 
 	HASH_ITER(hh, b->conns, c, next) {
-		if (strcmp(c->name, h->name) != 0 ||
-		    c->incarnation == h->incarnation)
+		if (strcmp(c->name, h->name) != 0 || c->remote != remote ||
+		    c->incarnation == h->incarnation ||
+		    (remote && strcmp(c->node, h->node) != 0))
 			continue;
 		if (c->incarnation > h->incarnation)
 			return WELCOME_STALE;
@@ -362,12 +396,24 @@ supersede(struct bus *b, const Hello *h, struct msgid *last)
 	return WELCOME_OK;
 }
 
+/* Who says it comes from h->node: does it, and may it? */
+static bool
+node_ok(const struct bus *b, const Hello *h, enum peer_class class, bool remote)
+{
+	if (!remote)
+		return strcmp(h->node, b->node) == 0;
+	return (class & PEER_OWNERS) != 0 && h->node[0] != '\0' &&
+	    strcmp(h->node, b->node) != 0 && b->events != NULL &&
+	    b->events->admits != NULL && b->events->admits(b->ctx, h->node);
+}
+
 static WelcomeStatus
-hello_judge(struct bus *b, const void *id, size_t len, const Hello *h,
+hello_judge(struct bus *b, const struct bus_addr *from, const Hello *h,
     enum peer_class class, struct msgid *last)
 {
-	char want[BUS_ADDR_MAX];
-	int  n;
+	size_t len = (size_t)(from->len - from->via);
+	char   want[BUS_ADDR_MAX];
+	int    n;
 
 	if (h->version != PROTO_VERSION) {
 		count(hello_version);
@@ -375,21 +421,41 @@ hello_judge(struct bus *b, const void *id, size_t len, const Hello *h,
 	}
 	n = snprintf(want, sizeof(want), "%s/%llx", h->name,
 	    (unsigned long long)h->incarnation);
-	if (class == 0 || h->slot >= SLOTS_MAX || (class != PEER_TOOL &&
-	    (strcmp(h->node, b->node) != 0 || h->incarnation == 0 ||
-	    (size_t)n != len || memcmp(id, want, len) != 0))) {
+	if (class == 0 || h->slot >= SLOTS_MAX ||
+	    ((class != PEER_TOOL || from->via > 0) &&
+	    (!node_ok(b, h, class, from->via > 0) || h->incarnation == 0 ||
+	    (size_t)n != len || memcmp(from->id + from->via, want, len) != 0))) {
 		count(hello_name);
 		return WELCOME_NAME;
 	}
-	if (class != PEER_TOOL && supersede(b, h, last) != WELCOME_OK) {
+	if (class != PEER_TOOL &&
+	    supersede(b, h, from->via > 0, last) != WELCOME_OK) {
 		count(hello_stale);
 		return WELCOME_STALE;
 	}
 	return WELCOME_OK;
 }
 
+/* The same process as before, by way of another relay: its streams go on. */
+static struct conn *
+conn_reroute(struct bus *b, const struct bus_addr *from, const Hello *h)
+{
+	struct conn *c, *next;
+
+	HASH_ITER(hh, b->conns, c, next)
+		if (c->remote && c->incarnation == h->incarnation &&
+		    strcmp(c->name, h->name) == 0 &&
+		    strcmp(c->node, h->node) == 0) {
+			HASH_DELETE(hh, b->conns, c);
+			c->addr = *from;
+			HASH_ADD(hh, b->conns, addr.id, c->addr.len, c);
+			return c;
+		}
+	return NULL;
+}
+
 static void
-take_hello(struct bus *b, struct conn *c, const void *id, size_t idlen,
+take_hello(struct bus *b, struct conn *c, const struct bus_addr *from,
     const void *body, size_t len)
 {
 	struct msgid	 last[SLOTS_MAX] = { { 0, 0 } };
@@ -402,10 +468,12 @@ take_hello(struct bus *b, struct conn *c, const void *id, size_t idlen,
 		return;
 	}
 	class = peer_class_of(h.name);
-	status = hello_judge(b, id, idlen, &h, class, last);
+	status = hello_judge(b, from, &h, class, last);
+	if (status == WELCOME_OK && c == NULL && from->via > 0)
+		c = conn_reroute(b, from, &h);
 	if (status == WELCOME_OK && c == NULL &&
 	    (HASH_COUNT(b->conns) >= CONNS_MAX ||
-	    (c = conn_new(b, id, idlen, &h, class, last)) == NULL)) {
+	    (c = conn_new(b, from, &h, class, last)) == NULL)) {
 		count(hello_full);
 		status = WELCOME_FULL;
 	}
@@ -413,10 +481,12 @@ take_hello(struct bus *b, struct conn *c, const void *id, size_t idlen,
 		log_warn("bus.hello_refused", "from=%s status=%d version=%u",
 		    log_quote(h.name), (int)status, (unsigned)h.version);
 		/* Best effort: it will say hello again. */
-		(void)send_welcome(b, id, idlen, &h, NULL, status);
+		(void)send_welcome(b, from, &h, NULL, status);
 		return;
 	}
 	c->heard = b->turn;
+	if (c->in[h.slot].id != h.stream)
+		in_gone(b, &c->in[h.slot]);
 	if (class != PEER_TOOL)
 		stream_in_open(&c->in[h.slot], h.stream, h.base, b->credit);
 	c->welcome_due |= 1u << h.slot;
@@ -425,15 +495,21 @@ take_hello(struct bus *b, struct conn *c, const void *id, size_t idlen,
 
 /* --- Streams ----------------------------------------------------------- */
 
+size_t
+bus_frame_cost(const struct bus_frame *f)
+{
+	return f->kind == KIND_RECORDS ? f->len + f->payload.len : 0;
+}
+
 static void
 frame_done(struct bus *b)
 {
 	struct bus_frame *f = &b->frame;
-	size_t		  bytes = 0;
 
-	if (f->kind == KIND_RECORDS)
-		bytes = f->len + zmq_msg_size(&b->in.part[3]);
-	stream_in_taken(&b->frame_conn->in[b->frame_slot], bytes, f->urgent);
+	if (b->frame_conn == NULL)
+		return;			/* its source was replaced */
+	stream_in_taken(f->stream, bus_frame_cost(f),
+	    f->urgent && !f->stream->defers);
 	conn_touch(b, b->frame_conn);
 	count(frames_received);
 }
@@ -451,7 +527,7 @@ frame_fill(struct bus *b, struct conn *c, const Envelope *e)
 	f->len = zmq_msg_size(&b->in.part[2]);
 	f->from.name = c->name;
 	f->from.node = c->node;
-	f->from.class = c->class;
+	f->from.class = c->class | (c->remote ? PEER_REMOTE : 0);
 	f->from.incarnation = c->incarnation;
 	f->from.addr = c->addr;
 	f->from.peer = c->peer;
@@ -464,6 +540,70 @@ frame_fill(struct bus *b, struct conn *c, const Envelope *e)
 	record_iter_init(&f->records, f->body, f->len,
 	    zmq_msg_data(&b->in.part[3]), zmq_msg_size(&b->in.part[3]),
 	    e->count);
+}
+
+struct origin *
+origin_get(struct bus *b, const char *name, uint32_t slot,
+    uint64_t incarnation)
+{
+	struct {
+		uint32_t slot;
+		char	 name[sizeof(((Envelope *)0)->origin)];
+	}		 key;
+	size_t		 len = strlen(name);
+	struct origin	*o, *each, *next;
+
+	if (len >= sizeof(key.name))
+		return NULL;
+	key.slot = slot;
+	memcpy(key.name, name, len + 1);
+	len += sizeof(key.slot);
+	HASH_FIND(hh, b->origins, &key, len, o);
+	if (o == NULL && HASH_COUNT(b->origins) >= ORIGINS_MAX) {
+		HASH_ITER(hh, b->origins, each, next)
+			if (o == NULL || each->heard < o->heard)
+				o = each;
+		HASH_DELETE(hh, b->origins, o);
+		free(o);
+		o = NULL;
+	}
+	if (o == NULL) {
+		if ((o = calloc(1, sizeof(*o) + len + 1)) == NULL)
+			return NULL;
+		o->len = len;
+		o->slot = slot;
+		memcpy(o->name, name, strlen(name) + 1);
+		HASH_ADD_KEYPTR(hh, b->origins, &o->slot, o->len, o);
+	}
+	/* Ids of a store rise over all its starts. */
+	if (incarnation > o->incarnation) {
+		if (o->incarnation != 0 &&
+		    strncmp(name, "session_store.", 14) != 0)
+			o->last_id = (struct msgid){ 0, 0 };
+		o->incarnation = incarnation;
+	}
+	o->heard = b->turn;
+	return o;
+}
+
+/* Whose ids rise in this frame. False: it has to come again. */
+static bool
+frame_origin(struct bus *b, struct conn *c, const Envelope *e)
+{
+	struct bus_frame *f = &b->frame;
+	struct origin	 *o;
+
+	f->last = &f->stream->last_id;
+	if (e->origin[0] == '\0' || c->class != PEER_LINK)
+		return true;
+	if ((o = origin_get(b, e->origin, e->origin_slot,
+	    e->origin_incarnation)) == NULL)
+		return false;
+	f->last = &o->last_id;
+	f->origin = o->name;
+	f->origin_incarnation = o->incarnation;
+	f->origin_slot = o->slot;
+	return true;
 }
 
 static void
@@ -498,6 +638,11 @@ take_frame(struct bus *b, struct conn *c, const Envelope *e)
 	}
 	frame_fill(b, c, e);
 	b->frame.stream = in;
+	if (!frame_origin(b, c, e)) {
+		c->welcome_due |= 1u << e->slot;
+		conn_touch(b, c);
+		return;
+	}
 	b->frame.urgent = e->kind != KIND_RECORDS;
 	if (bus_dispatch(b, &b->frame) == ERR_AGAIN)
 		b->holding = true;
@@ -517,7 +662,8 @@ take_single(struct bus *b, struct conn *c, const Envelope *e)
 void
 router_again(struct bus *b)
 {
-	if (bus_dispatch(b, &b->frame) == ERR_AGAIN)
+	if (b->frame_conn != NULL &&
+	    bus_dispatch(b, &b->frame) == ERR_AGAIN)
 		return;
 	if (b->frame.stream != NULL)
 		frame_done(b);
@@ -526,16 +672,16 @@ router_again(struct bus *b)
 }
 
 static void
-router_take(struct bus *b)
+router_take(struct bus *b, struct bus_addr *from)
 {
 	const void	*id = zmq_msg_data(&b->in.part[0]);
 	const void	*body = zmq_msg_data(&b->in.part[2]);
 	size_t		 idlen = zmq_msg_size(&b->in.part[0]);
 	size_t		 len = zmq_msg_size(&b->in.part[2]);
-	Envelope	 e = Envelope_init_zero;
+	Envelope	 e;
 	struct conn	*c;
 
-	if (idlen == 0 || idlen > BUS_ADDR_MAX ||
+	if (idlen == 0 || from->via + idlen > BUS_ADDR_MAX ||
 	    envelope_get(&e, zmq_msg_data(&b->in.part[1]),
 	    zmq_msg_size(&b->in.part[1])) < 0 ||
 	    (e.kind != KIND_RECORDS && (len > BUS_BODY_MAX ||
@@ -546,9 +692,11 @@ router_take(struct bus *b)
 		log_debug("bus.malformed", "what=envelope");
 		return;
 	}
-	c = conn_find(b, id, idlen);
+	memcpy(from->id + from->via, id, idlen);
+	from->len = (uint16_t)(from->via + idlen);
+	c = conn_find(b, from->id, from->len);
 	if (e.kind == KIND_HELLO) {
-		take_hello(b, c, id, idlen, body, len);
+		take_hello(b, c, from, body, len);
 		return;
 	}
 	if (c == NULL) {
@@ -564,14 +712,47 @@ router_take(struct bus *b)
 		count(dropped_unaccepted);
 }
 
-bool
-router_drain(struct bus *b)
+/* What comes from another node has its relay's name in front. 1, ERR_AGAIN,
+ * ERR_PROTO. */
+static int
+via_recv(struct sock *s, struct bus_addr *from)
 {
-	size_t	bytes = 0;
-	int	rc, n;
+	zmq_msg_t m;
+	size_t	  n;
+	int	  rc = 1;
+
+	zmq_msg_init(&m);
+	if (zmq_msg_recv(&m, s->z, ZMQ_DONTWAIT) < 0) {
+		zmq_msg_close(&m);
+		return ERR_AGAIN;
+	}
+	n = zmq_msg_size(&m);
+	if (!zmq_msg_more(&m))
+		rc = ERR_PROTO;
+	else if (n == 0 || n >= BUS_ADDR_MAX)
+		from->via = BUS_ADDR_MAX;	/* too long for any more */
+	else
+		memcpy(from->id, zmq_msg_data(&m), from->via = (uint16_t)n);
+	zmq_msg_close(&m);
+	return rc;
+}
+
+bool
+router_drain(struct bus *b, struct sock *s)
+{
+	struct bus_addr	from;
+	size_t		bytes = 0;
+	int		rc, n;
 
 	for (n = 0; n < TURN_FRAMES && bytes < TURN_BYTES; n++) {
-		rc = incoming_recv(&b->in, b->router.z, 0, 2, 4);
+		from.via = 0;
+		if (s == &b->outer && (rc = via_recv(s, &from)) != 1) {
+			if (rc == ERR_AGAIN)
+				return true;
+			count(dropped_malformed);
+			continue;
+		}
+		rc = incoming_recv(&b->in, s->z, 0, 2, 4);
 		if (rc == ERR_AGAIN)
 			return true;
 		if (rc < 0) {
@@ -580,7 +761,7 @@ router_drain(struct bus *b)
 		}
 		bytes += zmq_msg_size(&b->in.part[2]) +
 		    zmq_msg_size(&b->in.part[3]);
-		router_take(b);
+		router_take(b, &from);
 		if (b->holding)
 			return false;
 		incoming_fini(&b->in);
@@ -588,4 +769,37 @@ router_drain(struct bus *b)
 			return false;
 	}
 	return false;
+}
+
+/* --- Streams of other nodes --------------------------------------------- */
+
+void *
+bus_frame_kept(const struct bus_frame *f)
+{
+	return f->stream->user;
+}
+
+void
+bus_frame_keep(struct bus_frame *f, void *user)
+{
+	f->stream->user = user;
+}
+
+void
+bus_done(struct bus *b, struct stream_in *s, uint64_t got, uint64_t got_bytes,
+    uint64_t stored)
+{
+	stream_in_done(s, got, got_bytes, stored);
+	if (s->urgent)
+		conn_touch(b, CONTAINER_OF(s - s->slot, struct conn, in[0]));
+}
+
+void
+bus_forget_node(struct bus *b, const char *node)
+{
+	struct conn *c, *next;
+
+	HASH_ITER(hh, b->conns, c, next)
+		if (c->remote && strcmp(c->node, node) == 0)
+			conn_free(b, c);
 }

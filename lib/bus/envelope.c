@@ -1,4 +1,5 @@
 #include "bus/envelope.h"
+#include "bus/bus.h"
 
 #include <assert.h>
 #include <string.h>
@@ -62,6 +63,12 @@ envelope_put(uint8_t out[ENVELOPE_MAX], const Envelope *e)
 	wire_put_uint(&w, Envelope_credit_tag, e->credit);
 	wire_put_fixed64(&w, Envelope_clock_tag, e->clock);
 	wire_put_bytes(&w, Envelope_destination_tag, text(e->destination));
+	if (e->origin[0] != '\0') {
+		wire_put_bytes(&w, Envelope_origin_tag, text(e->origin));
+		wire_put_uint(&w, Envelope_origin_incarnation_tag,
+		    e->origin_incarnation);
+		wire_put_uint(&w, Envelope_origin_slot_tag, e->origin_slot);
+	}
 	assert(!w.full);	/* ENVELOPE_MAX is above the sum of all bounds */
 	return wire_out_len(&w);
 }
@@ -106,6 +113,14 @@ get_field(Envelope *e, const struct wire_field *f)
 	case Envelope_destination_tag:
 		return f->is_bytes && get_text(e->destination,
 		    sizeof(e->destination), &f->bytes);
+	case Envelope_origin_tag:
+		return f->is_bytes &&
+		    get_text(e->origin, sizeof(e->origin), &f->bytes);
+	case Envelope_origin_slot_tag:
+		return !f->is_bytes && get_u32(&e->origin_slot, f->value);
+	case Envelope_origin_incarnation_tag:
+		e->origin_incarnation = f->value;
+		break;
 	case Envelope_kind_tag:
 		return !f->is_bytes && get_u32(&e->kind, f->value);
 	case Envelope_slot_tag:
@@ -136,6 +151,16 @@ get_field(Envelope *e, const struct wire_field *f)
 	return !f->is_bytes;
 }
 
+/* Not memset: most of it is room for texts that are mostly not there. */
+void
+envelope_init(Envelope *e)
+{
+	e->kind = e->slot = e->count = e->origin_slot = 0;
+	e->incarnation = e->seq = e->got = e->stored = e->credit = 0;
+	e->clock = e->origin_incarnation = 0;
+	e->source[0] = e->destination[0] = e->origin[0] = '\0';
+}
+
 int
 envelope_get(Envelope *e, const void *data, size_t len)
 {
@@ -145,10 +170,7 @@ envelope_get(Envelope *e, const void *data, size_t len)
 
 	if (len > ENVELOPE_MAX)
 		return ERR_PROTO;
-	e->kind = e->slot = e->count = 0;
-	e->incarnation = e->seq = e->got = e->stored = e->credit = 0;
-	e->clock = 0;
-	e->source[0] = e->destination[0] = '\0';
+	envelope_init(e);
 	wire_in_init(&in, data, len);
 	while ((rc = wire_next(&in, &f)) == 1)
 		if (!get_field(e, &f))
@@ -167,6 +189,11 @@ welcome_get(Welcome *w, const void *data, size_t len)
 {
 	return get(w, Welcome_fields, data, len);
 }
+
+enum {
+	FAR_HEARTBEAT_MS = 1000,
+	FAR_SILENT_MS = 5000
+};
 
 static const struct option {
 	int	type;			/* 0: every type */
@@ -197,4 +224,38 @@ socket_options(void *z, int type)
 	if (zmq_setsockopt(z, ZMQ_MAXMSGSIZE, &part_max, sizeof(part_max)) < 0)
 		return ERR_IO;
 	return 0;
+}
+
+int
+socket_far(void *z, bool ipv6, const struct bus_secret *secret, bool server)
+{
+	static const struct option far[] = {
+		{ 0, ZMQ_SNDHWM, 0 },
+		{ 0, ZMQ_RCVHWM, 0 },
+		{ 0, ZMQ_HEARTBEAT_IVL, FAR_HEARTBEAT_MS },
+		{ 0, ZMQ_HEARTBEAT_TIMEOUT, FAR_SILENT_MS },
+		{ 0, ZMQ_HANDSHAKE_IVL, FAR_SILENT_MS },
+	};
+	int	is_server = server, v6 = ipv6;
+	size_t	i;
+
+	for (i = 0; i < NELEM(far); i++)
+		if (zmq_setsockopt(z, far[i].name, &far[i].value,
+		    sizeof(far[i].value)) < 0)
+			return ERR_IO;
+	if (zmq_setsockopt(z, ZMQ_IPV6, &v6, sizeof(v6)) < 0)
+		return ERR_IO;
+	if (secret == NULL)
+		return 0;
+	if (zmq_setsockopt(z, ZMQ_CURVE_SERVER, &is_server,
+	    sizeof(is_server)) < 0)
+		return ERR_IO;
+	/* Both ends have the pair: to know it is to be of the cluster. */
+	if (server)
+		return zmq_setsockopt(z, ZMQ_CURVE_SECRETKEY, secret->private,
+		    40) < 0 ? ERR_IO : 0;
+	return zmq_setsockopt(z, ZMQ_CURVE_SERVERKEY, secret->public, 40) < 0 ||
+	    zmq_setsockopt(z, ZMQ_CURVE_PUBLICKEY, secret->public, 40) < 0 ||
+	    zmq_setsockopt(z, ZMQ_CURVE_SECRETKEY, secret->private, 40) < 0 ?
+	    ERR_IO : 0;
 }

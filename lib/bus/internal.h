@@ -4,6 +4,7 @@
  *	bus.c	  the turn: watchers, which sockets to look at, dispatch
  *	peer.c	  those we send to: DEALER and monitor, hello, frames out
  *	conn.c	  those who send to us: what came over the ROUTER, acks
+ *	relay.c	  what goes to another node by way of us, unread
  *	stream.c  the books (pure)
  *
  * A ZeroMQ descriptor is edge-triggered: it tells that commands wait for the
@@ -24,7 +25,7 @@
 #include "metric/metric.h"
 
 #define SLOTS_MAX	16		/* streams of one source to us */
-#define CONNS_MAX	1024		/* processes that said hello */
+#define CONNS_MAX	4096		/* processes that said hello */
 #define TOOLS_MAX	64		/* the same, tools; the oldest goes */
 #define QUEUE_MAX	64		/* single messages that wait */
 #define QUEUE_BYTES	(4 * BUS_BODY_MAX)
@@ -32,8 +33,10 @@
 #define TURN_BYTES	(2 * 1024 * 1024)
 #define RETRY_S		2.0		/* hello again, if not welcomed */
 #define LAZY_ACK_S	0.05		/* an ack nobody waits for */
+#define ORIGINS_MAX	8192		/* whose records links handed us */
 
-enum sock_kind { SOCK_ROUTER, SOCK_DEALER, SOCK_MONITOR };
+enum sock_kind { SOCK_ROUTER, SOCK_DEALER, SOCK_MONITOR,
+		 SOCK_RELAY_IN, SOCK_RELAY_OUT, SOCK_RELAY_MONITOR };
 
 /* One ZeroMQ socket and its descriptor. */
 struct sock {
@@ -42,6 +45,7 @@ struct sock {
 	ev_io		 io;
 	struct bus	*bus;
 	struct link	*link;		/* DEALER, MONITOR */
+	struct bus_relay *relay;	/* RELAY_* */
 	bool		 queued;	/* in bus->look */
 	bool		 used;		/* in bus->used */
 	struct sock	*look_next;
@@ -79,6 +83,7 @@ struct bus_peer {
 	struct bus	*bus;
 	struct bus_peer	*prev, *next;
 	char		 name[BUS_NAME_MAX];
+	char		*node;		/* another one, by a relay; or NULL */
 	enum peer_class	 class;
 	uint64_t	 incarnation;
 	char		 endpoint[BUS_ENDPOINT_MAX];
@@ -99,6 +104,7 @@ struct bus_peer {
 struct carried {
 	struct carried	*next;
 	char		 name[BUS_NAME_MAX];
+	char		 node[BUS_NODE_MAX];	/* empty: a neighbour */
 	uint64_t	 incarnation;
 	uint64_t	 stream;
 	struct stream_out out;
@@ -111,6 +117,7 @@ struct conn {
 	char		 name[BUS_NAME_MAX];
 	char		 node[BUS_NODE_MAX];
 	enum peer_class	 class;
+	bool		 remote;	/* of another node */
 	uint64_t	 incarnation;
 	uint64_t	 heard;		/* turn of its last message (tools) */
 	struct bus_peer	*peer;		/* see bus_from */
@@ -119,6 +126,17 @@ struct conn {
 	uint32_t	 welcome_due;	/* bits of slots */
 	struct stream_in in[SLOTS_MAX];
 	struct queue	 singles;
+};
+
+/* Whose records came through a link: the last id of each. */
+struct origin {
+	UT_hash_handle	 hh;		/* by slot and name */
+	uint64_t	 incarnation;
+	uint64_t	 heard;		/* turn of its last frame */
+	struct msgid	 last_id;
+	size_t		 len;		/* of the key */
+	uint32_t	 slot;		/* with the name: the key */
+	char		 name[];
 };
 
 /* A message as it arrived. */
@@ -145,6 +163,7 @@ struct bus {
 	uint64_t	 serial;	/* names monitors and streams */
 
 	struct sock	 router;
+	struct sock	 outer;		/* for other nodes; z NULL: none */
 	ev_prepare	 prepare;
 	ev_check	 check;
 	ev_idle		 idle;		/* active: do not sleep */
@@ -160,6 +179,8 @@ struct bus {
 	bool		 links_given_up;
 	struct conn	*conns;		/* uthash */
 	size_t		 ntools;
+	struct origin	*origins;	/* uthash */
+	struct bus_relay *relays;
 	bool		 singles_wait;	/* some conn has queued ones */
 	struct stream_pool pool;
 	struct carried	*carried;
@@ -180,6 +201,8 @@ struct bus {
 
 int sock_open(struct bus *b, struct sock *s, enum sock_kind kind,
     struct link *l, void *z);
+int sock_monitor(struct bus *b, struct sock *s, enum sock_kind kind, void *of,
+    int events);	/* a monitor of socket `of`; set s->link or relay */
 void sock_close(struct sock *s);
 void sock_todo(struct sock *s);		/* read it in the next ev_check */
 void sock_used(struct sock *s);		/* we sent on it */
@@ -213,7 +236,7 @@ void links_reap(struct bus *b, bool all);
 
 /* --- conn.c ------------------------------------------------------------ */
 
-bool router_drain(struct bus *b);	/* false: there is more */
+bool router_drain(struct bus *b, struct sock *s);	/* false: there is more */
 void router_again(struct bus *b);	/* the frame that is held */
 void conns_flush_acks(struct bus *b, bool lazy_too);
 void conns_flush_singles(struct bus *b);
@@ -224,11 +247,21 @@ void conns_fini(struct bus *b);
 struct conn *conn_restore(struct bus *b, const char *name, const char *node,
     uint64_t incarnation);
 
+/* Where the ids of that origin are noted. NULL: no memory. */
+struct origin *origin_get(struct bus *b, const char *name, uint32_t slot,
+    uint64_t incarnation);
+
+/* --- relay.c ------------------------------------------------------------ */
+
+bool relay_drain(struct sock *s, int *frames);	/* false: there is more */
+void relays_turn(struct bus *b);	/* nobody looks at a socket */
+void relays_fini(struct bus *b);
+
 /* --- carry.c ----------------------------------------------------------- */
 
 /* The stream to that process, taken out of the list, or NULL. */
 struct carried *carried_take(struct bus *b, const char *name,
-    uint64_t incarnation);
+    const char *node, uint64_t incarnation);
 void carried_fini(struct bus *b);
 
 /* --- metrics ----------------------------------------------------------- */
@@ -289,7 +322,11 @@ void carried_fini(struct bus *b);
 	X(connections_lost, "bus_connections_lost_total", \
 	    "Connections to other processes that broke") \
 	X(tools_evicted, "bus_tools_evicted_total", \
-	    "Tools forgotten because many others came after them")
+	    "Tools forgotten because many others came after them") \
+	X(relayed, "bus_relayed_total", \
+	    "Messages passed on unread, to and from other nodes") \
+	X(relay_dropped, "bus_relay_dropped_total", \
+	    "Messages not passed on: nobody is connected at the other end")
 
 #define X(id, name, help)	extern struct metric bus_m_##id;
 BUS_METRICS(X)

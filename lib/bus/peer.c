@@ -9,8 +9,9 @@
 
 /* --- Connections ------------------------------------------------------- */
 
-static int
-monitor_open(struct bus *b, struct link *l)
+int
+sock_monitor(struct bus *b, struct sock *s, enum sock_kind kind, void *of,
+    int events)
 {
 	char	 name[64];
 	void	*z;
@@ -18,8 +19,7 @@ monitor_open(struct bus *b, struct link *l)
 
 	snprintf(name, sizeof(name), "inproc://monitor.%llu",
 	    (unsigned long long)++b->serial);
-	if (zmq_socket_monitor(l->dealer.z, name,
-	    ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED) < 0)
+	if (zmq_socket_monitor(of, name, events) < 0)
 		return ERR_IO;
 	if ((z = zmq_socket(b->zctx, ZMQ_PAIR)) == NULL)
 		return ERR_IO;
@@ -27,7 +27,7 @@ monitor_open(struct bus *b, struct link *l)
 		zmq_close(z);
 		return ERR_IO;
 	}
-	if ((rc = sock_open(b, &l->monitor, SOCK_MONITOR, l, z)) < 0)
+	if ((rc = sock_open(b, s, kind, NULL, z)) < 0)
 		zmq_close(z);
 	return rc;
 }
@@ -77,8 +77,10 @@ link_open(struct bus_peer *p, const char *endpoint)
 		free(l);
 		return rc;
 	}
-	if ((rc = monitor_open(b, l)) < 0)
+	if ((rc = sock_monitor(b, &l->monitor, SOCK_MONITOR, z,
+	    ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED)) < 0)
 		goto free_link;
+	l->monitor.link = l;
 	if (zmq_connect(z, endpoint) < 0) {
 		rc = ERR_IO;
 		goto free_link;
@@ -124,35 +126,55 @@ links_reap(struct bus *b, bool all)
 
 /* --- Peers ------------------------------------------------------------- */
 
-int
-bus_peer_open(struct bus_peer **out, struct bus *b, const char *name,
-    uint64_t incarnation, const char *endpoint, void *user)
+static bool
+same_node(const char *a, const char *b)
+{
+	return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
+}
+
+static void
+peer_free(struct bus_peer *p)
+{
+	free(p->node);
+	free(p);
+}
+
+/* node is NULL: a neighbour. */
+static int
+peer_open(struct bus_peer **out, struct bus *b, const char *name,
+    const char *node, uint64_t incarnation, const char *endpoint, void *user)
 {
 	struct bus_peer *p;
 	struct carried	*c;
 	int		 rc;
 
 	if (strlen(name) >= BUS_NAME_MAX || peer_class_of(name) == 0 ||
-	    incarnation == 0 || strlen(endpoint) >= BUS_ENDPOINT_MAX)
+	    strlen(endpoint) >= BUS_ENDPOINT_MAX ||
+	    (node != NULL && strlen(node) >= BUS_NODE_MAX))
 		return ERR_INVAL;
 	if (b->npeers >= BUS_PEERS_MAX)
 		return ERR_FULL;
 	DL_FOREACH(b->peers, p)
-		if (strcmp(p->name, name) == 0)
+		if (strcmp(p->name, name) == 0 && same_node(p->node, node))
 			return ERR_EXISTS;
 	if ((p = calloc(1, sizeof(*p))) == NULL)
 		return ERR_NOMEM;
+	if (node != NULL && (p->node = strdup(node)) == NULL) {
+		free(p);
+		return ERR_NOMEM;
+	}
 	p->bus = b;
 	memcpy(p->name, name, strlen(name) + 1);
 	p->class = peer_class_of(name);
 	p->incarnation = incarnation;
 	p->user = user;
 	if ((rc = link_open(p, endpoint)) < 0) {
-		free(p);
+		peer_free(p);
 		return rc;
 	}
-	if ((c = carried_take(b, name, incarnation)) != NULL) {
+	if ((c = carried_take(b, name, node, incarnation)) != NULL) {
 		p->stream = c->stream;
+		p->incarnation = c->incarnation;
 		p->out = c->out;
 		free(c);
 	} else {
@@ -161,11 +183,41 @@ bus_peer_open(struct bus_peer **out, struct bus *b, const char *name,
 	}
 	if (p->class == PEER_STORE)
 		p->out.asks = STREAM_ASK_GOT | STREAM_ASK_STORED;
+	p->out.by_record = node != NULL;
 	DL_APPEND(b->peers, p);
 	b->npeers++;
 	conns_see_peer(b, p, true);
 	*out = p;
 	return 0;
+}
+
+int
+bus_peer_open(struct bus_peer **out, struct bus *b, const char *name,
+    uint64_t incarnation, const char *endpoint, void *user)
+{
+	return incarnation == 0 ? ERR_INVAL :
+	    peer_open(out, b, name, NULL, incarnation, endpoint, user);
+}
+
+int
+bus_peer_open_far(struct bus_peer **out, struct bus *b, const char *name,
+    const char *node, const char *endpoint, void *user)
+{
+	return peer_open(out, b, name, node, 0, endpoint, user);
+}
+
+int
+bus_peer_reroute(struct bus_peer *p, const char *endpoint)
+{
+	if (strlen(endpoint) >= BUS_ENDPOINT_MAX)
+		return ERR_INVAL;
+	if (p->link != NULL && strcmp(p->endpoint, endpoint) == 0)
+		return 0;
+	if (p->link != NULL)
+		link_give_up(p);
+	p->state = PEER_CONNECTING;
+	p->told_up = p->hello_due = p->full = false;
+	return link_open(p, endpoint);
 }
 
 void
@@ -190,7 +242,7 @@ bus_peer_close(struct bus_peer **pp)
 		link_give_up(p);
 	stream_out_fini(&p->out);
 	queue_fini(&p->singles);
-	free(p);
+	peer_free(p);
 }
 
 int
@@ -229,6 +281,12 @@ const char *
 bus_peer_name(const struct bus_peer *p)
 {
 	return p->name;
+}
+
+const char *
+bus_peer_node(const struct bus_peer *p)
+{
+	return p->node;
 }
 
 const char *
@@ -302,8 +360,15 @@ int
 bus_record(struct bus_peer *p, const struct record *r, struct blob *payload,
     uint64_t *seq)
 {
+	return bus_record_of(p, NULL, r, payload, seq);
+}
+
+int
+bus_record_of(struct bus_peer *p, struct stream_origin *origin,
+    const struct record *r, struct blob *payload, uint64_t *seq)
+{
 	bool	blocked = p->out.was_blocked;
-	int	rc = stream_append(&p->out, r, payload, seq);
+	int	rc = stream_append(&p->out, origin, r, payload, seq);
 
 	if (LIKELY(rc == 0)) {
 		count(records_sent);
@@ -361,6 +426,11 @@ send_frame(struct bus_peer *p, const struct stream_frame *f)
 	e.incarnation = p->bus->incarnation;
 	e.seq = f->seq;
 	e.count = f->count;
+	if (f->origin != NULL) {
+		memcpy(e.origin, f->origin->name, strlen(f->origin->name) + 1);
+		e.origin_incarnation = f->origin->incarnation;
+		e.origin_slot = f->origin->slot;
+	}
 	n = envelope_put(head, &e);
 	sock_used(&p->link->dealer);
 	if (send_bytes(z, head, n, ZMQ_SNDMORE) < 0)
@@ -402,7 +472,8 @@ send_hello(struct bus_peer *p)
 	memcpy(h.node, p->bus->node, strlen(p->bus->node) + 1);
 	memcpy(h.name, p->bus->name, strlen(p->bus->name) + 1);
 	h.incarnation = p->bus->incarnation;
-	h.base = p->out.got;
+	/* At the other end of a relay may be one that knows nothing of us. */
+	h.base = p->node != NULL ? stream_base(&p->out) : p->out.got;
 	h.stream = p->stream;
 	return send_single(p, KIND_HELLO, body, hello_put(body, &h));
 }
@@ -488,7 +559,8 @@ peer_lost(struct bus_peer *p, enum peer_state state)
 		return;
 	p->told_up = false;
 	count(connections_lost);
-	log_info("bus.peer_lost", "peer=%s incarnation=%llu", p->name,
+	log_info("bus.peer_lost", "peer=%s%s%s incarnation=%llu", p->name,
+	    p->node != NULL ? "@" : "", p->node != NULL ? p->node : "",
 	    (unsigned long long)p->incarnation);
 	if (e != NULL && e->lost != NULL)
 		e->lost(p->bus->ctx, p);
@@ -517,11 +589,20 @@ take_welcome(struct bus_peer *p, const void *body, size_t len)
 		count(dropped_malformed);
 		return;
 	}
-	if (w.to != p->bus->incarnation || w.incarnation != p->incarnation ||
-	    strcmp(w.name, p->name) != 0 || w.slot != 0 ||
-	    p->state == PEER_CONNECTING) {
+	if (w.to != p->bus->incarnation || w.slot != 0 ||
+	    p->state == PEER_CONNECTING || (p->node == NULL ?
+	    w.incarnation != p->incarnation || strcmp(w.name, p->name) != 0 :
+	    w.incarnation == 0 || strcmp(w.node, p->node) != 0)) {
 		count(dropped_unwelcome);
 		return;
+	}
+	/* Another link over there: it has nothing of what the one before had
+	 * not said to be where it belongs. */
+	if (p->node != NULL && w.status == WELCOME_OK &&
+	    w.incarnation != p->incarnation) {
+		if (p->incarnation != 0)
+			stream_rewind(&p->out);
+		p->incarnation = w.incarnation;
 	}
 	if (w.status != WELCOME_OK || w.version != PROTO_VERSION) {
 		peer_refused(p, &w);
@@ -538,8 +619,10 @@ take_welcome(struct bus_peer *p, const void *body, size_t len)
 	bus_peer_touch(p);
 	if (!p->told_up) {
 		p->told_up = true;
-		log_info("bus.peer_up", "peer=%s incarnation=%llu resent=%llu",
-		    p->name, (unsigned long long)p->incarnation,
+		log_info("bus.peer_up", "peer=%s%s%s incarnation=%llu "
+		    "resent=%llu", p->name, p->node != NULL ? "@" : "",
+		    p->node != NULL ? p->node : "",
+		    (unsigned long long)p->incarnation,
 		    (unsigned long long)resend);
 		if (e != NULL && e->up != NULL)
 			e->up(p->bus->ctx, p);
@@ -575,8 +658,10 @@ take_single(struct bus_peer *p, const Envelope *e, const void *body, size_t len)
 	struct bus_frame f = {
 		.kind = e->kind, .clock = e->clock, .body = body, .len = len,
 		.from = {
-			.name = p->name, .node = p->bus->node,
-			.class = p->class, .incarnation = p->incarnation,
+			.name = p->name,
+			.node = p->node != NULL ? p->node : p->bus->node,
+			.class = p->class | (p->node != NULL ? PEER_REMOTE : 0),
+			.incarnation = p->incarnation,
 			.peer = p,
 		},
 	};
@@ -594,7 +679,7 @@ peer_take(struct bus_peer *p, struct incoming *in)
 {
 	const void	*body = zmq_msg_data(&in->part[2]);
 	size_t		 len = zmq_msg_size(&in->part[2]);
-	Envelope	 e = Envelope_init_zero;
+	Envelope	 e;
 
 	if (envelope_get(&e, zmq_msg_data(&in->part[1]),
 	    zmq_msg_size(&in->part[1])) < 0 || len > BUS_BODY_MAX) {

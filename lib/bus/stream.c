@@ -1,7 +1,9 @@
 #include "bus/stream.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "proto/kinds.h"
@@ -39,6 +41,40 @@ stream_pool_fini(struct stream_pool *pool)
 		blob_unref(&pool->spare[--pool->n]);
 }
 
+/* --- Origins ----------------------------------------------------------- */
+
+struct stream_origin *
+stream_origin_new(const char *process, const char *node, uint64_t incarnation,
+    uint32_t slot)
+{
+	size_t			 size = strlen(process) + strlen(node) + 2;
+	struct stream_origin	*o = calloc(1, sizeof(*o) + size);
+
+	if (o == NULL)
+		return NULL;
+	o->refs = 1;
+	o->slot = slot;
+	o->incarnation = incarnation;
+	snprintf(o->name, size, "%s@%s", process, node);
+	return o;
+}
+
+struct stream_origin *
+stream_origin_ref(struct stream_origin *o)
+{
+	if (o != NULL)
+		o->refs++;
+	return o;
+}
+
+void
+stream_origin_unref(struct stream_origin **o)
+{
+	if (*o != NULL && --(*o)->refs == 0)
+		free(*o);
+	*o = NULL;
+}
+
 /* --- Sending ----------------------------------------------------------- */
 
 void
@@ -71,6 +107,7 @@ frame_free(struct stream_out *s, struct stream_frame *f)
 	s->kept -= frame_size(f);
 	pool_put(s->pool, &f->body);
 	blob_unref(&f->payload);
+	stream_origin_unref(&f->origin);
 	free(f);
 }
 
@@ -94,6 +131,7 @@ stream_out_fini(struct stream_out *s)
 		drop_head(s);
 	if (s->open != NULL)
 		pool_put(s->pool, &s->open);
+	stream_origin_unref(&s->open_origin);
 }
 
 static void
@@ -135,6 +173,8 @@ seal(struct stream_out *s)
 	f->asks = s->open_asks;
 	f->count = s->open_count;
 	f->len = s->open_len;
+	f->origin = s->open_origin;
+	s->open_origin = NULL;
 	s->open_len = s->open_count = 0;
 	s->open_asks = 0;
 	push(s, f);
@@ -152,10 +192,17 @@ stream_room(const struct stream_out *s, size_t size, unsigned qos)
 	return 0;
 }
 
+static unsigned
+asks_of(const struct stream_out *s, const struct record *r)
+{
+	return s->asks | (s->by_record && r->flags & RECORD_DURABLE ?
+	    STREAM_ASK_STORED : 0);
+}
+
 /* A record above RECORD_ALONE: a frame of its own, its payload shared. */
 static int
-append_alone(struct stream_out *s, const struct record *r,
-    struct blob *payload)
+append_alone(struct stream_out *s, struct stream_origin *origin,
+    const struct record *r, struct blob *payload)
 {
 	struct stream_frame	*f;
 	size_t			 len = record_body_size(r);
@@ -183,7 +230,8 @@ append_alone(struct stream_out *s, const struct record *r,
 		goto free_payload;
 	f->seq = ++s->seq;
 	f->kind = KIND_RECORDS;
-	f->asks = s->asks;
+	f->asks = asks_of(s, r);
+	f->origin = stream_origin_ref(origin);
 	f->count = 1;
 	f->len = (uint32_t)len;
 	f->payload_len = (uint32_t)r->payload.len;
@@ -202,35 +250,38 @@ free_frame:
 }
 
 static int
-append_packed(struct stream_out *s, const struct record *r)
+append_packed(struct stream_out *s, struct stream_origin *origin,
+    const struct record *r)
 {
 	long n;
 	int  rc;
 
-	if (s->open_count > 0 && FRAME_MAX - s->open_len < record_size(r) &&
-	    (rc = seal(s)) < 0)
+	if (s->open_count > 0 && (s->open_origin != origin ||
+	    FRAME_MAX - s->open_len < record_size(r)) && (rc = seal(s)) < 0)
 		return rc;
 	if (s->open == NULL && (s->open = pool_get(s->pool)) == NULL)
 		return ERR_NOMEM;
 	n = record_put(s->open->data + s->open_len, FRAME_MAX - s->open_len, r);
 	if (n < 0)
 		return (int)n;
-	if (s->open_count++ == 0)
+	if (s->open_count++ == 0) {
 		s->seq++;
+		s->open_origin = stream_origin_ref(origin);
+	}
 	s->open_len += (uint32_t)n;
-	s->open_asks |= s->asks;
+	s->open_asks |= asks_of(s, r);
 	s->kept += (size_t)n;
 	s->appended += (uint64_t)n;
 	return 0;
 }
 
 int
-stream_append(struct stream_out *s, const struct record *r,
-    struct blob *payload, uint64_t *seq)
+stream_append(struct stream_out *s, struct stream_origin *origin,
+    const struct record *r, struct blob *payload, uint64_t *seq)
 {
 	int rc;
 
-	if (msgid_cmp(r->id, s->last_id) <= 0)
+	if (origin == NULL && msgid_cmp(r->id, s->last_id) <= 0)
 		return ERR_INVAL;
 	if ((rc = stream_room(s, record_size(r), record_qos(r))) < 0) {
 		if (s->kept > 0 && s->kept + record_size(r) > s->kept_max)
@@ -239,12 +290,13 @@ stream_append(struct stream_out *s, const struct record *r,
 		return rc;
 	}
 	if (record_is_alone(r))
-		rc = append_alone(s, r, payload);
+		rc = append_alone(s, origin, r, payload);
 	else
-		rc = append_packed(s, r);
+		rc = append_packed(s, origin, r);
 	if (rc < 0)
 		return rc;
-	s->last_id = r->id;
+	if (origin == NULL)
+		s->last_id = r->id;
 	if (stream_blocked(s))
 		s->was_blocked = true;
 	if (seq != NULL)
@@ -390,14 +442,18 @@ stream_resume(struct stream_out *s, uint64_t seq, uint64_t stored,
 	return what;
 }
 
+uint64_t
+stream_base(const struct stream_out *s)
+{
+	if (s->head != NULL)
+		return s->head->seq - 1;
+	return s->open_count > 0 ? s->seq - 1 : s->seq;
+}
+
 void
 stream_rewind(struct stream_out *s)
 {
-	if (s->head != NULL)
-		s->got = s->head->seq - 1;
-	else
-		s->got = s->open_count > 0 ? s->seq - 1 : s->seq;
-	s->stored = s->got;
+	s->got = s->stored = stream_base(s);
 	s->sent_seq = MAX(s->sent_seq, s->got);
 	s->sent = s->got_bytes;
 	s->next = s->head;
@@ -412,6 +468,7 @@ stream_take_all(struct stream_out *s, uint32_t credit)
 		s->kept -= s->open_len;
 		s->open_len = s->open_count = 0;
 		s->open_asks = 0;
+		stream_origin_unref(&s->open_origin);
 	}
 	s->got = s->stored = s->sent_seq = s->seq;
 	s->got_bytes = s->sent = s->appended;
@@ -550,6 +607,8 @@ stream_in_open(struct stream_in *s, uint64_t id, uint64_t base,
     uint32_t window)
 {
 	struct msgid last;
+	uint32_t     slot;
+	bool	     defers;
 
 	/* The same stream again, after a broken connection: it may have given
 	 * up frames we never saw (bus_peer_move). */
@@ -557,17 +616,22 @@ stream_in_open(struct stream_in *s, uint64_t id, uint64_t base,
 		s->seq = MAX(s->seq, base);
 	} else {
 		last = s->open ? (struct msgid){ 0, 0 } : s->last_id;
+		defers = s->defers;
+		slot = s->slot;
 		memset(s, 0, sizeof(*s));
 		s->last_id = last;
+		s->defers = defers;
+		s->slot = slot;
 		s->open = true;
 		s->id = id;
-		s->seq = s->stored = base;
+		s->seq = s->stored = s->got = base;
 		s->window = window;
 	}
 	s->missing = false;
 	s->urgent = false;
 	s->frames = 0;
 	s->told = s->taken;	/* the welcome says it */
+	s->granted = s->taken;	/* ... and no less than was taken */
 }
 
 enum stream_verdict
@@ -604,6 +668,21 @@ stream_in_stored(struct stream_in *s)
 	s->stored = s->marked;
 	s->urgent = true;
 	return true;
+}
+
+void
+stream_in_done(struct stream_in *s, uint64_t got, uint64_t got_bytes,
+    uint64_t stored)
+{
+	if (got > s->got && got <= s->seq) {
+		s->got = got;
+		s->got_bytes = MIN(MAX(got_bytes, s->got_bytes), s->taken);
+		s->urgent = true;
+	}
+	if (stored > s->stored && stored <= s->seq) {
+		s->stored = stored;
+		s->urgent = true;
+	}
 }
 
 bool

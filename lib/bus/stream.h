@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/blob.h"
+#include "base/util.h"
 #include "proto/record.h"
 
 /* Frames up to this size are copied out of the 64 KiB they were made in. */
@@ -34,6 +35,24 @@ void stream_pool_fini(struct stream_pool *pool);
 
 /* --- Sending ----------------------------------------------------------- */
 
+/*
+ * Whose records a frame has, where that is not the process that sends it: one
+ * of another node, in one of its streams. Counted; the frames of a stream that
+ * has any name it, and ids rise by it.
+ */
+struct stream_origin {
+	uint32_t	 refs;
+	uint32_t	 slot;
+	uint64_t	 incarnation;
+	char		 name[];	/* "listener.0@NODE" */
+};
+
+/* NULL: no memory. */
+struct stream_origin *stream_origin_new(const char *process, const char *node,
+    uint64_t incarnation, uint32_t slot);
+struct stream_origin *stream_origin_ref(struct stream_origin *o);
+void stream_origin_unref(struct stream_origin **o);
+
 /* What a frame waits for before it is forgotten. */
 enum { STREAM_ASK_GOT = 1, STREAM_ASK_STORED = 2 };
 
@@ -51,6 +70,7 @@ struct stream_frame {
 	struct blob	*payload;	/* third part, or NULL */
 	const uint8_t	*payload_at;	/* within payload */
 	uint32_t	 payload_len;
+	struct stream_origin *origin;	/* NULL: ours */
 };
 
 struct stream_out {
@@ -72,7 +92,10 @@ struct stream_out {
 	struct blob	*open;
 	uint32_t	 open_len, open_count;
 	unsigned	 open_asks;
+	struct stream_origin *open_origin;
 	unsigned	 asks;		/* what every frame waits for */
+	bool		 by_record;	/* and for `stored` one with a durable
+					 * record */
 };
 
 /* Start at seq 0 with credit bytes presumed until the receiver says. */
@@ -80,9 +103,10 @@ void stream_out_init(struct stream_out *s, struct stream_pool *pool,
     size_t kept_max, uint32_t credit);
 void stream_out_fini(struct stream_out *s);
 
-/* See bus_record and bus_stream_send, which these are. */
-int stream_append(struct stream_out *s, const struct record *r,
-    struct blob *payload, uint64_t *seq);
+/* See bus_record and bus_stream_send, which these are. Of an origin ids rise as
+ * they come. */
+int stream_append(struct stream_out *s, struct stream_origin *origin,
+    const struct record *r, struct blob *payload, uint64_t *seq);
 int stream_append_frame(struct stream_out *s, unsigned kind, const void *body,
     size_t len, struct blob *payload, const struct slice *at, uint64_t *seq);
 
@@ -127,6 +151,9 @@ int stream_ack(struct stream_out *s, uint64_t got, uint64_t stored,
 int stream_resume(struct stream_out *s, uint64_t seq, uint64_t stored,
     uint64_t credit, uint64_t taken, uint64_t *resend);
 
+/* The last frame before all that is kept. */
+uint64_t stream_base(const struct stream_out *s);
+
 /* The receiver begins anew, with what it has on disk: all frames that are kept
  * go to it again, also those it had got. */
 void stream_rewind(struct stream_out *s);
@@ -164,6 +191,14 @@ struct stream_in {
 	uint64_t	 taken;		/* bytes taken */
 	uint64_t	 told;		/* `taken` as last acknowledged */
 	struct msgid	 last_id;
+
+	/* Where others have to acknowledge first what we took. */
+	bool		 defers;
+	uint32_t	 slot;		/* which of its source's */
+	uint64_t	 got;		/* all of these did, */
+	uint64_t	 got_bytes;	/* taken up to there */
+	uint64_t	 granted;	/* was granted once */
+	void		*user;		/* who keeps the books of that */
 };
 
 /* A hello came: go on with stream id, or begin it after frame base. last_id may
@@ -179,16 +214,6 @@ enum stream_verdict {
 };
 enum stream_verdict stream_in_check(struct stream_in *s, uint64_t seq);
 
-/* Is a record of this id new? If so it is the last from now on. */
-static inline bool
-stream_in_id(struct stream_in *s, struct msgid id)
-{
-	if (msgid_cmp(id, s->last_id) <= 0)
-		return false;
-	s->last_id = id;
-	return true;
-}
-
 /* Frame s->seq + 1 is consumed. Urgent: its sender's clients wait for it. */
 void stream_in_taken(struct stream_in *s, size_t bytes, bool urgent);
 
@@ -202,6 +227,18 @@ stream_in_mark(struct stream_in *s)
 
 bool stream_in_stored(struct stream_in *s);
 
+/* With `defers`: so far all is done. Never less than before, nor more than was
+ * taken. */
+void stream_in_done(struct stream_in *s, uint64_t got, uint64_t got_bytes,
+    uint64_t stored);
+
+/* What is acknowledged as got. */
+static inline uint64_t
+stream_in_got(const struct stream_in *s)
+{
+	return s->defers ? s->got : s->seq;
+}
+
 /* Should an acknowledgement go out at the end of this turn? What is not urgent
  * may wait for more, or for a timer. */
 bool stream_in_ack_due(const struct stream_in *s);
@@ -209,7 +246,8 @@ bool stream_in_ack_due(const struct stream_in *s);
 static inline uint64_t
 stream_in_credit(const struct stream_in *s)
 {
-	return s->taken + s->window;
+	return s->defers ? MAX(s->got_bytes + s->window, s->granted) :
+	    s->taken + s->window;
 }
 
 /* It went out. */

@@ -65,7 +65,7 @@ append(struct stream_out *s, struct input *in)
 		.payload = { payload, number(in, 100) * 997 % 100000 },
 	};
 
-	(void)stream_append(s, &r, NULL, NULL);
+	(void)stream_append(s, NULL, &r, NULL, NULL);
 }
 
 static void

@@ -31,7 +31,7 @@ append(struct stream_out *s, size_t payload, unsigned qos, uint64_t *seq)
 {
 	struct record r = record_of(payload, qos);
 
-	return stream_append(s, &r, NULL, seq);
+	return stream_append(s, NULL, &r, NULL, seq);
 }
 
 /* Send all there is; returns how many frames. */
@@ -202,7 +202,7 @@ a_large_payload_is_shared_not_copied(void **state)
 
 	memset(b->data, 'x', 100000);
 	r.payload = (struct slice){ b->data + 100, 90000 };
-	assert_int_equal(stream_append(s, &r, b, NULL), 0);
+	assert_int_equal(stream_append(s, NULL, &r, b, NULL), 0);
 	assert_int_equal(atomic_load(&b->refs), 2);
 	assert_int_equal(stream_next(s, &f), 1);
 	assert_ptr_equal(f->payload_at, b->data + 100);
@@ -373,8 +373,8 @@ ids_must_rise(void **state)
 	struct stream_out	*s = *state;
 	struct record		 r = record_of(1, 1);
 
-	assert_int_equal(stream_append(s, &r, NULL, NULL), 0);
-	assert_int_equal(stream_append(s, &r, NULL, NULL), ERR_INVAL);
+	assert_int_equal(stream_append(s, NULL, &r, NULL, NULL), 0);
+	assert_int_equal(stream_append(s, NULL, &r, NULL, NULL), ERR_INVAL);
 	assert_int_equal(s->open_count, 1);
 }
 
