@@ -36,7 +36,7 @@ endif
 # `make lint` prints what goes the other way) and the libraries it brings.
 
 MODULES	:= base log metric conf fault topic share mqtt window session retain \
-	   fib rib rlog registrar move load proto dump shm store journal report \
+	   fib rib rlog ledger registrar move load proto dump shm store journal report \
 	   bus kv keep proc route
 
 DEPS_base    :=
@@ -54,6 +54,7 @@ DEPS_fib     := base topic
 DEPS_rib     := base topic fib
 DEPS_rlog    := base
 DEPS_registrar := base
+DEPS_ledger  := base
 DEPS_move    := base
 DEPS_load    := base
 DEPS_proto   := base

@@ -129,19 +129,35 @@ is_self(const struct route_fib *rf, const struct fib_slot *d)
 	return d->kind == rf->kind && d->instance == rf->self;
 }
 
-/* The listeners in m, ourselves not. Returns how many there are, of which at
- * most max are in out; *stores are the stores. Between fib_enter and
- * fib_leave. */
-static size_t
+static inline bool
+is_far(const struct fib_slot *d)
+{
+	return d->kind == FIB_NODE && d->node < FIB_NODES &&
+	    (d->instance > 0 || d->state == FIB_UP);
+}
+
+/* Where to: of each kind there may be more than there is room for. */
+struct room {
+	uint32_t	*dests;
+	size_t		 max, n;
+	uint16_t	*far;
+	size_t		 far_max, nfar;
+	uint64_t	 stores;
+};
+
+/* The listeners in m, ourselves not, other nodes, and the stores. Between
+ * fib_enter and fib_leave. */
+static void
 instances_of(const struct route_fib *rf, const struct fib_match *m,
-    uint32_t *out, size_t max, uint64_t *stores)
+    struct room *to)
 {
 	struct fib_slot	d;
 	uint64_t	bits;
-	size_t		n = 0, i;
+	size_t		i;
 	unsigned	slot;
 
-	*stores = 0;
+	to->n = to->nfar = 0;
+	to->stores = 0;
 	for (bits = m->slots, i = 0; bits != 0 || i < m->nmore;) {
 		if (bits != 0) {
 			slot = (unsigned)__builtin_ctzll(bits);
@@ -151,14 +167,19 @@ instances_of(const struct route_fib *rf, const struct fib_match *m,
 		}
 		if (fib_slot(rf->now->reader, slot, &d) < 0 || is_self(rf, &d))
 			continue;
-		*stores |= store_bit(&d);
+		to->stores |= store_bit(&d);
+		if (UNLIKELY(is_far(&d))) {
+			if (to->nfar < to->far_max)
+				to->far[to->nfar] = route_far(d.node,
+				    d.instance > 0);
+			to->nfar++;
+		}
 		if (!is_listener(&d))
 			continue;
-		if (n < max)
-			out[n] = d.instance;
-		n++;
+		if (to->n < to->max)
+			to->dests[to->n] = d.instance;
+		to->n++;
 	}
-	return n;
 }
 
 static bool
@@ -258,13 +279,12 @@ answer_clear(struct route_answer *a)
 
 static void
 answer_keep(struct route_fib *rf, const void *topic, size_t len,
-    uint64_t version, const uint32_t *dests, size_t n, uint64_t stores,
-    const struct route_groups *g)
+    uint64_t version, const struct room *to, const struct route_groups *g)
 {
 	struct route_answer	*a;
 	size_t			 i;
 
-	if (len > ROUTE_ANSWER_TOPIC || n > ROUTE_ANSWER_DESTS ||
+	if (len > ROUTE_ANSWER_TOPIC || to->n + to->nfar > ROUTE_ANSWER_DESTS ||
 	    g->ngroups > ROUTE_ANSWER_GROUPS || g->nslots > ROUTE_ANSWER_SLOTS)
 		return;
 	a = route_answer_cell(rf, topic, len);
@@ -277,11 +297,14 @@ answer_keep(struct route_fib *rf, const void *topic, size_t len,
 	}
 	a->generation = rf->now->generation;
 	a->version = version;
-	a->stores = stores;
+	a->stores = to->stores;
 	a->len = (uint16_t)len;
-	a->ndests = (uint8_t)n;
-	for (i = 0; i < n; i++)
-		a->dests[i] = (uint16_t)dests[i];
+	a->ndests = (uint8_t)to->n;
+	a->nfar = (uint8_t)to->nfar;
+	for (i = 0; i < to->n; i++)
+		a->dests[i] = (uint16_t)to->dests[i];
+	for (i = 0; i < to->nfar; i++)
+		a->dests[to->n + i] = to->far[i];
 	memcpy(a->topic, topic, len);
 }
 
@@ -290,8 +313,11 @@ route_match_batch(struct route_fib *rf, const struct slice *topics, size_t n)
 {
 	struct fib_match	 found[FIB_BATCH] = { 0 };
 	uint32_t		 dests[ROUTE_ANSWER_DESTS];
-	uint64_t		 v, stores;
-	size_t			 i, k;
+	uint16_t		 far[ROUTE_ANSWER_DESTS];
+	struct room		 to = { .dests = dests, .far = far,
+		.max = ROUTE_ANSWER_DESTS, .far_max = ROUTE_ANSWER_DESTS };
+	uint64_t		 v;
+	size_t			 i;
 
 	v = fib_reader_version(rf->now->reader);
 	fib_enter(rf->now->reader);
@@ -299,11 +325,10 @@ route_match_batch(struct route_fib *rf, const struct slice *topics, size_t n)
 	for (i = 0; i < n; i++) {
 		if (found[i].groups_short)
 			continue;	/* alone it may fit */
-		k = instances_of(rf, &found[i], dests, ROUTE_ANSWER_DESTS,
-		    &stores);
+		instances_of(rf, &found[i], &to);
 		if (groups_of(rf, &found[i], &rf->found))
 			answer_keep(rf, topics[i].data, topics[i].len, v,
-			    dests, k, stores, &rf->found);
+			    &to, &rf->found);
 	}
 	if (!fib_leave(rf->now->reader)) {
 		metric_inc(rf->m_evicted);
@@ -317,6 +342,9 @@ void
 route_match_new(struct route_fib *rf, const char *topic, size_t len,
     struct routes_found *r)
 {
+	static uint16_t		 far[ROUTE_FAR_MAX];
+	struct room		 to = { .dests = r->dests, .far = far,
+		.max = ROUTE_LISTENERS_MAX, .far_max = ROUTE_FAR_MAX };
 	struct fib_match	 m = { 0 };
 	uint64_t		 version;
 	bool			 whole;
@@ -326,8 +354,7 @@ route_match_new(struct route_fib *rf, const char *topic, size_t len,
 	for (;;) {
 		fib_enter(rf->now->reader);
 		fib_match(rf->now->reader, topic, len, &m);
-		r->ndests = instances_of(rf, &m, r->dests,
-		    ROUTE_LISTENERS_MAX, &r->stores);
+		instances_of(rf, &m, &to);
 		whole = groups_of(rf, &m, &rf->found);
 		if (fib_leave(rf->now->reader))
 			break;
@@ -335,10 +362,30 @@ route_match_new(struct route_fib *rf, const char *topic, size_t len,
 		version = fib_reader_version(rf->now->reader);
 	}
 	if (whole)
-		answer_keep(rf, topic, len, version, r->dests, r->ndests,
-		    r->stores, &rf->found);
+		answer_keep(rf, topic, len, version, &to, &rf->found);
+	r->ndests = to.n;
+	r->stores = to.stores;
+	if (r->far != NULL) {
+		memcpy(r->far, far, to.nfar * sizeof(*far));
+		r->nfar = to.nfar;
+	}
 	r->groups = rf->found.groups;
 	r->ngroups = rf->found.ngroups;
+}
+
+bool
+route_node_is_up(const struct route_fib *rf, unsigned node)
+{
+	struct fib_slot	d;
+	unsigned	slot;
+
+	if (rf->now == NULL)
+		return false;
+	for (slot = 0; slot < FIB_SLOTS; slot++)
+		if (fib_slot(rf->now->reader, slot, &d) == 0 &&
+		    d.kind == FIB_NODE && d.node == node && d.instance == 0)
+			return d.state == FIB_UP;
+	return false;
 }
 
 void

@@ -28,6 +28,7 @@
 enum {
 	ROUTE_LISTENERS_MAX = 1024,	/* of a node */
 	ROUTE_STORES_MAX = 64,		/* shards of a node */
+	ROUTE_FAR_MAX	= 2 * FIB_NODES,	/* routes_found.far */
 
 	ROUTE_ANSWERS		= 1024,
 	ROUTE_ANSWER_TOPIC	= 72,
@@ -53,9 +54,23 @@ struct routes_found {
 	uint64_t	 stores;	/* bit i: shard i, ours not; also one
 					 * that is away, for it keeps what it
 					 * subscribed to */
+	uint16_t	*far;		/* NULL, or ROUTE_FAR_MAX fit: other
+					 * nodes, by route_far() */
+	size_t		 nfar;
 	const struct routes_group *groups;
 	size_t		 ngroups;
 };
+
+/*
+ * Another node: its number in this generation of the index (fib_node_name) and
+ * whether it is its durable sessions. Those of one out of reach are named, for
+ * what is for them is kept; its live ones are not.
+ */
+static inline uint16_t
+route_far(uint16_t node, bool durable)
+{
+	return (uint16_t)(node << 1 | durable);
+}
 
 struct fib_link {
 	struct shm_segment	 data, epochs;
@@ -77,8 +92,9 @@ struct route_answer {
 	struct routes_group *groups;	/* and the slots behind them, or NULL */
 	uint16_t	ngroups;
 	uint16_t	len;
-	uint8_t		ndests;
-	uint16_t	dests[ROUTE_ANSWER_DESTS];	/* ourselves not */
+	uint8_t		ndests, nfar;
+	uint16_t	dests[ROUTE_ANSWER_DESTS];	/* ourselves not; then
+							 * nfar others */
 	char		topic[ROUTE_ANSWER_TOPIC];
 };
 
@@ -146,6 +162,10 @@ void route_match_batch(struct route_fib *rf, const struct slice *topics,
 void route_match_new(struct route_fib *rf, const char *topic, size_t len,
     struct routes_found *r);
 
+/* Is that node of the present generation up, as far as its live sessions are
+ * concerned? Reads a whole table: not for each message. */
+bool route_node_is_up(const struct route_fib *rf, unsigned node);
+
 /*
  * Who else may want topic, and which groups. The caller gives r->dests, and
  * looks itself who of them runs. Without an index it is nobody.
@@ -157,7 +177,7 @@ route_match(struct route_fib *rf, const char *topic, size_t len,
 	const struct route_answer	*a;
 	size_t			 i;
 
-	r->ndests = r->ngroups = 0;
+	r->ndests = r->ngroups = r->nfar = 0;
 	r->stores = 0;
 	r->groups = NULL;
 	if (rf->now == NULL)
@@ -169,6 +189,11 @@ route_match(struct route_fib *rf, const char *topic, size_t len,
 			for (i = 0; i < a->ndests; i++)
 				r->dests[i] = a->dests[i];
 			r->ndests = a->ndests;
+			if (UNLIKELY(a->nfar > 0) && r->far != NULL) {
+				memcpy(r->far, &a->dests[i],
+				    a->nfar * sizeof(*r->far));
+				r->nfar = a->nfar;
+			}
 			r->stores = a->stores;
 			r->groups = a->groups;
 			r->ngroups = a->ngroups;
