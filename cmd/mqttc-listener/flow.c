@@ -76,9 +76,10 @@ flow_is_idle(const struct listener *l)
 		return true;
 	if (l->tell.router != NULL && !bus_peer_idle(l->tell.router))
 		return false;
-	for (i = 0; i < PEERS_ALL; i++) {
+	for (i = 0; i < PEERS_END; i++) {
 		p = &l->peers[i];
-		if (p->bus != NULL && !p->down && !bus_peer_idle(p->bus))
+		if (p->bus != NULL && !p->down && !bus_peer_idle(p->bus) &&
+		    (i < FAR_FROM || bus_peer_ready(p->bus)))
 			return false;
 	}
 	return true;
@@ -184,7 +185,11 @@ on_stored(void *ctx, struct bus_peer *bp, uint64_t seq)
 	struct listener	*l = ctx;
 	struct peer	*p = bus_peer_user(bp);
 
-	if (p != NULL && p->is_store)
+	if (p == NULL)
+		return;
+	if (p >= &l->peers[FAR_FROM])
+		answer_got(l, p + 1, seq);
+	else if (p->is_store)
 		answer_got(l, p, seq);
 }
 
@@ -233,7 +238,8 @@ static const struct bus_events events = {
 
 static const struct bus_rule accepts[] = {
 	/* kind			from		while	handler */
-	{ KIND_RECORDS,		PEER_LISTENER | PEER_STORE, 0,	on_records },
+	{ KIND_RECORDS,		PEER_LISTENER | PEER_STORE | PEER_LINK, 0,
+								on_records },
 	{ KIND_SERVE,		PEER_STORE,	0,	on_serve },
 	{ KIND_ATTACH,		PEER_LISTENER,	0,	on_attach },
 	{ KIND_ROUTE_ACK,	PEER_ROUTER,	0,	on_route_ack },
@@ -283,6 +289,7 @@ flow_open(struct listener *l)
 	int rc;
 
 	l->nstores = l->conf->session_store_processes;
+	l->nlinks = MIN(l->conf->cluster_link_processes, (uint32_t)LINKS_MAX);
 	if ((attaches.buf = malloc(ATTACH_BUF)) == NULL)
 		return ERR_NOMEM;
 	wire_out_init(&attaches.out, attaches.buf, ATTACH_BUF);
@@ -329,6 +336,7 @@ flow_close(struct listener *l)
 			bus_peer_close(&l->peers[i].bus);
 			answer_lost(l, &l->peers[i]);
 		}
+	far_close(l);
 	if (l->tell.router != NULL)
 		bus_peer_close(&l->tell.router);
 	bus_close(&l->bus);
@@ -398,6 +406,8 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 		} else if (peers[i].kind == PROC_SESSION_STORE &&
 		    peers[i].instance < l->nstores) {
 			store_update(l, &peers[i]);
+		} else if (peers[i].kind == PROC_CLUSTER_LINK) {
+			far_link(l, &peers[i]);
 		}
 	}
 	for (i = 0; i < PEERS_MAX; i++)		/* scaled away */
@@ -476,7 +486,7 @@ address(const struct listener *l, struct record *r, uint32_t to, bool subs)
 {
 	r->flags &= (uint16_t)~(RECORD_SUBS | RECORD_GROUPS | RECORD_LIVE |
 	    RECORD_DURABLE);
-	r->flags |= to >= PEERS_MAX ? RECORD_DURABLE : RECORD_LIVE;
+	r->flags |= peer_is_durable(to) ? RECORD_DURABLE : RECORD_LIVE;
 	if (subs)
 		r->flags |= RECORD_SUBS;
 	if (LIKELY(l->npicks == 0))
@@ -503,7 +513,7 @@ leave_stores(struct routes_found *r)
 	size_t i, k;
 
 	for (i = k = 0; i < r->ndests; i++)
-		if (r->dests[i] < PEERS_MAX)
+		if (!peer_is_durable(r->dests[i]))
 			r->dests[k++] = r->dests[i];
 	r->ndests = k;
 }
@@ -517,6 +527,7 @@ flow_publish(struct listener *l, struct pub *p, struct routes_found *to,
 	struct wait	*w;
 	size_t		 n, i;
 	uint64_t	 seq;
+	bool		 both;
 	int		 rc;
 
 	*blocked = NULL;
@@ -547,7 +558,14 @@ flow_publish(struct listener *l, struct pub *p, struct routes_found *to,
 		if (bus_peer_got(peer->bus) == bus_peer_sent(peer->bus))
 			peer->moved_ms = l->now_ms;
 		address(l, &r, to->dests[i], i < to->ndests);
+		/* Both kinds of sessions of a node: one record. */
+		both = to->dests[i] >= FAR_FROM && i + 1 < n &&
+		    to->dests[i + 1] == to->dests[i] + 1 &&
+		    peer_is_durable(to->dests[i + 1]);
+		if (UNLIKELY(both))
+			r.flags |= RECORD_DURABLE;
 		rc = bus_record(peer->bus, &r, p->blob, &seq);
+		i += both;
 		if (rc < 0) {
 			metric_inc(p->v.qos == 0 ? &m_dropped_credit :
 			    &m_dropped_stream_full);
@@ -561,11 +579,12 @@ flow_publish(struct listener *l, struct pub *p, struct routes_found *to,
 			*blocked = peer;
 			peer->strained = true;
 		}
-		if (a->type != 0) {
-			w[a->nwaits].peer = peer;
-			w[a->nwaits].epoch = peer->epoch;
-			w[a->nwaits++].seq = seq;
-		}
+		if (a->type == 0)
+			continue;
+		w[a->nwaits++] = (struct wait){ peer, peer->epoch, seq };
+		if (both)
+			w[a->nwaits++] = (struct wait){ peer + 1,
+			    peer[1].epoch, seq };
 	}
 	if (a->type != 0 && n > 1 && a->nwaits <= 1) {
 		struct wait first = w[0];
@@ -700,7 +719,7 @@ flow_pass(struct listener *l, struct pub *p, const struct pick *to,
 	p->id = msgid_next(&l->ids);
 	if ((rc = record_of(p, 1, &r)) < 0)
 		return rc;
-	if (to->to >= PEERS_MAX)
+	if (peer_is_durable(to->to))
 		r.flags ^= RECORD_LIVE | RECORD_DURABLE;
 	r.flags |= RECORD_GROUPS;
 	r.ext = extension(to, 1, to->to);

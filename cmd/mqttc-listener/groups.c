@@ -205,7 +205,7 @@ is_open_to(const struct listener *l, const struct pub *p, uint32_t i)
 static inline bool
 is_store(uint32_t instance)
 {
-	return instance >= PEERS_MAX;
+	return peer_is_durable(instance);
 }
 
 /* Rather to one that takes more than to one that takes nothing now, be it
@@ -381,7 +381,8 @@ look_up(struct listener *l, const struct pub *p, struct group_id id)
 
 	if (l->nremote == 0)
 		return NULL;
-	routes_match(l, (const char *)p->v.topic.data, p->v.topic.len, &r);
+	routes_match(l, (const char *)p->v.topic.data, p->v.topic.len,
+	    &p->client_id, &r);
 	for (i = 0; i < r.ngroups; i++)
 		if (group_id_eq(r.groups[i].id, id))
 			return &r.groups[i];

@@ -558,15 +558,18 @@ give_peers(struct giver *g)
 	uint32_t		 i;
 	int			 rc;
 
-	for (i = 0; i < PEERS_ALL; i++) {
+	for (i = 0; i < PEERS_END; i++) {
 		p = &g->l->peers[i];
 		if (p->bus == NULL)
 			continue;
 		row = (struct handover_peer){ i, p->incarnation,
 		    text_of(bus_peer_name(p->bus)),
-		    text_of(bus_peer_endpoint(p->bus)), p->full };
-		if ((rc = parcel_put(&g->p, HANDOVER_PEER, &row,
-		    row.name.len + row.endpoint.len, -1)) < 0)
+		    text_of(bus_peer_endpoint(p->bus)), p->full,
+		    { NULL, 0 } };
+		if (i >= FAR_FROM)
+			row.node = text_of(bus_peer_node(p->bus));
+		if ((rc = parcel_put(&g->p, HANDOVER_PEER, &row, row.name.len +
+		    row.endpoint.len + row.node.len, -1)) < 0)
 			return rc;
 	}
 	return bus_export(g->l->bus, give_piece, g);
@@ -718,7 +721,7 @@ give_all(struct giver *g, uint64_t frozen_ms)
 		return filter_rc;
 	if ((rc = share_each(&l->shares, give_share, g)) < 0)
 		return rc;
-	for (; w.instance < PEERS_ALL; w.instance++)
+	for (; w.instance < PEERS_END; w.instance++)
 		if ((rc = answer_waiters_each(&l->peers[w.instance],
 		    give_waiter, &w)) < 0)
 			return rc;
@@ -896,8 +899,10 @@ struct taker {
 	struct place	*places;
 	size_t		 nplaces, cap_places;
 	struct {
+		bool	 there;
 		uint64_t incarnation;
 		char	 name[BUS_NAME_MAX], endpoint[BUS_ENDPOINT_MAX];
+		char	 node[BUS_NODE_MAX];
 	} *peers, router;		/* by instance */
 };
 
@@ -982,14 +987,19 @@ take_metric(struct taker *t UNUSED, const struct handover_metric *m)
 static int
 take_peer(struct taker *t, const struct handover_peer *p)
 {
-	if (p->instance >= PEERS_ALL || p->incarnation == 0 ||
+	if (p->instance >= PEERS_END ||
+	    (p->incarnation == 0) != (p->instance >= FAR_FROM) ||
 	    p->instance == t->l->self ||
+	    !copy_text(t->peers[p->instance].node,
+	    sizeof(t->peers[0].node), &p->node) ||
+	    (p->node.len == 0) != (p->instance < FAR_FROM) ||
 	    !copy_text(t->peers[p->instance].name,
 	    sizeof(t->peers[0].name), &p->name) ||
 	    !copy_text(t->peers[p->instance].endpoint,
 	    sizeof(t->peers[0].endpoint), &p->endpoint))
 		return ERR_PROTO;
 	t->peers[p->instance].incarnation = p->incarnation;
+	t->peers[p->instance].there = true;
 	t->l->peers[p->instance].full = p->full;
 	return 0;
 }
@@ -1088,7 +1098,7 @@ client_fields(struct conn *c, const struct handover_client *h)
 	c->alias_granted = (uint16_t)h->alias_granted;
 	c->keepalive_s = (uint16_t)h->keepalive_s;
 	c->qos_granted = (uint8_t)h->qos_granted;
-	c->parked_for = (uint16_t)MIN(h->parked_for, (uint32_t)PEERS_ALL);
+	c->parked_for = (uint16_t)MIN(h->parked_for, (uint32_t)PEERS_END);
 	c->parked_qos = (uint8_t)h->parked_qos;
 }
 
@@ -1281,8 +1291,8 @@ take_answer(struct taker *t, const struct handover_answer *h)
 	if ((w = malloc((n + 1) * sizeof(*w))) == NULL)
 		return ERR_NOMEM;
 	for (i = 0; i < n; i++, at += HANDOVER_WAIT) {
-		if ((instance = get_le32(at)) >= PEERS_ALL ||
-		    t->peers[instance].incarnation == 0)
+		if ((instance = get_le32(at)) >= PEERS_END ||
+		    !t->peers[instance].there)
 			continue;
 		w[a.nwaits].peer = &t->l->peers[instance];
 		w[a.nwaits].epoch = w[a.nwaits].peer->epoch;
@@ -1451,8 +1461,8 @@ take_waiter(struct taker *t, const struct handover_waiter *h)
 {
 	struct conn *c = client_of(t, h->client);
 
-	if (c == NULL || h->instance >= PEERS_ALL ||
-	    t->peers[h->instance].incarnation == 0)
+	if (c == NULL || h->instance >= PEERS_END ||
+	    !t->peers[h->instance].there)
 		return ERR_PROTO;
 	return answer_waiter_restore(&t->l->peers[h->instance], c, h->seq);
 }
@@ -1647,6 +1657,18 @@ peer_resume(struct listener *l, struct peer *p, const char *name,
 	l->nremote++;
 }
 
+/* The same of another node. */
+static void
+far_back(struct listener *l, uint32_t instance, const char *node)
+{
+	if (far_resume(l, instance, node) == 0)
+		return;
+	l->peers[instance].epoch++;
+	l->peers[instance + 1].epoch++;
+	answer_lost(l, &l->peers[instance]);
+	answer_lost(l, &l->peers[instance + 1]);
+}
+
 /* From here on everybody may see us. */
 static void
 go_on(struct taker *t)
@@ -1660,10 +1682,15 @@ go_on(struct taker *t)
 	if ((rc = bus_bind(l->bus)) < 0)
 		fatal(EX_OSERR, "bus.open", "cannot bind %s: %s",
 		    proc_endpoint(l->proc), err_str(rc));
-	for (i = 0; i < PEERS_ALL; i++)
-		if (t->peers[i].incarnation != 0)
+	for (i = 0; i < PEERS_END; i++) {
+		if (!t->peers[i].there || (i >= FAR_FROM && (i & 1) != 0))
+			continue;
+		if (i >= FAR_FROM)
+			far_back(l, i, t->peers[i].node);
+		else
 			peer_resume(l, &l->peers[i], t->peers[i].name,
 			    t->peers[i].incarnation, t->peers[i].endpoint);
+	}
 	if (t->router.incarnation != 0 && bus_peer_open(&l->tell.router, l->bus,
 	    t->router.name, t->router.incarnation, t->router.endpoint,
 	    NULL) < 0)
@@ -1725,7 +1752,7 @@ take_place(struct listener *l, int fd)
 	int		rc;
 
 	parcel_init(&t.p, fd, deadline(l), "handover.recv");
-	if ((t.peers = calloc(PEERS_ALL, sizeof(*t.peers))) == NULL)
+	if ((t.peers = calloc(PEERS_END, sizeof(*t.peers))) == NULL)
 		give_up(&t, ERR_NOMEM);
 	if ((rc = take_all(&t)) < 0 || (rc = settle(&t)) < 0)
 		give_up(&t, rc);

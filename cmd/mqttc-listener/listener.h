@@ -15,6 +15,7 @@
  *	answers.c	PUBACK and PUBREC in order, once all have taken it
  *	groups.c	shared subscriptions: who of a group gets it
  *	flow.c		streams from and to other processes
+ *	far.c		... of other nodes
  *	session.c	the desk: who holds a client id, what a store keeps
  *	retained.c	retained messages asked for and got
  *	routes.c	what we tell the router, and the FIB it gives us
@@ -70,6 +71,10 @@ enum {
 	PEERS_MAX	= 1024,		/* listeners of a node */
 	STORES_MAX	= 64,		/* session-stores of a node */
 	PEERS_ALL	= PEERS_MAX + STORES_MAX,
+	LINKS_MAX	= 4,		/* cluster-links of this node */
+	FARS_MAX	= 255,		/* other nodes */
+	FAR_FROM	= PEERS_ALL,	/* in listener.peers: far.c */
+	PEERS_END	= FAR_FROM + FARS_MAX * LINKS_MAX * 2,
 	PICKS_MAX	= 2048,		/* groups that get one message */
 	STALLED_MS	= 1000,		/* then a peer stands still */
 };
@@ -355,11 +360,26 @@ struct listener {
 	size_t		 cap_by_fd;
 
 	/* flow.c */
-	struct peer	 peers[PEERS_ALL];	/* stores from PEERS_MAX on */
+	struct peer	 peers[PEERS_END];	/* stores from PEERS_MAX on,
+						 * other nodes from FAR_FROM */
 	uint32_t	 self;		/* our own instance */
 	uint32_t	 nstores;	/* shards of this node */
 	uint64_t	 full_stores;	/* bits of those whose disk is full */
 	uint32_t	 nremote;	/* peers with a stream */
+
+	/* far.c */
+	struct {
+		char	*name;		/* NULL: free */
+		uint16_t node;		/* in far_generation; 0: none */
+	}		 fars[FARS_MAX];
+	uint32_t	 nfars;
+	uint16_t	 far_of[FIB_NODES];	/* + 1, in far_generation */
+	uint64_t	 far_generation;
+	struct {
+		uint64_t incarnation;
+		char	 endpoint[BUS_ENDPOINT_MAX];
+	}		 links[LINKS_MAX];
+	uint32_t	 nlinks;
 
 	/* session.c */
 	struct htab	 serials;	/* connections the desks know */
@@ -765,6 +785,34 @@ int flow_pass(struct listener *l, struct pub *p, const struct pick *to,
 /* Is p short of credit, but at work? */
 bool flow_is_low(const struct listener *l, const struct peer *p);
 
+/* --- far.c --- */
+
+/* A cluster-link of ours, as PEERS shows it. */
+void far_link(struct listener *l, const struct proc_peer *pp);
+/* Which peer node `node` of the index is for what that client publishes, its
+ * stream opened if need be; 0: there is no memory. */
+uint32_t far_instance(struct listener *l, unsigned node, bool durable,
+    const struct slice *client);
+/* The nodes r->far names, behind r->dests: the live sessions of a node, then
+ * its durable ones. */
+void far_dests(struct listener *l, const struct slice *client,
+    struct routes_found *r);
+/* Those with live sessions, listeners and nodes: the next from *i on, NULL at
+ * the end. */
+struct peer *peer_live(struct listener *l, uint32_t *i);
+void far_tick(struct listener *l);
+/* The stream to a node of the process whose place we take. ERR_*. */
+int far_resume(struct listener *l, uint32_t instance, const char *node);
+void far_close(struct listener *l);
+
+/* Is it durable sessions that this peer has? */
+static inline bool
+peer_is_durable(uint32_t instance)
+{
+	return instance < FAR_FROM ? instance >= PEERS_MAX :
+	    (instance - FAR_FROM) & 1;
+}
+
 /* --- routes.c --- */
 
 void routes_init(struct listener *l);	/* the bus is open */
@@ -782,9 +830,10 @@ void routes_ahead(struct listener *l, const uint8_t *buf, size_t len,
     unsigned version);
 /* Would anybody, here or elsewhere, get a message on this topic? */
 bool routes_wanted(struct listener *l, const char *topic, size_t len);
-/* Which other listeners may have subscribers of topic, and which groups. */
+/* Who else may have subscribers of topic, if this client publishes to it, and
+ * which groups. */
 void routes_match(struct listener *l, const char *topic, size_t len,
-    struct routes_found *r);
+    const struct slice *client, struct routes_found *r);
 
 /* --- sys.c --- */
 

@@ -138,6 +138,7 @@ on_tick(EV_P_ ev_timer *w UNUSED, int revents UNUSED)
 	l->unpark |= l->parked != NULL;		/* who rests for the stopped */
 	sys_tick(l);
 	accept_tick(l);
+	far_tick(l);
 	main_progress(l);
 	if (l->draining)
 		drain_some(l);

@@ -526,7 +526,7 @@ find_others(struct listener *l, struct pub *p, const struct fan *fan,
 {
 	if (l->nremote > 0)
 		routes_match(l, (const char *)p->v.topic.data, p->v.topic.len,
-		    r);
+		    &p->client_id, r);
 	l->npicks = 0;
 	if (UNLIKELY(l->groups.n > 0 || r->ngroups > 0))
 		groups_pick(l, p, fan->found, fan->nfound, r);
@@ -647,18 +647,15 @@ publish_is_held(const struct listener *l, const struct conn *c)
 	    !is_due(l, c->sourced) : answers_straight(c);
 }
 
-/* All that is on its way to other listeners is to come there first. */
+/* All that is on its way to live sessions elsewhere is to come there first. */
 static void
 due_set(struct listener *l, struct conn *c, struct sourced *q)
 {
 	struct peer	*p;
 	uint32_t	 i, n = 0;
 
-	for (i = 0; i < PEERS_MAX; i++) {
-		p = &l->peers[i];
-		n += p->bus != NULL && bus_peer_got(p->bus) <
-		    bus_peer_sent(p->bus);
-	}
+	for (i = 0; (p = peer_live(l, &i)) != NULL;)
+		n += bus_peer_got(p->bus) < bus_peer_sent(p->bus);
 	q->ndue = 0;
 	if (n == 0)
 		return;
@@ -666,10 +663,8 @@ due_set(struct listener *l, struct conn *c, struct sourced *q)
 		metric_inc(&m_dropped_memory);
 		return;
 	}
-	for (i = 0; i < PEERS_MAX && q->ndue < n; i++) {
-		p = &l->peers[i];
-		if (p->bus == NULL || bus_peer_got(p->bus) >=
-		    bus_peer_sent(p->bus))
+	for (i = 0; q->ndue < n && (p = peer_live(l, &i)) != NULL;) {
+		if (bus_peer_got(p->bus) >= bus_peer_sent(p->bus))
 			continue;
 		q->due[q->ndue] = (struct wait){ p, p->epoch,
 		    bus_peer_sent(p->bus) };
@@ -936,7 +931,8 @@ is_unkept(struct listener *l, const struct pub *p, bool by_store)
 	if (by_store && (l->full_stores >>
 	    (source_of(l, p) - &l->peers[PEERS_MAX]) & 1))
 		return true;
-	routes_match(l, (const char *)p->v.topic.data, p->v.topic.len, &r);
+	routes_match(l, (const char *)p->v.topic.data, p->v.topic.len,
+	    &p->client_id, &r);
 	return (r.stores & l->full_stores) != 0;
 }
 

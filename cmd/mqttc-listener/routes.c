@@ -162,6 +162,7 @@ routes_ahead(struct listener *l, const uint8_t *buf, size_t len,
 bool
 routes_wanted(struct listener *l, const char *topic, size_t len)
 {
+	static const struct slice nobody = { NULL, 0 };
 	struct index_filter	**found;
 	struct routes_found	  r;
 
@@ -169,7 +170,7 @@ routes_wanted(struct listener *l, const char *topic, size_t len)
 		return true;
 	if (l->nremote == 0)
 		return false;
-	routes_match(l, topic, len, &r);
+	routes_match(l, topic, len, &nobody, &r);
 	return r.ndests > 0 || r.ngroups > 0;
 }
 
@@ -186,18 +187,22 @@ running(const struct listener *l, struct routes_found *r)
 
 void
 routes_match(struct listener *l, const char *topic, size_t len,
-    struct routes_found *r)
+    const struct slice *client, struct routes_found *r)
 {
-	static uint32_t dests[PEERS_ALL];
+	static uint32_t dests[PEERS_ALL + ROUTE_FAR_MAX];
+	static uint16_t	far[ROUTE_FAR_MAX];
 	uint64_t	stores;
 
 	r->dests = dests;
+	r->far = far;
 	route_match(&l->fib, topic, len, r);
 	running(l, r);
 	/* Those too that are away: they are waited for. */
 	for (stores = r->stores; UNLIKELY(stores != 0); stores &= stores - 1)
 		r->dests[r->ndests++] = PEERS_MAX +
 		    (uint32_t)__builtin_ctzll(stores);
+	if (UNLIKELY(r->nfar > 0))
+		far_dests(l, client, r);
 }
 
 void

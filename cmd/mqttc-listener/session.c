@@ -364,10 +364,8 @@ end_later(struct listener *l, struct conn *c, const struct session_msg *e)
 	size_t		 n = 0;
 	uint32_t	 i;
 
-	for (i = 0; i < PEERS_MAX; i++)
-		n += l->peers[i].bus != NULL &&
-		    bus_peer_got(l->peers[i].bus) <
-		    bus_peer_sent(l->peers[i].bus);
+	for (i = 0; (p = peer_live(l, &i)) != NULL;)
+		n += bus_peer_got(p->bus) < bus_peer_sent(p->bus);
 	if (n == 0 || (d = malloc(sizeof(*d) + n * sizeof(d->due[0]) +
 	    c->client_id_len)) == NULL)
 		return false;
@@ -375,10 +373,8 @@ end_later(struct listener *l, struct conn *c, const struct session_msg *e)
 	d->desk = desk_of(l, c);
 	d->e = *e;
 	d->n = 0;
-	for (i = 0; i < PEERS_MAX && d->n < n; i++) {
-		p = &l->peers[i];
-		if (p->bus != NULL && bus_peer_got(p->bus) <
-		    bus_peer_sent(p->bus))
+	for (i = 0; d->n < n && (p = peer_live(l, &i)) != NULL;) {
+		if (bus_peer_got(p->bus) < bus_peer_sent(p->bus))
 			d->due[d->n++] = (struct wait){ p, p->epoch,
 			    bus_peer_sent(p->bus) };
 	}

@@ -25,7 +25,7 @@
 /* --- The table ----------------------------------------------------------- */
 
 /* Listeners need all others, the stores what leads to them. */
-enum { ROUTER_RANK, STORE_RANK, LISTENER_RANK };
+enum { ROUTER_RANK, STORE_RANK, LINK_RANK, LISTENER_RANK };
 
 static void
 row_init(struct super *s, size_t i, enum proc_kind kind, uint32_t instance,
@@ -75,10 +75,13 @@ child_table(struct super *s)
 		s->conf.supervise_stop_timeout_ms,
 		s->conf.supervise_backoff_max_ms,
 	};
-	uint32_t		i;
+	uint32_t		i, links = 0;
 
 	s->listeners = s->conf.listener_processes;
-	if (s->listeners + s->conf.session_store_processes >= PROC_PEERS_MAX)
+	if (s->conf.cluster_discovery != CONF_DISCOVERY_SINGLETON)
+		links = s->conf.cluster_link_processes;
+	if (s->listeners + s->conf.session_store_processes + links >=
+	    PROC_PEERS_MAX)
 		fatal(EX_CONFIG, "conf.bad", "listener.processes: a node has "
 		    "at most %d processes", PROC_PEERS_MAX);
 	/* All there may ever be: rows do not move, and cost nothing unused. */
@@ -91,6 +94,8 @@ child_table(struct super *s)
 		s->procs[s->nprocs].patient = true;
 		row_init(s, s->nprocs++, PROC_SESSION_STORE, i, STORE_RANK);
 	}
+	for (i = 0; i < links; i++)
+		row_init(s, s->nprocs++, PROC_CLUSTER_LINK, i, LINK_RANK);
 	for (i = 0; i < s->listeners; i++)
 		row_init(s, s->nprocs++, PROC_LISTENER, i, LISTENER_RANK);
 	keep_init(&s->table, s->procs, s->nprocs, &lim, super_now_ms());

@@ -364,6 +364,10 @@ int bus_peer_open_far(struct bus_peer **out, struct bus *b, const char *name,
 /* Another link relays: the stream goes on. */
 int bus_peer_reroute(struct bus_peer *p, const char *endpoint);
 
+/* What it has not got for its live sessions, and has nothing else in it, it does
+ * not get any more: they are given up. */
+void bus_peer_forget_live(struct bus_peer *p);
+
 /* The node it leads to; NULL: our own. */
 const char *bus_peer_node(const struct bus_peer *p);
 

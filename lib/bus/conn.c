@@ -443,7 +443,8 @@ conn_reroute(struct bus *b, const struct bus_addr *from, const Hello *h)
 	struct conn *c, *next;
 
 	HASH_ITER(hh, b->conns, c, next)
-		if (c->remote && c->incarnation == h->incarnation &&
+		if (c->remote && c->in[h->slot].open &&
+		    c->incarnation == h->incarnation &&
 		    strcmp(c->name, h->name) == 0 &&
 		    strcmp(c->node, h->node) == 0) {
 			HASH_DELETE(hh, b->conns, c);

@@ -84,6 +84,7 @@ struct bus_peer {
 	struct bus_peer	*prev, *next;
 	char		 name[BUS_NAME_MAX];
 	char		*node;		/* another one, by a relay; or NULL */
+	uint32_t	 slot;		/* then: by which link of ours; else 0 */
 	enum peer_class	 class;
 	uint64_t	 incarnation;
 	char		 endpoint[BUS_ENDPOINT_MAX];

@@ -139,6 +139,16 @@ peer_free(struct bus_peer *p)
 	free(p);
 }
 
+/* Streams by way of several links of ours end at one process over there. */
+static uint32_t
+slot_of(const char *link)
+{
+	const char *dot = strchr(link, '.');
+
+	return dot == NULL ? 0 : (uint32_t)strtoul(dot + 1, NULL, 10) %
+	    SLOTS_MAX;
+}
+
 /* node is NULL: a neighbour. */
 static int
 peer_open(struct bus_peer **out, struct bus *b, const char *name,
@@ -163,6 +173,7 @@ peer_open(struct bus_peer **out, struct bus *b, const char *name,
 		free(p);
 		return ERR_NOMEM;
 	}
+	p->slot = node != NULL ? slot_of(name) : 0;
 	p->bus = b;
 	memcpy(p->name, name, strlen(name) + 1);
 	p->class = peer_class_of(name);
@@ -281,6 +292,12 @@ const char *
 bus_peer_name(const struct bus_peer *p)
 {
 	return p->name;
+}
+
+void
+bus_peer_forget_live(struct bus_peer *p)
+{
+	stream_forget_live(&p->out);
 }
 
 const char *
@@ -424,6 +441,7 @@ send_frame(struct bus_peer *p, const struct stream_frame *f)
 	bus_envelope(p->bus, &e, f->kind);
 	memcpy(e.source, p->bus->name, strlen(p->bus->name) + 1);
 	e.incarnation = p->bus->incarnation;
+	e.slot = p->slot;
 	e.seq = f->seq;
 	e.count = f->count;
 	if (f->origin != NULL) {
@@ -472,6 +490,7 @@ send_hello(struct bus_peer *p)
 	memcpy(h.node, p->bus->node, strlen(p->bus->node) + 1);
 	memcpy(h.name, p->bus->name, strlen(p->bus->name) + 1);
 	h.incarnation = p->bus->incarnation;
+	h.slot = p->slot;
 	/* At the other end of a relay may be one that knows nothing of us. */
 	h.base = p->node != NULL ? stream_base(&p->out) : p->out.got;
 	h.stream = p->stream;
@@ -589,7 +608,7 @@ take_welcome(struct bus_peer *p, const void *body, size_t len)
 		count(dropped_malformed);
 		return;
 	}
-	if (w.to != p->bus->incarnation || w.slot != 0 ||
+	if (w.to != p->bus->incarnation || w.slot != p->slot ||
 	    p->state == PEER_CONNECTING || (p->node == NULL ?
 	    w.incarnation != p->incarnation || strcmp(w.name, p->name) != 0 :
 	    w.incarnation == 0 || strcmp(w.node, p->node) != 0)) {
@@ -637,7 +656,7 @@ take_ack(struct bus_peer *p, const Envelope *e)
 {
 	int what;
 
-	if (p->state != PEER_WELCOMED || e->slot != 0 ||
+	if (p->state != PEER_WELCOMED || e->slot != p->slot ||
 	    e->incarnation != p->bus->incarnation ||
 	    strcmp(e->source, p->bus->name) != 0) {
 		count(dropped_unwelcome);

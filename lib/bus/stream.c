@@ -460,6 +460,29 @@ stream_rewind(struct stream_out *s)
 }
 
 void
+stream_forget_live(struct stream_out *s)
+{
+	struct stream_frame	*f;
+	uint64_t		 less = 0;
+
+	(void)seal(s);		/* without memory it goes out, late */
+	for (f = s->head; f != NULL; f = f->next) {
+		if (f->kind == KIND_RECORDS && f->asks == STREAM_ASK_GOT &&
+		    f->seq > s->got) {
+			less += frame_size(f);
+			s->kept -= frame_size(f);
+			f->len = f->payload_len = f->count = 0;
+			blob_unref(&f->payload);
+		}
+		f->upto -= less;
+	}
+	s->appended -= less;
+	s->sent = MIN(s->sent, s->appended);
+	if (s->kept <= s->kept_max / 2)
+		s->was_full = false;
+}
+
+void
 stream_take_all(struct stream_out *s, uint32_t credit)
 {
 	while (s->head != NULL)

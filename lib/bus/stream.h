@@ -158,6 +158,11 @@ uint64_t stream_base(const struct stream_out *s);
  * go to it again, also those it had got. */
 void stream_rewind(struct stream_out *s);
 
+/* Frames that wait for `got` alone are emptied, not to be sent any more: their
+ * numbers stay, their bytes were never appended. Only while nobody is there: the
+ * next welcome sets the books right. */
+void stream_forget_live(struct stream_out *s);
+
 /* What is not acknowledged counts as taken; the next receiver starts after. */
 void stream_take_all(struct stream_out *s, uint32_t credit);
 

@@ -74,6 +74,7 @@ struct conf {
 
 	uint32_t	cluster_discovery;		/* enum conf_discovery */
 	char		cluster_static_seeds[CONF_STR_MAX];
+	uint32_t	cluster_link_processes;
 	bool		cluster_curve;
 	uint32_t	cluster_meta_port;		/* of suffix 0 */
 	uint32_t	cluster_message_port;
@@ -116,7 +117,9 @@ enum conf_type {
 /* In the order of their names in keys.c. */
 enum conf_role { CONF_ROLE_CORE, CONF_ROLE_REPLICANT };
 enum conf_dist { CONF_DIST_INET, CONF_DIST_INET6, CONF_DIST_TLS };
-enum conf_discovery { CONF_DISCOVERY_MANUAL, CONF_DISCOVERY_STATIC };
+enum conf_discovery {
+	CONF_DISCOVERY_MANUAL, CONF_DISCOVERY_STATIC, CONF_DISCOVERY_SINGLETON
+};
 
 enum { CONF_RELOAD = 1 };	/* takes effect on reload, without a restart */
 

@@ -232,11 +232,16 @@ const struct conf_key conf_keys[] = {
 	    "but loses nothing."),
 
 	/* The cluster. */
-	ENUM("cluster.discovery", cluster_discovery, "manual", "manual|static",
-	    0,
+	ENUM("cluster.discovery", cluster_discovery, "manual",
+	    "manual|static|singleton", 0,
 	    "How a node finds the others: it is told (mqttc-cluster join), or "
-	    "it asks those in cluster.static.seeds. Also called "
-	    "cluster.discovery_strategy."),
+	    "it asks those in cluster.static.seeds. With singleton it is alone "
+	    "for good: no port is bound for other nodes, and no cluster link "
+	    "runs. Also called cluster.discovery_strategy."),
+	U32("cluster_link.processes", cluster_link_processes, "1", 1, 4, NULL,
+	    0,
+	    "How many processes carry messages to and from other nodes. Those "
+	    "of one client take the same way always, so their order holds."),
 	STR("cluster.static.seeds", cluster_static_seeds, "", 0, 511, 0,
 	    "Names of nodes, separated by commas, that are asked at the start "
 	    "if cluster.discovery is static. The node itself may be among "

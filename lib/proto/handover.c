@@ -38,6 +38,7 @@ static const struct wire_col peer_cols[] = {
 	COL(3, WIRE_SLICE, peer, name),
 	COL(4, WIRE_SLICE, peer, endpoint),
 	COL(5, WIRE_BOOL, peer, full),
+	COL(6, WIRE_SLICE, peer, node),
 };
 
 static const struct wire_col bytes_cols[] = {

@@ -24,7 +24,7 @@
 #include "base/util.h"
 #include "proto/wire.h"
 
-#define HANDOVER_VERSION	3u
+#define HANDOVER_VERSION	4u
 #define HANDOVER_FRAME		6u	/* bytes before a body */
 #define HANDOVER_BODY_MAX	(300u << 20)
 #define HANDOVER_FIELDS_MAX	512u	/* bytes of a body, slices apart */
@@ -89,6 +89,7 @@ struct handover_peer {
 	uint64_t	incarnation;
 	struct slice	name, endpoint;
 	bool		full;		/* a store: see SERVE_FULL */
+	struct slice	node;		/* another one, then incarnation is 0 */
 };
 
 struct handover_bytes {			/* BUS, BLOB */

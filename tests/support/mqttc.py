@@ -205,6 +205,7 @@ class Node(Clients):
             "node.name": self.name,
             "node.data_dir": os.path.join(self.dir, "data"),
             "node.run_dir": os.path.join(self.dir, "run"),
+            "cluster.discovery": "singleton",
             "listener.tcp.external": "127.0.0.1:%d" % self.port,
             "listener.tcp.each": "127.0.0.1:%d" % self.each_port,
             "listener.processes": str(self.listeners),

@@ -48,6 +48,7 @@ class Rig:
         self.run_dir = os.path.join(self.dir, "run")
         os.mkdir(self.run_dir, 0o700)
         self.options = {"node.name": "rig@127.0.0.1",
+                        "cluster.discovery": "singleton",
                         "node.run_dir": self.run_dir,
                         "node.data_dir": os.path.join(self.dir, "data"),
                         "log.level": "debug"}
