@@ -988,11 +988,9 @@ static int
 take_peer(struct taker *t, const struct handover_peer *p)
 {
 	if (p->instance >= PEERS_END ||
-	    (p->incarnation == 0) != (p->instance >= FAR_FROM) ||
-	    p->instance == t->l->self ||
-	    !copy_text(t->peers[p->instance].node,
-	    sizeof(t->peers[0].node), &p->node) ||
-	    (p->node.len == 0) != (p->instance < FAR_FROM) ||
+	    p->instance == t->l->self || (p->instance < FAR_FROM ?
+	    p->incarnation == 0 : !copy_text(t->peers[p->instance].node,
+	    sizeof(t->peers[0].node), &p->node)) ||
 	    !copy_text(t->peers[p->instance].name,
 	    sizeof(t->peers[0].name), &p->name) ||
 	    !copy_text(t->peers[p->instance].endpoint,
