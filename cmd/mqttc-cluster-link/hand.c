@@ -6,6 +6,7 @@
 #include "link.h"
 
 #include <stdlib.h>
+#include <xxhash.h>
 
 #include "base/err.h"
 #include "bus/stream.h"
@@ -81,6 +82,33 @@ hand(struct source *s, struct record *r, struct blob *payload, struct peer *p,
 	    ledger_owe(s->ledger, p->owes, seq, account);
 }
 
+/* Is it to be retained on this node, too? */
+static bool
+is_retained(const struct record *r)
+{
+	struct slice	v;
+	size_t		at = 0;
+	uint16_t	type;
+
+	while (record_ext_next(r, &at, &type, &v) == 1)
+		if (type == EXT_RETAINED && v.len == 16)
+			return true;
+	return false;
+}
+
+/* The store of its topic writes it and is its source here. */
+static int
+hand_retained(struct link_process *l, struct source *s,
+    const struct record *from, struct blob *payload)
+{
+	struct record	r = *from;
+
+	r.flags |= RECORD_SOURCE;
+	return hand(s, &r, payload, &l->peers[STORES_FROM +
+	    XXH3_64bits(r.topic.data, r.topic.len) % l->nstores],
+	    LEDGER_DURABLE);
+}
+
 static int
 hand_all(struct link_process *l, struct source *s, const struct record *from,
     struct blob *payload)
@@ -94,6 +122,8 @@ hand_all(struct link_process *l, struct source *s, const struct record *from,
 	int			 rc;
 	bool			 any = false;
 
+	if (UNLIKELY(r.ext.len > 0) && is_retained(&r))
+		return hand_retained(l, s, &r, payload);
 	if (flags & RECORD_SUBS)
 		route_match(&l->fib, (const char *)r.topic.data, r.topic.len,
 		    &found);

@@ -289,12 +289,13 @@ flow_open(struct listener *l)
 	int rc;
 
 	l->nstores = l->conf->session_store_processes;
-	l->nlinks = MIN(l->conf->cluster_link_processes, (uint32_t)LINKS_MAX);
 	if ((attaches.buf = malloc(ATTACH_BUF)) == NULL)
 		return ERR_NOMEM;
 	wire_out_init(&attaches.out, attaches.buf, ATTACH_BUF);
 	if ((rc = bus_open(&l->bus, &o)) < 0)
 		return rc;
+	route_fars_init(&l->fars, l->bus, &l->fib,
+	    l->conf->cluster_link_processes);
 	/* A successor goes on with the streams it is told of. */
 	return proc_is_successor(l->proc) ? 0 : stores_open(l);
 }
@@ -407,7 +408,7 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 		    peers[i].instance < l->nstores) {
 			store_update(l, &peers[i]);
 		} else if (peers[i].kind == PROC_CLUSTER_LINK) {
-			far_link(l, &peers[i]);
+			route_fars_link(&l->fars, &peers[i]);
 		}
 	}
 	for (i = 0; i < PEERS_MAX; i++)		/* scaled away */

@@ -46,6 +46,7 @@
 #include "proto/record.h"
 #include "proto/session.h"
 #include "retain/lately.h"
+#include "route/far.h"
 #include "route/match.h"
 #include "route/tell.h"
 #include "session/inbound.h"
@@ -71,10 +72,8 @@ enum {
 	PEERS_MAX	= 1024,		/* listeners of a node */
 	STORES_MAX	= 64,		/* session-stores of a node */
 	PEERS_ALL	= PEERS_MAX + STORES_MAX,
-	LINKS_MAX	= 4,		/* cluster-links of this node */
-	FARS_MAX	= 255,		/* other nodes */
 	FAR_FROM	= PEERS_ALL,	/* in listener.peers: far.c */
-	PEERS_END	= FAR_FROM + FARS_MAX * LINKS_MAX * 2,
+	PEERS_END	= FAR_FROM + FARS_MAX * FAR_LINKS_MAX * 2,
 	PICKS_MAX	= 2048,		/* groups that get one message */
 	STALLED_MS	= 1000,		/* then a peer stands still */
 };
@@ -368,18 +367,7 @@ struct listener {
 	uint32_t	 nremote;	/* peers with a stream */
 
 	/* far.c */
-	struct {
-		char	*name;		/* NULL: free */
-		uint16_t node;		/* in far_generation; 0: none */
-	}		 fars[FARS_MAX];
-	uint32_t	 nfars;
-	uint16_t	 far_of[FIB_NODES];	/* + 1, in far_generation */
-	uint64_t	 far_generation;
-	struct {
-		uint64_t incarnation;
-		char	 endpoint[BUS_ENDPOINT_MAX];
-	}		 links[LINKS_MAX];
-	uint32_t	 nlinks;
+	struct route_fars fars;
 
 	/* session.c */
 	struct htab	 serials;	/* connections the desks know */
@@ -787,8 +775,6 @@ bool flow_is_low(const struct listener *l, const struct peer *p);
 
 /* --- far.c --- */
 
-/* A cluster-link of ours, as PEERS shows it. */
-void far_link(struct listener *l, const struct proc_peer *pp);
 /* Which peer node `node` of the index is for what that client publishes, its
  * stream opened if need be; 0: there is no memory. */
 uint32_t far_instance(struct listener *l, unsigned node, bool durable,

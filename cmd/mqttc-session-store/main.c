@@ -214,6 +214,7 @@ on_tick(EV_P_ ev_timer *w, int revents UNUSED)
 	log_tick(st);
 	desk_tick(st);
 	retained_tick(st);
+	far_tick(st);
 	onward_tick(st);
 	checkpoint_tick(st);
 	serve_tick(st);
@@ -312,6 +313,7 @@ init(struct store *st)
 	st->random = st->seed;
 	msgid_init(&st->ids, (uint16_t)XXH3_64bits(node, strlen(node)),
 	    process, clock_wall_ns());
+	st->node = XXH3_64bits(node, strlen(node));
 	htab_init(&st->holders);
 	metric_register((struct metric **)(uintptr_t)metrics, NELEM(metrics));
 	dir_open(st);

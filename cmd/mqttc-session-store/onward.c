@@ -56,11 +56,13 @@ instance_of(const struct store *st, const struct peer *p)
 static bool
 is_taken(const struct store *st, const struct due *d)
 {
+	if (d->peer->epoch != d->epoch)
+		return true;
 	if (d->seq == UINT64_MAX)
 		return false;
-	if (d->peer->epoch != d->epoch || d->peer->bus == NULL)
+	if (d->peer->bus == NULL)
 		return true;
-	return (instance_of(st, d->peer) >= LISTENERS_MAX ?
+	return (peer_is_durable(instance_of(st, d->peer)) ?
 	    bus_peer_stored(d->peer->bus) : bus_peer_got(d->peer->bus)) >=
 	    d->seq;
 }
@@ -74,9 +76,11 @@ append_to(struct store *st, struct peer *p, const struct record *r,
 	struct record	 own = *r;
 	int		 rc;
 
-	own.flags &= (uint16_t)~(RECORD_LIVE | RECORD_DURABLE);
-	own.flags |= instance_of(st, p) >= LISTENERS_MAX ? RECORD_DURABLE :
-	    RECORD_LIVE;
+	if (instance_of(st, p) < FAR_FROM) {
+		own.flags &= (uint16_t)~(RECORD_LIVE | RECORD_DURABLE);
+		own.flags |= peer_is_durable(instance_of(st, p)) ?
+		    RECORD_DURABLE : RECORD_LIVE;
+	}
 	if (record_is_alone(&own) && own.payload.len > 0) {
 		if ((b = blob_new(own.payload.len)) == NULL)
 			return ERR_NOMEM;
@@ -112,6 +116,39 @@ send_to(struct store *st, struct peer *p, const struct record *r,
 	return true;
 }
 
+/*
+ * r to another node, for those of its sessions that r->flags say; noted in d
+ * (two fit). Returns how many. What a stream has no room for goes to all its
+ * sessions, when it has: the durable ones are behind then.
+ */
+static uint32_t
+send_far(struct store *st, unsigned node, const struct record *r,
+    struct due *d)
+{
+	struct peer	*p = far_peer(st, node, &r->client_id);
+	uint64_t	 seq = UINT64_MAX;
+	uint32_t	 n = 0;
+
+	if (p == NULL) {
+		metric_inc(&m_onward_lost);
+		return 0;
+	}
+	if ((p[1].behind != NULL && record_qos(r) > 0) ||
+	    append_to(st, p, r, &seq) < 0) {
+		if (record_qos(r) == 0) {
+			metric_inc(&m_onward_lost);
+			return 0;
+		}
+		d[0] = (struct due){ p + 1, p[1].epoch, UINT64_MAX };
+		return 1;
+	}
+	if (r->flags & RECORD_LIVE)
+		d[n++] = (struct due){ p, p->epoch, seq };
+	if (r->flags & RECORD_DURABLE)
+		d[n++] = (struct due){ p + 1, p[1].epoch, seq };
+	return n;
+}
+
 static bool
 is_ours(const struct store *st, const struct slice *topic)
 {
@@ -125,6 +162,120 @@ expiry_left(const struct store *st, uint64_t deadline_s)
 
 	return deadline_s > now_s ? (uint32_t)MIN(deadline_s - now_s,
 	    RECORD_NO_EXPIRY - 1) : 0;
+}
+
+/* --- Retained messages and nodes ------------------------------------------- */
+
+/*
+ * What is retained is so on every node: the shard of the topic there gets it
+ * with its version, {when, where}, and is the source of it for its node.
+ */
+static bool
+version_of(const struct record *r, uint64_t *hi, uint64_t *lo)
+{
+	struct slice	v;
+	size_t		at = 0;
+	uint16_t	type;
+
+	while (record_ext_next(r, &at, &type, &v) == 1)
+		if (type == EXT_RETAINED && v.len == 16) {
+			*hi = get_le64(v.data);
+			*lo = get_le64(v.data + 8);
+			return true;
+		}
+	return false;
+}
+
+/* Did another node send it? */
+static bool
+is_foreign(const struct store *st, const struct record *r)
+{
+	uint64_t hi, lo;
+
+	return version_of(r, &hi, &lo) && lo != st->node;
+}
+
+static void
+version_put(uint8_t *buf, size_t size, size_t *len, uint64_t hi, uint64_t lo)
+{
+	uint8_t v[16];
+
+	put_le64(v, hi);
+	put_le64(v + 8, lo);
+	(void)record_ext_put(buf, size, len, EXT_RETAINED, v, sizeof(v));
+}
+
+/* Later than what it replaces, and than all before it, whatever the clock
+ * says. */
+static uint64_t
+next_version(struct store *st, const struct record *r)
+{
+	uint64_t hi, lo;
+
+	st->retain_last = MAX(st->retain_last + 1, r->id.hi);
+	if (retain_version(st->retain, r->topic.data, r->topic.len, &hi, &lo))
+		st->retain_last = MAX(st->retain_last, hi + 1);
+	return st->retain_last;
+}
+
+/* As it goes to another node. */
+static void
+address_far(const struct record *r, struct record *out, uint16_t sessions)
+{
+	static uint8_t	ext[RECORD_EXT_HEADER + 16];
+	uint64_t	hi, lo;
+	size_t		len = 0;
+
+	*out = *r;
+	out->flags = (uint16_t)((r->flags & (RECORD_QOS | RECORD_RETAIN)) |
+	    RECORD_SUBS | sessions);
+	if (version_of(r, &hi, &lo)) {
+		version_put(ext, sizeof(ext), &len, hi, lo);
+		out->flags &= (uint16_t)~RECORD_LIVE;
+		out->flags |= RECORD_DURABLE;
+	}
+	out->ext = (struct slice){ ext, len };
+}
+
+/* To the other nodes: all of them, or those the index found. */
+static uint32_t
+publish_far(struct store *st, const struct record *r,
+    const struct routes_found *found, struct due *due)
+{
+	struct record	out;
+	uint64_t	hi, lo;
+	uint16_t	sessions;
+	uint32_t	n = 0;
+	size_t		i, k;
+
+	if (is_foreign(st, r) || (r->flags & RECORD_GROUPS))
+		return 0;
+	if (version_of(r, &hi, &lo)) {
+		far_all(st);
+		for (i = 0; i < st->nnodes; i++) {
+			address_far(r, &out, 0);
+			n += send_far(st, st->nodes[i], &out, &due[n]);
+		}
+		return n;
+	}
+	for (i = 0; i < found->nfar; i++) {
+		for (k = 0; k < i && found->far[k] >> 1 != found->far[i] >> 1;
+		    k++)
+			;
+		if (k < i)
+			continue;	/* with its other half */
+		for (sessions = 0, k = i; k < found->nfar; k++)
+			if (found->far[k] >> 1 == found->far[i] >> 1)
+				sessions |= found->far[k] & 1 ?
+				    RECORD_DURABLE : RECORD_LIVE;
+		if (record_qos(r) == 0)
+			sessions &= (uint16_t)~RECORD_DURABLE;
+		if (sessions == 0)
+			continue;
+		address_far(r, &out, sessions);
+		n += send_far(st, found->far[i] >> 1, &out, &due[n]);
+	}
+	return n;
 }
 
 /* --- Groups --------------------------------------------------------------- */
@@ -153,12 +304,13 @@ only_group(const struct record *r, struct group_id *id)
 	return id;
 }
 
-/* What the log is to know of r: the group it is for, and what was picked, for
+/* What the log is to know of r: its version, if it is retained here, the group
+ * it is for, and what was picked, for
  * whoever may have it must get it again, and nobody else. */
 static struct slice
-note_picks(struct store *st, const struct record *r)
+note_picks(struct store *st, const struct record *r, uint64_t version)
 {
-	static uint8_t		 buf[RECORD_EXT_HEADER + 16 +
+	static uint8_t		 buf[2 * (RECORD_EXT_HEADER + 16) +
 				    GROUPS_MAX * (RECORD_EXT_HEADER + PICK_LEN)];
 	static uint32_t		 dests[2 * LISTENERS_MAX];
 	struct routes_found	 found = { .dests = dests };
@@ -168,6 +320,8 @@ note_picks(struct store *st, const struct record *r)
 	size_t			 len = 0, n, i;
 
 	_Static_assert(sizeof(buf) <= UINT16_MAX, "an extension");
+	if (version != 0)
+		version_put(buf, sizeof(buf), &len, version, st->node);
 	if (only != NULL) {
 		put_le64(v, id.hi);
 		put_le64(v + 8, id.lo);
@@ -292,7 +446,8 @@ publish(struct store *st, const struct record *r, struct due *due, bool again,
 {
 	static uint32_t		 dests[2 * LISTENERS_MAX];
 	const uint32_t		 self = LISTENERS_MAX + st->shard;
-	struct routes_found	 found = { .dests = dests };
+	static uint16_t		 far[ROUTE_FAR_MAX];
+	struct routes_found	 found = { .dests = dests, .far = far };
 	struct record		 out = *r;
 	bool			 all = !(r->flags & RECORD_GROUPS), subs;
 	size_t			 nsubs, npicks, i, k;
@@ -324,6 +479,7 @@ publish(struct store *st, const struct record *r, struct due *due, bool again,
 		address(r, &out, npicks, LISTENERS_MAX + (uint32_t)i, subs);
 		n += send_to(st, &st->peers[LISTENERS_MAX + i], &out, &due[n]);
 	}
+	n += publish_far(st, r, &found, &due[n]);
 	/* Our own sessions: no stream is needed. */
 	address(r, &out, npicks, self, all);
 	*own_due = (!again || msgid_cmp(r->id, shard_mark(st->state, &st->name,
@@ -355,7 +511,7 @@ append(struct store *st, uint64_t pos, const struct due *due, uint32_t n)
 	return o;
 }
 
-static struct due scratch[2 * PEERS_ALL];
+static struct due scratch[2 * PEERS_ALL + 2 * ROUTE_FAR_MAX];
 
 void
 onward_publish(struct store *st, const struct record *r, uint64_t pos,
@@ -416,18 +572,22 @@ onward_room(const struct store *st)
 static void
 retain_it(struct store *st, const struct record *r, bool again)
 {
-	uint64_t hi, lo;
+	uint64_t hi, lo, version, node;
 
 	if ((r->flags & RECORD_RETAIN) == 0 || !st->conf->mqtt_retain_available)
 		return;
+	if (!version_of(r, &version, &node)) {	/* the log of an earlier version */
+		version = next_version(st, r);
+		node = st->node;
+	}
 	if (again && retain_version(st->retain, r->topic.data, r->topic.len,
-	    &hi, &lo) && hi >= r->id.hi)
+	    &hi, &lo) && (hi > version || (hi == version && lo >= node)))
 		return;
 	/* One of QoS 0 cannot be refused: what was retained stays. */
 	if (record_qos(r) == 0 && r->payload.len > 0 && log_is_full(st))
 		metric_inc(&m_retained_refused);
 	else
-		(void)retained_set(st, r);
+		(void)retained_set(st, r, version, node);
 }
 
 int
@@ -437,7 +597,9 @@ onward_take(struct store *st, struct record *r, const struct op *from)
 	struct record	 own = *r;
 	struct session	*s;
 	struct onward_wait *w;
-	size_t		 size;
+	uint8_t		 ext[RECORD_EXT_HEADER + 16];
+	uint64_t	 hi, lo;
+	size_t		 size, len = 0;
 	bool		 retained;
 	int		 rc;
 
@@ -451,13 +613,22 @@ onward_take(struct store *st, struct record *r, const struct op *from)
 			return 0;
 		}
 	}
-	own.id = msgid_next(&st->ids);
 	own.flags &= (uint16_t)(RECORD_QOS | (r->flags & RECORD_GROUPS ?
 	    RECORD_GROUPS | RECORD_HOPS : RECORD_RETAIN));
 	retained = (own.flags & RECORD_RETAIN) != 0 &&
 	    st->conf->mqtt_retain_available;
-	retained = retained && !is_ours(st, &own.topic);
-	own.ext = retained ? (struct slice){ NULL, 0 } : note_picks(st, r);
+	own.id = msgid_next(&st->ids);
+	if (version_of(r, &hi, &lo)) {
+		version_put(ext, sizeof(ext), &len, hi, lo);
+		own.ext = (struct slice){ ext, len };
+		retained = false;
+	} else if (retained && !is_ours(st, &own.topic)) {
+		own.ext = (struct slice){ NULL, 0 };
+	} else {
+		own.ext = note_picks(st, r, retained ? next_version(st, &own) :
+		    0);
+		retained = false;	/* not passed on */
+	}
 	if (record_qos(&own) == 0 && !st->onward_open) {
 		metric_inc(&m_onward_lost);
 		return 0;
@@ -546,8 +717,14 @@ read_for(struct store *st, const struct onward *o, uint32_t to,
 		return ERR_CORRUPT;
 	if (op.deadline_s != 0)
 		r->expiry_s = expiry_left(st, op.deadline_s);
-	if ((r->flags & RECORD_RETAIN) && !is_ours(st, &r->topic)) {
+	if ((r->flags & RECORD_RETAIN) && !is_foreign(st, r) &&
+	    !is_ours(st, &r->topic)) {
 		r->flags |= RECORD_SOURCE;
+		return 0;
+	}
+	if (to >= FAR_FROM) {
+		address_far(r, &out, RECORD_LIVE | RECORD_DURABLE);
+		*r = out;
 		return 0;
 	}
 	out = *r;
@@ -765,6 +942,7 @@ publish_again(struct store *st)
 					r.expiry_s = expiry_left(st,
 					    op.deadline_s);
 				if ((r.flags & RECORD_RETAIN) &&
+				    !is_foreign(st, &r) &&
 				    !is_ours(st, &r.topic)) {
 					pass_on(st, &r, o->pos);
 				} else {

@@ -206,6 +206,8 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 		    peers[i].instance != st->shard) {
 			peer_update(st, &peers[i], LISTENERS_MAX +
 			    peers[i].instance);
+		} else if (peers[i].kind == PROC_CLUSTER_LINK) {
+			route_fars_link(&st->fars, &peers[i]);
 		}
 	}
 	for (i = 0; i < LISTENERS_MAX; i++)		/* scaled away */
@@ -221,8 +223,11 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 static void
 on_got(void *ctx, struct bus_peer *bp, uint64_t seq UNUSED)
 {
-	struct peer *p = bus_peer_user(bp);
+	struct store	*st = ctx;
+	struct peer	*p = bus_peer_user(bp);
 
+	if (p >= &st->peers[FAR_FROM])
+		p++;			/* the durable ones: they are behind */
 	if (p != NULL && p->behind != NULL)
 		onward_catch_up(ctx, p);
 	onward_acked(ctx);
@@ -278,7 +283,8 @@ on_route_ack(void *ctx, struct bus_frame *f)
 
 static const struct bus_rule accepts[] = {
 	/* kind			from		while	handler */
-	{ KIND_RECORDS,		PEER_LISTENER | PEER_STORE, 0, on_records },
+	{ KIND_RECORDS,		PEER_LISTENER | PEER_STORE | PEER_LINK, 0,
+							on_records },
 	{ KIND_SESSION,		PEER_LISTENER,	0,	on_session },
 	{ KIND_ROUTE_ACK,	PEER_ROUTER,	0,	on_route_ack },
 	{ KIND_QUERY,		PEER_TOOL,	0,	on_query },
@@ -391,6 +397,8 @@ peers_open(struct store *st)
 	    proc_incarnation(st->proc), &hooks, st, &m_dropped_memory);
 	shard_set_hooks(st->state, &shard_hooks, st);
 	groups_open(st);
+	if ((rc = far_open(st)) < 0)
+		return rc;
 	return stores_open(st);
 }
 
@@ -399,6 +407,7 @@ peers_close(struct store *st)
 {
 	uint32_t i;
 
+	far_close(st);
 	for (i = 0; i < PEERS_ALL; i++) {
 		if (st->peers[i].bus != NULL)
 			bus_peer_close(&st->peers[i].bus);

@@ -168,23 +168,20 @@ retained_put(struct store *st, const struct retain_msg *m)
 }
 
 int
-retained_set(struct store *st, const struct record *r)
+retained_set(struct store *st, const struct record *r, uint64_t version,
+    uint64_t node)
 {
 	struct retain_msg m = {
 		.topic = r->topic, .client_id = r->client_id,
 		.props = r->properties, .payload = r->payload,
 		.qos = (uint8_t)record_qos(r),
-		.version_hi = r->id.hi,
+		.version_hi = version, .version_lo = node,
 		.id_hi = r->id.hi, .id_lo = r->id.lo,
 	};
-	uint64_t	hi, lo;
 	int		rc;
 
 	if (r->expiry_s != RECORD_NO_EXPIRY)
 		m.deadline_s = st->now_ms / 1000 + r->expiry_s;
-	if (retain_version(st->retain, m.topic.data, m.topic.len, &hi, &lo) &&
-	    m.version_hi <= hi)
-		m.version_hi = hi + 1;
 	rc = retained_put(st, &m);
 	return MIN(rc, 0);
 }

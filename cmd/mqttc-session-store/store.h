@@ -46,6 +46,7 @@
 #include "proto/session.h"
 #include "retain/retain.h"
 #include "route/match.h"
+#include "route/far.h"
 #include "route/tell.h"
 #include "session/roster.h"
 #include "store/shard.h"
@@ -54,6 +55,8 @@ enum {
 	LISTENERS_MAX	= ROUTE_LISTENERS_MAX,
 	STORES_MAX	= ROUTE_STORES_MAX,
 	PEERS_ALL	= LISTENERS_MAX + STORES_MAX,
+	FAR_FROM	= PEERS_ALL,	/* in store.peers: far.c */
+	PEERS_END	= FAR_FROM + FARS_MAX * FAR_LINKS_MAX * 2,
 	GROUPS_MAX	= 1024,		/* that get one message */
 	OUT_MIN		= 4096,
 	OUT_MAX		= BUS_BODY_MAX,
@@ -68,7 +71,8 @@ struct store_dir {
 	int	lock_fd;
 };
 
-/* Another process: a listener, or (from LISTENERS_MAX on) another store. */
+/* Another process: a listener, (from LISTENERS_MAX on) another store, or (from
+ * FAR_FROM on) the live and the durable sessions of another node. */
 struct peer {
 	struct bus_peer	*bus;		/* NULL: not running */
 	uint64_t	 incarnation;
@@ -77,7 +81,7 @@ struct peer {
 	uint8_t		*buf;
 	bool		 dirty;		/* `out` is to be flushed */
 	bool		 ready;		/* a store whose rows everybody has */
-	struct onward	*behind;	/* a store: the first that its stream
+	struct onward	*behind;	/* durable: the first that its stream
 					 * had no room for */
 };
 
@@ -164,7 +168,7 @@ struct store {
 	uint64_t	 replayed;
 
 	/* peers.c */
-	struct peer	 peers[PEERS_ALL];
+	struct peer	 peers[PEERS_END];
 	struct route_tell tell;
 	struct route_fib fib;
 	bool		 peers_known;	/* PEERS came */
@@ -196,7 +200,36 @@ struct store {
 
 	/* retained.c */
 	struct retain	*retain;
+	uint64_t	 retain_last;	/* the highest version we gave */
+	uint64_t	 node;		/* ours, for versions: its hash */
+
+	/* far.c */
+	struct route_fars fars;
+	uint16_t	*nodes;		/* all others there are, as of */
+	size_t		 nnodes;
+	uint64_t	 nodes_version, nodes_generation;	/* the index */
 };
+
+/* Does what that peer has got count only when it is stored? */
+static inline bool
+peer_is_durable(uint32_t instance)
+{
+	return instance < FAR_FROM ? instance >= LISTENERS_MAX :
+	    (instance - FAR_FROM) & 1;
+}
+
+/* --- far.c --- */
+
+int far_open(struct store *st);		/* the bus is open; ERR_NOMEM */
+void far_close(struct store *st);
+/* The live sessions of node `node` of the index as a peer, its stream opened;
+ * the durable ones are the next. NULL: no memory. */
+struct peer *far_peer(struct store *st, unsigned node,
+    const struct slice *client);
+/* All other nodes, as the index has them now: numbers in st->nodes. */
+void far_all(struct store *st);
+/* Nodes that are none any more, or have live sessions no more. */
+void far_tick(struct store *st);
 
 /* --- dir.c --- */
 
@@ -403,8 +436,9 @@ void onward_fini(struct store *st);
 
 int retained_open(struct store *st);
 void retained_limits(struct store *st);	/* the configuration changed */
-/* r, retained, takes the place of what there was. ERR_FULL: too many. */
-int retained_set(struct store *st, const struct record *r);
+/* r is retained in that version, unless there is a newer one. ERR_FULL: too many. */
+int retained_set(struct store *st, const struct record *r, uint64_t version,
+    uint64_t node);
 /* The same of one that has its version. 1: it stands; 0: a newer one does. */
 int retained_put(struct store *st, const struct retain_msg *m);
 int retained_replay(struct store *st, const void *data, size_t len);

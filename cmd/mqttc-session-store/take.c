@@ -7,6 +7,7 @@
 #include "store.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -273,13 +274,37 @@ take_forget(struct store *st, const char *name, uint64_t incarnation)
 		(void)log_op(st, &o, NULL, NULL);
 }
 
+/*
+ * Whose ids these are, and in *slot of which life: of who sent the frame, or of
+ * the process of another node it is from, and which of its streams that is.
+ */
+static struct slice
+source_of(const struct bus_frame *f, uint32_t *slot)
+{
+	static char	 name[BUS_NAME_MAX + BUS_NODE_MAX + 16];
+	const char	*at;
+	int		 n;
+
+	if (f->origin == NULL) {
+		*slot = slot_of(f->from.class, f->from.incarnation);
+		return (struct slice){ (const uint8_t *)f->from.name,
+		    strlen(f->from.name) };
+	}
+	n = snprintf(name, sizeof(name), f->origin_slot == 0 ? "%s" : "%s/%u",
+	    f->origin, (unsigned)f->origin_slot);
+	at = strchr(name, '@');
+	*slot = strncmp(name, "session_store.", 14) == 0 && at != NULL ? 0 :
+	    (uint32_t)f->origin_incarnation;
+	return (struct slice){ (const uint8_t *)name,
+	    (size_t)MIN(n, (int)sizeof(name) - 1) };
+}
+
 int
 on_records(void *ctx, struct bus_frame *f)
 {
 	struct store	*st = ctx;
-	struct slice	 source = { (const uint8_t *)f->from.name,
-				    strlen(f->from.name) };
-	uint32_t	 slot = slot_of(f->from.class, f->from.incarnation);
+	uint32_t	 slot;
+	struct slice	 source = source_of(f, &slot);
 	struct msgid	 mark = shard_mark(st->state, &source, slot);
 	struct msgid	 last = { 0, 0 };
 	struct op	 o = { .kind = STORE_MARK, .source = source,

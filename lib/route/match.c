@@ -373,19 +373,32 @@ route_match_new(struct route_fib *rf, const char *topic, size_t len,
 	r->ngroups = rf->found.ngroups;
 }
 
-bool
-route_node_is_up(const struct route_fib *rf, unsigned node)
+enum route_node
+route_node_state(const struct route_fib *rf, unsigned node)
 {
 	struct fib_slot	d;
 	unsigned	slot;
 
-	if (rf->now == NULL)
-		return false;
-	for (slot = 0; slot < FIB_SLOTS; slot++)
+	for (slot = 0; rf->now != NULL && slot < FIB_SLOTS; slot++)
 		if (fib_slot(rf->now->reader, slot, &d) == 0 &&
 		    d.kind == FIB_NODE && d.node == node && d.instance == 0)
-			return d.state == FIB_UP;
-	return false;
+			return d.state == FIB_UP ? ROUTE_NODE_UP :
+			    ROUTE_NODE_DOWN;
+	return ROUTE_NODE_NONE;
+}
+
+size_t
+route_nodes(const struct route_fib *rf, uint16_t *out)
+{
+	struct fib_slot	d;
+	unsigned	slot;
+	size_t		n = 0;
+
+	for (slot = 0; rf->now != NULL && slot < FIB_SLOTS; slot++)
+		if (fib_slot(rf->now->reader, slot, &d) == 0 &&
+		    d.kind == FIB_NODE && d.instance == 0 && n < FIB_NODES)
+			out[n++] = d.node;
+	return n;
 }
 
 void

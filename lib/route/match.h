@@ -162,9 +162,15 @@ void route_match_batch(struct route_fib *rf, const struct slice *topics,
 void route_match_new(struct route_fib *rf, const char *topic, size_t len,
     struct routes_found *r);
 
-/* Is that node of the present generation up, as far as its live sessions are
+/* How is that node of the present generation, as far as its live sessions are
  * concerned? Reads a whole table: not for each message. */
-bool route_node_is_up(const struct route_fib *rf, unsigned node);
+enum route_node { ROUTE_NODE_NONE, ROUTE_NODE_DOWN, ROUTE_NODE_UP };
+
+enum route_node route_node_state(const struct route_fib *rf, unsigned node);
+
+/* All other nodes of the present generation, those out of reach included, into
+ * out (FIB_NODES fit): their numbers; returns how many. Likewise. */
+size_t route_nodes(const struct route_fib *rf, uint16_t *out);
 
 /*
  * Who else may want topic, and which groups. The caller gives r->dests, and
