@@ -11,8 +11,11 @@
 #include "base/err.h"
 #include "bus/stream.h"
 #include "log/log.h"
+#include "topic/group.h"
 
-static uint32_t dests[ROUTE_LISTENERS_MAX];
+enum { PICKS_MAX = 2048 };	/* groups that get one message */
+
+static uint32_t dests[PEERS_MAX];	/* of the record being handed on */
 
 static struct source *
 source_of(struct link_process *l, struct bus_frame *f)
@@ -82,6 +85,114 @@ hand(struct source *s, struct record *r, struct blob *payload, struct peer *p,
 	    ledger_owe(s->ledger, p->owes, seq, account);
 }
 
+/* --- Groups --------------------------------------------------------------- */
+
+/* A group of the record, and the process here that is to pick its member. */
+struct pick {
+	struct group_id	id;
+	uint32_t	to;		/* in link.peers */
+};
+
+static struct pick	picks[PICKS_MAX];
+static size_t		npicks;
+
+static uint32_t
+weight_of(const struct link_process *l, const struct share_slot *slot,
+    unsigned qos, bool away)
+{
+	if (slot->instance >= ROUTE_FAR_FROM ||
+	    l->peers[slot->instance].bus == NULL)
+		return 0;
+	return group_weight(slot->members, slot->instance >= STORES_FROM, qos,
+	    away);
+}
+
+/* One with members, at random by how many; UINT32_MAX: there is none. */
+static uint32_t
+pick_slot(struct link_process *l, const struct routes_group *g, unsigned qos,
+    bool away)
+{
+	uint64_t sum = 0, at;
+	uint32_t i;
+
+	for (i = 0; i < g->nslots; i++)
+		sum += weight_of(l, &g->slots[i], qos, away);
+	if (sum == 0)
+		return UINT32_MAX;
+	l->random = l->random * UINT64_C(6364136223846793005) +
+	    UINT64_C(1442695040888963407);
+	at = (l->random >> 32) % sum;
+	for (i = 0; at >= weight_of(l, &g->slots[i], qos, away); i++)
+		at -= weight_of(l, &g->slots[i], qos, away);
+	return g->slots[i].instance;
+}
+
+/* Any listener: it finds that it has no member, and looks elsewhere. */
+static uint32_t
+any_listener(const struct link_process *l)
+{
+	uint32_t i;
+
+	for (i = 0; i < STORES_FROM; i++)
+		if (l->peers[i].bus != NULL)
+			return i;
+	return UINT32_MAX;
+}
+
+static void
+pick_all(struct link_process *l, const struct record *r,
+    const struct routes_found *found)
+{
+	struct slice	v;
+	struct pick	k;
+	size_t		at = 0, i;
+	uint16_t	type;
+
+	npicks = 0;
+	while (record_ext_next(r, &at, &type, &v) == 1 && npicks < PICKS_MAX) {
+		if (type != EXT_GROUP || v.len != 16)
+			continue;
+		k.id = (struct group_id){ get_le64(v.data),
+		    get_le64(v.data + 8) };
+		k.to = UINT32_MAX;
+		for (i = 0; i < found->ngroups && k.to == UINT32_MAX; i++) {
+			if (!group_id_eq(found->groups[i].id, k.id))
+				continue;
+			k.to = pick_slot(l, &found->groups[i], record_qos(r),
+			    false);
+			if (k.to == UINT32_MAX && record_qos(r) > 0)
+				k.to = pick_slot(l, &found->groups[i],
+				    record_qos(r), true);
+		}
+		if (k.to == UINT32_MAX)
+			k.to = any_listener(l);
+		if (k.to != UINT32_MAX)
+			picks[npicks++] = k;
+	}
+}
+
+/* The groups whose member that process picks, as an extension. */
+static struct slice
+groups_at(uint32_t to)
+{
+	static uint8_t	buf[PICKS_MAX * (RECORD_EXT_HEADER + 16)];
+	uint8_t		id[16];
+	size_t		len = 0, i;
+
+	_Static_assert(sizeof(buf) <= UINT16_MAX, "an extension");
+	for (i = 0; i < npicks; i++) {
+		if (picks[i].to != to)
+			continue;
+		put_le64(id, picks[i].id.hi);
+		put_le64(id + 8, picks[i].id.lo);
+		(void)record_ext_put(buf, sizeof(buf), &len, EXT_GROUP, id,
+		    sizeof(id));
+	}
+	return (struct slice){ buf, len };
+}
+
+/* --- Handing on ------------------------------------------------------------ */
+
 /* Is it to be retained on this node, too? */
 static bool
 is_retained(const struct record *r)
@@ -109,42 +220,60 @@ hand_retained(struct link_process *l, struct source *s,
 	    LEDGER_DURABLE);
 }
 
+/* Those that may have subscribers: behind each other in dests. */
+static size_t
+subscribers(const struct link_process *l, struct routes_found *found,
+    unsigned flags)
+{
+	uint64_t stores = found->stores;
+	size_t	 i, n = 0;
+
+	if ((flags & RECORD_SUBS) == 0)
+		return 0;
+	for (i = 0; (flags & RECORD_LIVE) && i < found->ndests; i++)
+		if (l->peers[found->dests[i]].bus != NULL)
+			found->dests[n++] = found->dests[i];
+	for (; (flags & RECORD_DURABLE) && (flags & RECORD_QOS) != 0 &&
+	    stores != 0; stores &= stores - 1)
+		found->dests[n++] = STORES_FROM +
+		    (uint32_t)__builtin_ctzll(stores);
+	return n;
+}
+
 static int
 hand_all(struct link_process *l, struct source *s, const struct record *from,
     struct blob *payload)
 {
 	struct routes_found	 found = { .dests = dests };
 	struct record		 r = *from;
-	unsigned		 flags = r.flags;
-	uint64_t		 stores;
-	struct peer		*p;
-	size_t			 i;
+	size_t			 nsubs, n, i, k;
 	int			 rc;
-	bool			 any = false;
 
 	if (UNLIKELY(r.ext.len > 0) && is_retained(&r))
 		return hand_retained(l, s, &r, payload);
-	if (flags & RECORD_SUBS)
-		route_match(&l->fib, (const char *)r.topic.data, r.topic.len,
-		    &found);
-	for (i = 0; (flags & RECORD_LIVE) && i < found.ndests; i++) {
-		p = &l->peers[found.dests[i]];
-		if (p->bus == NULL)
-			continue;
-		any = true;
-		if ((rc = hand(s, &r, payload, p, LEDGER_LIVE)) < 0)
+	route_match(&l->fib, (const char *)r.topic.data, r.topic.len, &found);
+	n = nsubs = subscribers(l, &found, r.flags);
+	npicks = 0;
+	if (UNLIKELY(r.flags & RECORD_GROUPS))
+		pick_all(l, &r, &found);
+	for (i = 0; i < npicks; i++) {
+		for (k = 0; k < n && dests[k] != picks[i].to; k++)
+			;
+		if (k == n)
+			dests[n++] = picks[i].to;
+	}
+	for (i = 0; i < n; i++) {
+		r.flags = (uint16_t)(from->flags & ~(RECORD_SUBS |
+		    RECORD_GROUPS));
+		r.flags |= i < nsubs ? RECORD_SUBS : 0;
+		r.ext = groups_at(dests[i]);
+		r.flags |= r.ext.len > 0 ? RECORD_GROUPS : 0;
+		if ((rc = hand(s, &r, payload, &l->peers[dests[i]],
+		    dests[i] < STORES_FROM ? LEDGER_LIVE :
+		    LEDGER_DURABLE)) < 0)
 			return rc;
 	}
-	for (stores = found.stores; (flags & RECORD_DURABLE) && stores != 0 &&
-	    record_qos(&r) > 0; stores &= stores - 1) {
-		p = &l->peers[STORES_FROM + __builtin_ctzll(stores)];
-		if (p->bus == NULL)
-			continue;
-		any = true;
-		if ((rc = hand(s, &r, payload, p, LEDGER_DURABLE)) < 0)
-			return rc;
-	}
-	if (!any)
+	if (n == 0)
 		metric_inc(&m_unwanted);
 	return 0;
 }

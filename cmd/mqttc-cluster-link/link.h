@@ -79,6 +79,7 @@ struct link_process {
 	struct bus_peer	*router;
 	uint64_t	 router_incarnation;
 	struct route_fib fib;
+	uint64_t	 random;
 
 	struct node	*nodes;		/* uthash, by name */
 	uint32_t	 port;		/* bound; 0: not yet */

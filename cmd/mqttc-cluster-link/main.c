@@ -160,6 +160,7 @@ init(struct link_process *l)
 	msgid_init(&l->ids, (uint16_t)XXH3_64bits(node, strlen(node)),
 	    process, clock_wall_ns());
 	metric_register((struct metric **)(uintptr_t)metrics, NELEM(metrics));
+	l->random = seed;
 	keys(l);
 	route_fib_init(&l->fib, FIB_NONE, 0, proc_incarnation(l->proc), seed,
 	    &m_fib_evicted, &m_memory);

@@ -418,6 +418,30 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 
 /* --- One message out ---------------------------------------------------- */
 
+/* Another node picks the member, live or durable: both halves of it stand side
+ * by side. */
+static size_t
+add_picked_node(struct routes_found *r, size_t n, uint32_t live)
+{
+	size_t k;
+
+	for (k = 0; k < n && r->dests[k] != live && r->dests[k] != live + 1;
+	    k++)
+		;
+	if (k == n) {
+		r->dests[n++] = live;
+		r->dests[n++] = live + 1;
+		return n;
+	}
+	if (r->dests[k] == live && k + 1 < n && r->dests[k + 1] == live + 1)
+		return n;
+	memmove(&r->dests[k + 1], &r->dests[k], (n - k) * sizeof(*r->dests));
+	r->dests[k] = live;
+	r->dests[k + 1] = live + 1;
+	r->ndests += k < r->ndests;
+	return n + 1;
+}
+
 /* Append the instances of l->picks that r does not name, behind it. Returns how
  * many there are in all. */
 static size_t
@@ -428,6 +452,10 @@ add_picked(const struct listener *l, struct routes_found *r)
 	for (i = 0; i < l->npicks; i++) {
 		if (l->picks[i].to == l->self)
 			continue;
+		if (UNLIKELY(l->picks[i].to >= FAR_FROM)) {
+			n = add_picked_node(r, n, l->picks[i].to);
+			continue;
+		}
 		for (k = 0; k < n && r->dests[k] != l->picks[i].to; k++)
 			;
 		if (k == n)
@@ -720,7 +748,9 @@ flow_pass(struct listener *l, struct pub *p, const struct pick *to,
 	p->id = msgid_next(&l->ids);
 	if ((rc = record_of(p, 1, &r)) < 0)
 		return rc;
-	if (peer_is_durable(to->to))
+	if (to->to >= FAR_FROM)
+		r.flags |= RECORD_DURABLE;
+	else if (peer_is_durable(to->to))
 		r.flags ^= RECORD_LIVE | RECORD_DURABLE;
 	r.flags |= RECORD_GROUPS;
 	r.ext = extension(to, 1, to->to);

@@ -231,6 +231,23 @@ leave_out_blocked(const struct listener *l, const struct pub *p,
 			slots[i].members = 0;
 }
 
+enum { SLOTS_MAX = PEERS_ALL + ROUTE_FAR_MAX };
+
+#define NOWHERE	UINT32_MAX
+
+/* Which peer an instance of a group is, for p. */
+static inline uint32_t
+place_of(struct listener *l, const struct pub *p, uint32_t instance)
+{
+	uint32_t at;
+
+	if (LIKELY(instance < ROUTE_FAR_FROM))
+		return instance;
+	instance -= ROUTE_FAR_FROM;
+	at = far_instance(l, instance >> 1, instance & 1, &p->client_id);
+	return at == 0 ? NOWHERE : at;
+}
+
 /*
  * Who gets p for a group that has members in the slots of `far` (NULL: in none
  * we know of) and, if local is not NULL, here. -1: nobody. What the FIB says of
@@ -240,7 +257,7 @@ static int64_t
 pick(struct listener *l, const struct pub *p, const struct routes_group *far,
     struct index_filter *local)
 {
-	static struct share_slot slots[PEERS_ALL + 1];
+	static struct share_slot slots[SLOTS_MAX + 1];
 	enum share_strategy	 how = strategy(l);
 	struct group_id		 id = far != NULL ? far->id : local->share->id;
 	uint32_t		 here = members_for(p, local);
@@ -249,8 +266,10 @@ pick(struct listener *l, const struct pub *p, const struct routes_group *far,
 	size_t			 n, i;
 
 again:
-	for (i = n = 0; far != NULL && i < far->nslots && n < PEERS_ALL; i++) {
-		slots[n].instance = far->slots[i].instance;
+	for (i = n = 0; far != NULL && i < far->nslots && n < SLOTS_MAX; i++) {
+		slots[n].instance = place_of(l, p, far->slots[i].instance);
+		if (slots[n].instance == NOWHERE)
+			continue;
 		slots[n].members = group_weight(far->slots[i].members,
 		    is_store(slots[n].instance), p->v.qos, away);
 		if (slots[n].instance == l->self) {
@@ -310,7 +329,9 @@ pick_add(struct listener *l, struct group_id id, int64_t to,
 		l->cap_picks = cap;
 	}
 	l->picks[l->npicks].id = id;
-	l->picks[l->npicks].to = (uint32_t)to;
+	/* A node picks again: it is one place, its live sessions'. */
+	l->picks[l->npicks].to = to >= FAR_FROM ? far_live((uint32_t)to) :
+	    (uint32_t)to;
 	l->picks[l->npicks].local = to == l->self ? local : NULL;
 	l->npicks++;
 	return true;
@@ -403,16 +424,17 @@ give_far(struct listener *l, struct pub *p, const struct routes_group *far,
 
 	if (picked < 0 || picked == l->self)
 		return ERR_NOTFOUND;
-	one.to = (uint32_t)picked;
+	one.to = picked >= FAR_FROM ? far_live((uint32_t)picked) :
+	    (uint32_t)picked;
 	rc = flow_pass(l, p, &one, hops + 1);
 	for (i = 0; rc < 0 && i < far->nslots; i++) {
-		to = far->slots[i].instance;
-		if (to == l->self || to == (uint32_t)picked ||
+		to = place_of(l, p, far->slots[i].instance);
+		if (to == NOWHERE || to == l->self || to == (uint32_t)picked ||
 		    l->peers[to].bus == NULL ||
 		    group_weight(far->slots[i].members, is_store(to),
 		    p->v.qos, false) == 0)
 			continue;
-		one.to = to;
+		one.to = to >= FAR_FROM ? far_live(to) : to;
 		rc = flow_pass(l, p, &one, hops + 1);
 	}
 	if (rc == 0)
@@ -470,7 +492,8 @@ give_anew(struct listener *l, struct pub *p, struct group_id id, unsigned hops)
 
 	if (hops < RECORD_HOPS_MAX && (far = look_up(l, p, id)) != NULL &&
 	    (to = pick(l, p, far, local)) >= 0 && to != l->self) {
-		one.to = (uint32_t)to;
+		one.to = to >= FAR_FROM ? far_live((uint32_t)to) :
+		    (uint32_t)to;
 		if (flow_pass(l, p, &one, hops + 1) == 0) {
 			metric_inc(&m_shared_passed_on);
 			return true;

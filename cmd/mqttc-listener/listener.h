@@ -260,7 +260,7 @@ struct target {
 /* Who gets a message for a group. */
 struct pick {
 	struct group_id	 id;
-	uint32_t	 to;		/* instance of a listener */
+	uint32_t	 to;		/* in listener.peers */
 	struct index_filter *local;	/* it is us, and this the group */
 };
 
@@ -797,6 +797,13 @@ peer_is_durable(uint32_t instance)
 {
 	return instance < FAR_FROM ? instance >= PEERS_MAX :
 	    (instance - FAR_FROM) & 1;
+}
+
+/* The live sessions of the node whose peer that is. */
+static inline uint32_t
+far_live(uint32_t instance)
+{
+	return instance - ((instance - FAR_FROM) & 1);
 }
 
 /* --- routes.c --- */

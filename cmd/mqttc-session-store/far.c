@@ -7,6 +7,8 @@
 #include "store.h"
 
 #include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
 #include "base/err.h"
 #include "log/log.h"
 
@@ -34,6 +36,32 @@ far_peer(struct store *st, unsigned node, const struct slice *client)
 	p[0].epoch++;
 	p[1].epoch++;
 	return p;
+}
+
+uint64_t
+far_hash(const struct store *st, uint32_t instance)
+{
+	const char *name = st->fars.fars[(instance - FAR_FROM) / 2 /
+			    FAR_LINKS_MAX].name;
+
+	return XXH3_64bits(name, strlen(name));
+}
+
+uint32_t
+far_find(struct store *st, uint64_t hash, const struct slice *client)
+{
+	const char	*name;
+	struct peer	*p;
+	size_t		 i;
+
+	far_all(st);
+	for (i = 0; i < st->nnodes; i++) {
+		name = fib_node_name(st->fib.now->reader, st->nodes[i]);
+		if (XXH3_64bits(name, strlen(name)) == hash &&
+		    (p = far_peer(st, st->nodes[i], client)) != NULL)
+			return (uint32_t)(p - st->peers);
+	}
+	return UINT32_MAX;
 }
 
 void

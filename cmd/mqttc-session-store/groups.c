@@ -147,13 +147,30 @@ hash_of(const struct store *st, const struct record *r)
 	return 0;
 }
 
-/* Which process gets r for g: an instance as in routes_group, UINT32_MAX if
- * nobody has a member, or one that is connected. */
+enum { SLOTS_MAX = PEERS_ALL + ROUTE_FAR_MAX };
+
+/* Which of st->peers an instance of a group is, UINT32_MAX: none. */
+static uint32_t
+place_of(struct store *st, const struct record *r, uint32_t instance)
+{
+	struct peer *p;
+
+	if (instance < ROUTE_FAR_FROM)
+		return instance;
+	instance -= ROUTE_FAR_FROM;
+	p = far_peer(st, instance >> 1, &r->client_id);
+	return p == NULL ? UINT32_MAX : (uint32_t)(p - st->peers) +
+	    (instance & 1);
+}
+
+/* Which process gets r for g, of this node alone (near) or of any: its number in
+ * st->peers, of another node that of its live sessions; UINT32_MAX if nobody
+ * has a member, or one that is connected. */
 static uint32_t
 pick(struct store *st, const struct record *r, const struct routes_group *g,
-    bool connected)
+    bool connected, bool near)
 {
-	static struct share_slot	 slots[PEERS_ALL + 1];
+	static struct share_slot	 slots[SLOTS_MAX + 1];
 	const struct index_filter	*local = find(st, g->id);
 	const uint32_t			 self = LISTENERS_MAX + st->shard;
 	uint32_t			 own = local == NULL ? 0 :
@@ -165,8 +182,15 @@ pick(struct store *st, const struct record *r, const struct routes_group *g,
 again:
 	all = 0;
 	named = false;
-	for (i = n = 0; i < g->nslots && n < PEERS_ALL; i++, n++) {
+	for (i = n = 0; i < g->nslots && n < SLOTS_MAX; i++, n++) {
 		slots[n] = g->slots[i];
+		slots[n].instance = near && slots[n].instance >=
+		    ROUTE_FAR_FROM ? UINT32_MAX :
+		    place_of(st, r, slots[n].instance);
+		if (slots[n].instance == UINT32_MAX) {
+			n--;
+			continue;
+		}
 		if (slots[n].instance == self) {
 			named = true;
 			slots[n].members = own;
@@ -174,7 +198,7 @@ again:
 			slots[n].members = 0;
 		}
 		slots[n].members = group_weight(slots[n].members,
-		    slots[n].instance >= LISTENERS_MAX, record_qos(r), away);
+		    peer_is_durable(slots[n].instance), record_qos(r), away);
 		all += slots[n].members;
 	}
 	if (!named) {
@@ -189,12 +213,14 @@ again:
 	}
 	i = share_pick_slot(strategy(st), NULL, slots, n, self,
 	    hash_of(st, r), next_random(st));
+	if (i < n && slots[i].instance >= FAR_FROM)
+		return slots[i].instance - ((slots[i].instance - FAR_FROM) & 1);
 	return i < n ? slots[i].instance : UINT32_MAX;
 }
 
 size_t
 groups_pick(struct store *st, const struct record *r,
-    const struct routes_found *found, const struct group_id *only,
+    const struct routes_found *found, const struct group_id *only, bool near,
     struct group_pick *out)
 {
 	const struct routes_group	*g;
@@ -205,9 +231,11 @@ groups_pick(struct store *st, const struct record *r,
 		if (only != NULL && !group_id_eq(*only, g->id))
 			continue;
 		out[n].id = g->id;
-		out[n].to = pick(st, r, g, false);
+		out[n].to = pick(st, r, g, false, near);
 		out[n].incarnation = out[n].to < LISTENERS_MAX ?
-		    st->peers[out[n].to].incarnation : 0;
+		    st->peers[out[n].to].incarnation :
+		    out[n].to < FAR_FROM || out[n].to == UINT32_MAX ? 0 :
+		    far_hash(st, out[n].to);
 		if (out[n].to != UINT32_MAX)
 			n++;
 		else
@@ -265,8 +293,8 @@ has_member(struct store *st, const struct record *r, struct group_id id,
 	    &found);
 	for (i = 0; i < found.ngroups; i++)
 		if (group_id_eq(found.groups[i].id, id))
-			return pick(st, r, &found.groups[i], connected) !=
-			    UINT32_MAX;
+			return pick(st, r, &found.groups[i], connected,
+			    false) != UINT32_MAX;
 	return false;
 }
 

@@ -122,17 +122,12 @@ send_to(struct store *st, struct peer *p, const struct record *r,
  * sessions, when it has: the durable ones are behind then.
  */
 static uint32_t
-send_far(struct store *st, unsigned node, const struct record *r,
+send_far(struct store *st, struct peer *p, const struct record *r,
     struct due *d)
 {
-	struct peer	*p = far_peer(st, node, &r->client_id);
 	uint64_t	 seq = UINT64_MAX;
 	uint32_t	 n = 0;
 
-	if (p == NULL) {
-		metric_inc(&m_onward_lost);
-		return 0;
-	}
 	if ((p[1].behind != NULL && record_qos(r) > 0) ||
 	    append_to(st, p, r, &seq) < 0) {
 		if (record_qos(r) == 0) {
@@ -218,69 +213,11 @@ next_version(struct store *st, const struct record *r)
 	return st->retain_last;
 }
 
-/* As it goes to another node. */
-static void
-address_far(const struct record *r, struct record *out, uint16_t sessions)
-{
-	static uint8_t	ext[RECORD_EXT_HEADER + 16];
-	uint64_t	hi, lo;
-	size_t		len = 0;
-
-	*out = *r;
-	out->flags = (uint16_t)((r->flags & (RECORD_QOS | RECORD_RETAIN)) |
-	    RECORD_SUBS | sessions);
-	if (version_of(r, &hi, &lo)) {
-		version_put(ext, sizeof(ext), &len, hi, lo);
-		out->flags &= (uint16_t)~RECORD_LIVE;
-		out->flags |= RECORD_DURABLE;
-	}
-	out->ext = (struct slice){ ext, len };
-}
-
-/* To the other nodes: all of them, or those the index found. */
-static uint32_t
-publish_far(struct store *st, const struct record *r,
-    const struct routes_found *found, struct due *due)
-{
-	struct record	out;
-	uint64_t	hi, lo;
-	uint16_t	sessions;
-	uint32_t	n = 0;
-	size_t		i, k;
-
-	if (is_foreign(st, r) || (r->flags & RECORD_GROUPS))
-		return 0;
-	if (version_of(r, &hi, &lo)) {
-		far_all(st);
-		for (i = 0; i < st->nnodes; i++) {
-			address_far(r, &out, 0);
-			n += send_far(st, st->nodes[i], &out, &due[n]);
-		}
-		return n;
-	}
-	for (i = 0; i < found->nfar; i++) {
-		for (k = 0; k < i && found->far[k] >> 1 != found->far[i] >> 1;
-		    k++)
-			;
-		if (k < i)
-			continue;	/* with its other half */
-		for (sessions = 0, k = i; k < found->nfar; k++)
-			if (found->far[k] >> 1 == found->far[i] >> 1)
-				sessions |= found->far[k] & 1 ?
-				    RECORD_DURABLE : RECORD_LIVE;
-		if (record_qos(r) == 0)
-			sessions &= (uint16_t)~RECORD_DURABLE;
-		if (sessions == 0)
-			continue;
-		address_far(r, &out, sessions);
-		n += send_far(st, found->far[i] >> 1, &out, &due[n]);
-	}
-	return n;
-}
-
 /* --- Groups --------------------------------------------------------------- */
 
 enum { PICK_LEN = 28 };
+
+#define PICKED_FAR	(UINT32_MAX - 1)	/* the hash says which node */
 
 static struct group_pick	picks[GROUPS_MAX];
 
@@ -304,11 +241,32 @@ only_group(const struct record *r, struct group_id *id)
 	return id;
 }
 
+/* Of a retained message of another node: the groups that it left to this one. */
+static size_t
+pick_named(struct store *st, const struct record *r,
+    const struct routes_found *found)
+{
+	struct group_id	id;
+	struct slice	v;
+	size_t		n = 0, at = 0;
+	uint16_t	type;
+
+	while (record_ext_next(r, &at, &type, &v) == 1 && n < GROUPS_MAX) {
+		if (type != EXT_GROUP || v.len != 16)
+			continue;
+		id = (struct group_id){ get_le64(v.data),
+		    get_le64(v.data + 8) };
+		n += groups_pick(st, r, found, &id, true, &picks[n]);
+	}
+	return n;
+}
+
 /* What the log is to know of r: its version, if it is retained here, the group
  * it is for, and what was picked, for
  * whoever may have it must get it again, and nobody else. */
 static struct slice
-note_picks(struct store *st, const struct record *r, uint64_t version)
+note_picks(struct store *st, const struct record *r, uint64_t version,
+    uint64_t node)
 {
 	static uint8_t		 buf[2 * (RECORD_EXT_HEADER + 16) +
 				    GROUPS_MAX * (RECORD_EXT_HEADER + PICK_LEN)];
@@ -316,26 +274,40 @@ note_picks(struct store *st, const struct record *r, uint64_t version)
 	struct routes_found	 found = { .dests = dests };
 	struct group_id		 id;
 	const struct group_id	*only = only_group(r, &id);
+	struct slice		 group;
 	uint8_t			 v[PICK_LEN];
-	size_t			 len = 0, n, i;
+	uint16_t		 type;
+	size_t			 len = 0, n, i, at;
+	bool			 foreign;
 
 	_Static_assert(sizeof(buf) <= UINT16_MAX, "an extension");
 	if (version != 0)
-		version_put(buf, sizeof(buf), &len, version, st->node);
+		version_put(buf, sizeof(buf), &len, version, node);
 	if (only != NULL) {
 		put_le64(v, id.hi);
 		put_le64(v + 8, id.lo);
 		(void)record_ext_put(buf, sizeof(buf), &len, EXT_GROUP, v, 16);
 	}
-	if (record_qos(r) == 0 || !st->onward_open)
+	foreign = version != 0 && node != st->node;
+	if (record_qos(r) == 0 || !st->onward_open) {
+		at = 0;
+		while (foreign && record_ext_next(r, &at, &type, &group) == 1)
+			if (type == EXT_GROUP)
+				(void)record_ext_put(buf, sizeof(buf), &len,
+				    EXT_GROUP, group.data, group.len);
 		return (struct slice){ buf, len };
+	}
 	route_match(&st->fib, (const char *)r->topic.data, r->topic.len,
 	    &found);
-	n = groups_pick(st, r, &found, only, picks);
+	if (foreign)
+		n = pick_named(st, r, &found);
+	else
+		n = groups_pick(st, r, &found, only, false, picks);
 	for (i = 0; i < n; i++) {
 		put_le64(v, picks[i].id.hi);
 		put_le64(v + 8, picks[i].id.lo);
-		put_le32(v + 16, picks[i].to);
+		put_le32(v + 16, picks[i].to < FAR_FROM ? picks[i].to :
+		    PICKED_FAR);
 		put_le64(v + 20, picks[i].incarnation);
 		(void)record_ext_put(buf, sizeof(buf), &len, EXT_PICK, v,
 		    sizeof(v));
@@ -372,14 +344,20 @@ picks_of(struct store *st, const struct record *r,
 		    get_le64(v.data + 8) };
 		k.to = get_le32(v.data + 16);
 		k.incarnation = get_le64(v.data + 20);
-		if (k.to >= LISTENERS_MAX + st->nshards)
+		if (k.to == PICKED_FAR)
+			k.to = far_find(st, k.incarnation, &r->client_id);
+		else if (k.to >= LISTENERS_MAX + st->nshards)
 			continue;
-		if (!is_gone(st, &k))
+		if (k.to != UINT32_MAX && !is_gone(st, &k))
 			picks[n++] = k;
 		else if (record_qos(r) == 1)
-			n += groups_pick(st, r, found, &k.id, &picks[n]);
+			n += groups_pick(st, r, found, &k.id, false,
+			    &picks[n]);
 	}
-	return any ? n : groups_pick(st, r, found, only_group(r, &id), picks);
+	if (any)
+		return n;
+	return is_foreign(st, r) ? pick_named(st, r, found) :
+	    groups_pick(st, r, found, only_group(r, &id), false, picks);
 }
 
 /* The groups, of the n in picks, whose copy goes to that process, as an
@@ -400,6 +378,99 @@ groups_of(size_t n, uint32_t to)
 		    sizeof(id));
 	}
 	return (struct slice){ buf, len };
+}
+
+/* --- To other nodes --------------------------------------------------------- */
+
+/* As it goes to another node, whose live sessions are peer `to`. */
+static void
+address_far(const struct record *r, struct record *out, size_t npicks,
+    uint32_t to, uint16_t sessions, bool subs)
+{
+	static uint8_t	ext[RECORD_EXT_HEADER + 16 +
+			    GROUPS_MAX * (RECORD_EXT_HEADER + 16)];
+	struct slice	groups = groups_of(npicks, to);
+	uint64_t	hi, lo;
+	size_t		len = 0;
+
+	*out = *r;
+	out->flags = (uint16_t)((r->flags & (RECORD_QOS | RECORD_RETAIN |
+	    RECORD_HOPS)) | (subs ? RECORD_SUBS : 0) | sessions |
+	    (groups.len > 0 ? RECORD_GROUPS : 0));
+	if (version_of(r, &hi, &lo)) {
+		version_put(ext, sizeof(ext), &len, hi, lo);
+		out->flags &= (uint16_t)~RECORD_LIVE;
+		out->flags |= RECORD_DURABLE;
+	}
+	memcpy(ext + len, groups.data, groups.len);
+	out->ext = (struct slice){ ext, len + groups.len };
+}
+
+struct to_node {
+	struct peer	*p;		/* its live sessions */
+	uint16_t	 sessions;
+	bool		 subs;
+};
+
+static void
+to_node(struct to_node *list, size_t *n, struct peer *p, uint16_t sessions,
+    bool subs)
+{
+	size_t i;
+
+	if (p == NULL) {
+		metric_inc(&m_onward_lost);
+		return;
+	}
+	for (i = 0; i < *n && list[i].p != p; i++)
+		;
+	if (i == *n)
+		list[(*n)++] = (struct to_node){ p, 0, false };
+	list[i].sessions |= sessions;
+	list[i].subs |= subs;
+}
+
+/* To the other nodes: all of them, or those the index found, or that were
+ * picked. */
+static uint32_t
+publish_far(struct store *st, const struct record *r,
+    const struct routes_found *found, size_t npicks, struct due *due)
+{
+	static struct to_node	 list[ROUTE_FAR_MAX];
+	const uint16_t		 both = RECORD_LIVE | RECORD_DURABLE;
+	struct record		 out;
+	uint64_t		 hi, lo;
+	uint32_t		 done = 0;
+	size_t			 n = 0, i;
+
+	if (is_foreign(st, r))
+		return 0;
+	if (version_of(r, &hi, &lo)) {
+		far_all(st);
+		for (i = 0; i < st->nnodes; i++)
+			to_node(list, &n, far_peer(st, st->nodes[i],
+			    &r->client_id), both, true);
+	} else if (!(r->flags & RECORD_GROUPS)) {
+		for (i = 0; i < found->nfar; i++)
+			to_node(list, &n, far_peer(st, found->far[i] >> 1,
+			    &r->client_id), found->far[i] & 1 ?
+			    RECORD_DURABLE : RECORD_LIVE, true);
+	}
+	for (i = 0; i < npicks; i++)
+		if (picks[i].to >= FAR_FROM)
+			to_node(list, &n, &st->peers[picks[i].to], both,
+			    false);
+	for (i = 0; i < n; i++) {
+		if (record_qos(r) == 0 && list[i].subs && !version_of(r, &hi,
+		    &lo))
+			list[i].sessions &= (uint16_t)~RECORD_DURABLE;
+		if (list[i].sessions == 0)
+			continue;
+		address_far(r, &out, npicks, instance_of(st, list[i].p),
+		    list[i].sessions, list[i].subs);
+		done += send_far(st, list[i].p, &out, &due[done]);
+	}
+	return done;
 }
 
 /* --- To everybody ---------------------------------------------------------- */
@@ -479,7 +550,7 @@ publish(struct store *st, const struct record *r, struct due *due, bool again,
 		address(r, &out, npicks, LISTENERS_MAX + (uint32_t)i, subs);
 		n += send_to(st, &st->peers[LISTENERS_MAX + i], &out, &due[n]);
 	}
-	n += publish_far(st, r, &found, &due[n]);
+	n += publish_far(st, r, &found, npicks, &due[n]);
 	/* Our own sessions: no stream is needed. */
 	address(r, &out, npicks, self, all);
 	*own_due = (!again || msgid_cmp(r->id, shard_mark(st->state, &st->name,
@@ -597,9 +668,8 @@ onward_take(struct store *st, struct record *r, const struct op *from)
 	struct record	 own = *r;
 	struct session	*s;
 	struct onward_wait *w;
-	uint8_t		 ext[RECORD_EXT_HEADER + 16];
 	uint64_t	 hi, lo;
-	size_t		 size, len = 0;
+	size_t		 size;
 	bool		 retained;
 	int		 rc;
 
@@ -613,20 +683,21 @@ onward_take(struct store *st, struct record *r, const struct op *from)
 			return 0;
 		}
 	}
+	if (is_foreign(st, r))		/* its groups are beside all else */
+		r->flags &= (uint16_t)~RECORD_GROUPS;
 	own.flags &= (uint16_t)(RECORD_QOS | (r->flags & RECORD_GROUPS ?
 	    RECORD_GROUPS | RECORD_HOPS : RECORD_RETAIN));
 	retained = (own.flags & RECORD_RETAIN) != 0 &&
 	    st->conf->mqtt_retain_available;
 	own.id = msgid_next(&st->ids);
 	if (version_of(r, &hi, &lo)) {
-		version_put(ext, sizeof(ext), &len, hi, lo);
-		own.ext = (struct slice){ ext, len };
+		own.ext = note_picks(st, r, hi, lo);
 		retained = false;
 	} else if (retained && !is_ours(st, &own.topic)) {
 		own.ext = (struct slice){ NULL, 0 };
 	} else {
 		own.ext = note_picks(st, r, retained ? next_version(st, &own) :
-		    0);
+		    0, st->node);
 		retained = false;	/* not passed on */
 	}
 	if (record_qos(&own) == 0 && !st->onward_open) {
@@ -723,7 +794,9 @@ read_for(struct store *st, const struct onward *o, uint32_t to,
 		return 0;
 	}
 	if (to >= FAR_FROM) {
-		address_far(r, &out, RECORD_LIVE | RECORD_DURABLE);
+		to--;			/* the live ones */
+		address_far(r, &out, picks_of(st, r, &found), to, RECORD_LIVE |
+		    RECORD_DURABLE, !(r->flags & RECORD_GROUPS));
 		*r = out;
 		return 0;
 	}

@@ -226,6 +226,10 @@ void far_close(struct store *st);
  * the durable ones are the next. NULL: no memory. */
 struct peer *far_peer(struct store *st, unsigned node,
     const struct slice *client);
+/* What a node whose peer that is keeps through all starts, and back: the live
+ * ones, UINT32_MAX: it is not there. */
+uint64_t far_hash(const struct store *st, uint32_t instance);
+uint32_t far_find(struct store *st, uint64_t hash, const struct slice *client);
 /* All other nodes, as the index has them now: numbers in st->nodes. */
 void far_all(struct store *st);
 /* Nodes that are none any more, or have live sessions no more. */
@@ -375,7 +379,7 @@ int take_message(struct store *st, const struct record *r,
  * or from LISTENERS_MAX on a store. */
 struct group_pick {
 	struct group_id	 id;
-	uint64_t	 incarnation;
+	uint64_t	 incarnation;	/* of a node far_hash() */
 	uint32_t	 to;
 };
 
@@ -388,10 +392,10 @@ void groups_connected(struct store *st, struct session *s);
 void groups_forget(struct store *st, struct index_filter *g);
 /* What the router is to know of it: group_count(). */
 uint32_t groups_count(const struct index_filter *g);
-/* For the groups in found (only one of them, unless that is NULL): GROUPS_MAX fit
- * in out. Returns how many; a group nobody is a member of is counted. */
+/* For the groups in found (only one of them, unless that is NULL), of all members
+ * or of those of this node (near): GROUPS_MAX fit in out. Returns how many; a group nobody is a member of is counted. */
 size_t groups_pick(struct store *st, const struct record *r,
-    const struct routes_found *found, const struct group_id *only,
+    const struct routes_found *found, const struct group_id *only, bool near,
     struct group_pick *out);
 /* The members here that get r for the groups its extension names, behind the n
  * targets there are; a group without any is looked for elsewhere. Returns how

@@ -213,6 +213,7 @@ groups_of(const struct route_fib *rf, const struct fib_match *m,
 	const struct fib_group	*from;
 	struct routes_group	*to;
 	struct fib_slot		 d;
+	uint32_t		 instance;
 	size_t			 i, k, nslots = 0;
 
 	g->ngroups = g->nslots = 0;
@@ -233,10 +234,16 @@ groups_of(const struct route_fib *rf, const struct fib_match *m,
 			if (fib_slot(rf->now->reader, from->slots[k].slot,
 			    &d) < 0)
 				continue;
-			if (store_bit(&d) == 0 && !is_listener(&d))
+			if (is_listener(&d))
+				instance = d.instance;
+			else if (store_bit(&d) != 0)
+				instance = d.instance + ROUTE_LISTENERS_MAX;
+			else if (is_far(&d))
+				instance = ROUTE_FAR_FROM + route_far(d.node,
+				    d.instance > 0);
+			else
 				continue;
-			to->slots[to->nslots].instance = d.instance +
-			    (is_listener(&d) ? 0 : ROUTE_LISTENERS_MAX);
+			to->slots[to->nslots].instance = instance;
 			to->slots[to->nslots++].members =
 			    from->slots[k].members;
 		}

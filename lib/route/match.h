@@ -29,6 +29,7 @@ enum {
 	ROUTE_LISTENERS_MAX = 1024,	/* of a node */
 	ROUTE_STORES_MAX = 64,		/* shards of a node */
 	ROUTE_FAR_MAX	= 2 * FIB_NODES,	/* routes_found.far */
+	ROUTE_FAR_FROM	= ROUTE_LISTENERS_MAX + ROUTE_STORES_MAX,
 
 	ROUTE_ANSWERS		= 1024,
 	ROUTE_ANSWER_TOPIC	= 72,
@@ -38,7 +39,8 @@ enum {
 };
 
 /* A group with members, ours included. Instances from ROUTE_LISTENERS_MAX on are
- * stores, also one that is away, for it keeps what it is given. */
+ * stores, also one that is away, for it keeps what it is given; from
+ * ROUTE_FAR_FROM on other nodes: route_far() less that. */
 struct routes_group {
 	struct group_id	 id;
 	struct share_slot *slots;	/* in the same order everywhere; as
