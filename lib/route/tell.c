@@ -307,6 +307,8 @@ route_tell_up(struct route_tell *t)
 {
 	struct batch b;
 
+	/* The next number is promised to what changed. */
+	route_tell_flush(t);
 	/* It has all of our rows, and its answer was lost with a connection:
 	 * one more number to answer brings it. */
 	if (t->acked < t->seq && !t->snapshot &&
