@@ -891,21 +891,30 @@ index_match(struct index *ix, const char *topic, size_t len,
 }
 
 static int
+each_of(struct index_filter *f, int (*each)(void *, struct index_filter *),
+    void *ctx)
+{
+	struct index_share *s;
+
+	if (each(ctx, f))
+		return 1;
+	for (s = f->share; s != NULL; s = s->next)
+		if (each(ctx, s->group))
+			return 1;
+	return 0;
+}
+
+static int
 each_in(const struct spread *t, int (*each)(void *, struct index_filter *),
     void *ctx)
 {
 	struct index_filter	*f;
-	struct index_share	*s;
 	unsigned		 part = 0;
 	size_t			 i = 0;
 
-	while ((f = spread_next(t, &part, &i)) != NULL) {
-		if (each(ctx, f))
+	while ((f = spread_next(t, &part, &i)) != NULL)
+		if (each_of(f, each, ctx))
 			return 1;
-		for (s = f->share; s != NULL; s = s->next)
-			if (each(ctx, s->group))
-				return 1;
-	}
 	return 0;
 }
 
@@ -915,6 +924,65 @@ index_each(struct index *ix, int (*each)(void *, struct index_filter *),
 {
 	if (!each_in(&ix->plain, each, ctx))
 		(void)each_in(&ix->wild, each, ctx);
+}
+
+/*
+ * The spot of a filter is which table it is in, its part of that, and its key
+ * there. Parts grow and shrink, but keys stay in the order of the cells they are
+ * due to: a page is all keys that are due to some cells in a row.
+ */
+enum { PAGE_CELLS = 16 };
+
+uint64_t
+index_spot(const struct index *ix, const struct index_filter *f)
+{
+	struct parts p;
+
+	(void)parts_of(ix, f->text, f->len, &p);
+	return (uint64_t)p.wild << 40 | p.hash >> 56 << 32 |
+	    spread_key(p.hash);
+}
+
+/* The items of p whose keys are from..to-1; that is all of cells' from `cell`
+ * up to cell `end`. They lie there or behind, up to the first free cell. */
+static void
+visit(const struct spread_part *p, uint64_t from, uint64_t to, size_t cell,
+    size_t end, int (*each)(void *, struct index_filter *), void *ctx)
+{
+	const uint32_t	*keys = spread_keys(p);
+	size_t		 n, i = cell;
+
+	for (n = 0; n < p->cap; n++, i = i + 1 < p->cap ? i + 1 : 0) {
+		if (keys[i] == 0 && cell + n >= end)
+			return;
+		if (keys[i] != 0 && keys[i] >= from && keys[i] < to &&
+		    each_of(p->items[i], each, ctx))
+			return;
+	}
+}
+
+void
+index_page(struct index *ix, uint64_t *at,
+    int (*each)(void *, struct index_filter *), void *ctx)
+{
+	const struct spread_part	*p;
+	uint64_t			 from, to;
+	size_t				 cell, end;
+
+	for (; *at < INDEX_END; *at = ((*at >> 32) + 1) << 32) {
+		p = &(*at >> 40 == 0 ? &ix->plain : &ix->wild)->part[*at >> 32 &
+		    (SPREAD_PARTS - 1)];
+		if (p->n == 0)
+			continue;
+		from = *at & UINT32_MAX;
+		cell = spread_home(p, (uint32_t)from);
+		end = MIN(cell + PAGE_CELLS, (size_t)p->cap);
+		/* The smallest key that is due to cell `end`. */
+		to = (((uint64_t)end << 32) + p->cap - 1) / p->cap;
+		*at += to - from;
+		visit(p, from, to, cell, end, each, ctx);
+		return;
+	}
 }
 
 size_t

@@ -163,6 +163,20 @@ int index_match(struct index *ix, const char *topic, size_t len,
 void index_each(struct index *ix, int (*each)(void *ctx,
     struct index_filter *f), void *ctx);
 
+/*
+ * The same in pages, between which filters may come and go. Each has a spot for
+ * life, of its text alone, and its groups are with it. *at, 0 at first, is how
+ * far the walk is: index_page visits those at the spots that are next, a dozen
+ * as a rule, and moves it above them; INDEX_END when there are no more. Whoever
+ * is there when the walk passes is visited once. each() must not add or drop
+ * filters; if it returns nonzero the page ends, and *at moves all the same.
+ */
+#define INDEX_END	(UINT64_C(2) << 40)
+
+void index_page(struct index *ix, uint64_t *at, int (*each)(void *ctx,
+    struct index_filter *f), void *ctx);
+uint64_t index_spot(const struct index *ix, const struct index_filter *f);
+
 size_t index_nfilters(const struct index *ix);
 size_t index_nsubs(const struct index *ix);
 

@@ -456,6 +456,117 @@ a_filter_is_found_by_its_text(void **state UNUSED)
 	index_free(&ix);
 }
 
+/* --- A walk in pages ------------------------------------------------------ */
+
+enum { WALKED = 60000 };
+
+struct walk {
+	const struct index *ix;
+	uint64_t	 from;		/* where the page began */
+	uint64_t	 most;		/* the highest spot of it */
+	unsigned	 n;
+	unsigned	 visits[WALKED];	/* of each filter, and its group */
+};
+
+static int
+on_page(void *ctx, struct index_filter *f)
+{
+	struct walk	*w = ctx;
+	uint64_t	 spot = index_spot(w->ix, f);
+
+	assert_true(spot >= w->from && spot < INDEX_END);
+	w->most = MAX(w->most, spot);
+	w->visits[strtoul(f->text, NULL, 10)] += f->is_group ? 100 : 1;
+	w->n++;
+	return 0;
+}
+
+static void
+walked_text(char *out, size_t size, unsigned i)
+{
+	snprintf(out, size, i % 4 == 0 ? "%u/+" : "%u", i);
+}
+
+/* What is there all the time is visited once, though the parts grow and shrink
+ * and others come and go; those at the moment they are passed, or never. */
+static void
+a_walk_in_pages_misses_nobody(void **state UNUSED)
+{
+	static struct walk	 w;
+	static struct index_owner owners[WALKED];
+	static bool		 there[WALKED];
+	struct index		*ix = index_new(5, &wide);
+	struct index_sub	 opts = { .qos = 1 };
+	struct index_filter	*f;
+	uint64_t		 s = 77, at = 0, spot;
+	unsigned		 i, k, run, want, pages = 0, most = 0;
+	char			 text[16];
+
+	w.ix = ix;
+	for (run = 0; run < 2; run++) {
+		/* Up to a third stays; in the first walk there will be more of
+		 * them, in the second less. */
+		memset(w.visits, 0, sizeof(w.visits));
+		for (i = 0; i < WALKED; i++) {
+			if (there[i] || (i % 3 != 0 && run == 0))
+				continue;
+			walked_text(text, sizeof(text), i);
+			subscribe(ix, &owners[i], text);
+			if (i % 5 == 0)
+				assert_int_equal(index_share(ix, &owners[i],
+				    &groups[1], text, strlen(text), &opts,
+				    &f), 1);
+			there[i] = true;
+		}
+		for (at = 0; at < INDEX_END; pages++) {
+			w.from = at;
+			w.most = w.n = 0;
+			index_page(ix, &at, on_page, &w);
+			assert_true(at > w.from && at > w.most);
+			most = MAX(most, w.n);
+			for (k = 0; k < 16; k++) {
+				i = (unsigned)(next_random(&s) % WALKED);
+				if (i % 3 == 0)
+					continue;
+				walked_text(text, sizeof(text), i);
+				if (there[i] && run == 1) {
+					assert_non_null(f = index_find(ix,
+					    NULL, text, strlen(text)));
+					spot = index_spot(ix, f);
+					want = f->share != NULL ? 101 : 1;
+					assert_int_equal(w.visits[i],
+					    spot < at ? want : 0);
+					drop_all(ix, &owners[i]);
+					there[i] = false;
+				} else if (!there[i] && run == 0) {
+					subscribe(ix, &owners[i], text);
+					there[i] = true;
+					f = index_find(ix, NULL, text,
+					    strlen(text));
+					/* Not, or when it is its turn. */
+					w.visits[i] = index_spot(ix, f) < at ?
+					    1 : 0;
+				}
+			}
+		}
+		for (i = 0; i < WALKED; i++) {
+			if (!there[i])
+				continue;
+			walked_text(text, sizeof(text), i);
+			f = index_find(ix, NULL, text, strlen(text));
+			assert_int_equal(w.visits[i],
+			    f->share != NULL ? 101 : 1);
+		}
+	}
+	assert_true(pages > 5000 && most < 64);
+	at = INDEX_END;
+	index_page(ix, &at, on_page, &w);
+	assert_true(at == INDEX_END);
+	for (i = 0; i < WALKED; i++)
+		drop_all(ix, &owners[i]);
+	index_free(&ix);
+}
+
 int
 main(void)
 {
@@ -471,6 +582,7 @@ main(void)
 		cmocka_unit_test(an_anchor_is_told_from_one_that_looks_like_it),
 		cmocka_unit_test(the_deepest_filter_is_one_of_128_levels),
 		cmocka_unit_test(a_filter_is_found_by_its_text),
+		cmocka_unit_test(a_walk_in_pages_misses_nobody),
 	};
 
 	return cmocka_run_group_tests_name("index", tests, NULL, NULL);
