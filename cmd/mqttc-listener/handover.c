@@ -513,7 +513,7 @@ give_head(struct giver *g, uint64_t frozen_ms)
 		.route_seq = l->tell.seq, .route_acked = l->tell.acked,
 		.serial = l->serial, .token = subscribe_token(0, false),
 		.snapshot = l->tell.snapshot,
-		.snapshot_first = l->tell.snapshot_first,
+		.snapshot_first = l->tell.snapshot,	/* all of it again */
 	};
 
 	return parcel_put(&g->p, HANDOVER_HEAD, &row, row.name.len +
@@ -583,7 +583,8 @@ give_filter(void *ctx, struct index_filter *f)
 	struct giver		*g = ctx;
 	struct handover_filter	 row = { { (uint8_t *)f->text, f->len },
 				    route_seq_of(&g->l->tell, f),
-				    route_told(f), f->is_group,
+				    g->l->tell.snapshot ? 0 : route_told(f),
+				    f->is_group,
 				    share_of(f),
 				    f->is_group ? f->share->cursor : 0 };
 
@@ -964,8 +965,8 @@ take_head(struct taker *t, const struct handover_head *h)
 	l->tell.router_incarnation = h->router_incarnation;
 	l->tell.seq = h->route_seq;
 	l->tell.acked = h->route_acked;
-	l->tell.snapshot = h->snapshot;
-	l->tell.snapshot_first = h->snapshot_first;
+	if (h->snapshot)
+		route_tell_anew(&l->tell);
 	l->serial = h->serial;
 	subscribe_token(h->token, true);
 	return 0;

@@ -75,7 +75,7 @@ on_turn(EV_P_ ev_prepare *w UNUSED, int revents UNUSED)
 	flow_flush(l);
 	handover_turn(l);
 	if (l->job.active || l->waiting != NULL || l->unpark ||
-	    l->doomed != NULL)
+	    l->doomed != NULL || route_tell_more(&l->tell))
 		ev_idle_start(EV_A_ &l->again);
 	else
 		ev_idle_stop(EV_A_ &l->again);

@@ -160,6 +160,8 @@ main_progress(struct store *st)
 	proc_ready(st->proc);
 }
 
+static ev_idle	telling;	/* there is more for the router */
+
 /* The end of a turn and the beginning of the next. */
 static void
 on_turn(EV_P_ ev_prepare *w, int revents UNUSED)
@@ -186,6 +188,10 @@ on_turn(EV_P_ ev_prepare *w, int revents UNUSED)
 		log_sync_now(st);
 	}
 	peers_turn(st);
+	if (route_tell_more(&st->tell))
+		ev_idle_start(st->loop, &telling);
+	else
+		ev_idle_stop(st->loop, &telling);
 	main_progress(st);
 }
 
@@ -332,6 +338,7 @@ init(struct store *st)
 	ev_check_init(&st->check, on_woken);
 	ev_set_priority(&st->check, EV_MAXPRI);
 	ev_idle_init(&st->again, on_again);
+	ev_idle_init(&telling, on_again);
 	ev_timer_init(&st->tick, on_tick, TICK_MS / 1000., TICK_MS / 1000.);
 	st->prepare.data = st->tick.data = st->check.data = st;
 	ev_prepare_start(st->loop, &st->prepare);

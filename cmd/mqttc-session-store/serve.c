@@ -527,8 +527,7 @@ serve_subscribe(struct store *st, uint32_t listener,
 	if (rc < 0 && !remove)
 		w->reason = rc == ERR_FULL ? MQTT_QUOTA_EXCEEDED :
 		    MQTT_UNSPECIFIED_ERROR;
-	/* Its rows are in the next batch for the router, if there is one. */
-	w->seq = st->tell.ndirty > 0 ? st->tell.seq + 1 : st->tell.acked;
+	w->seq = route_seq_all(&st->tell);
 	w->next = st->subs;
 	st->subs = w;
 	st->subs_due = true;

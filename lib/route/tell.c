@@ -86,9 +86,9 @@ struct batch {
 	struct route_tell	*t;
 	struct routes_writer	 w;
 	uint8_t			*buf;
+	size_t			 rows;
 	bool			 open, failed;
-	bool			 removes;	/* a row, since it was begun */
-	bool			 lost;		/* a removal that failed */
+	bool			 sent;		/* one is, since it was cleared */
 };
 
 static int
@@ -111,16 +111,6 @@ batch_open(struct batch *b)
 	b->open = true;
 }
 
-static int
-not_told(void *ctx, struct index_filter *f)
-{
-	struct route_tell *t = ctx;
-
-	if (route_seq_of(t, f) > t->seq)
-		route_told_set(f, 0);
-	return 0;
-}
-
 static void
 batch_send(struct batch *b, bool snapshot_end)
 {
@@ -132,26 +122,23 @@ batch_send(struct batch *b, bool snapshot_end)
 	rc = bus_stream_send(t->router, KIND_ROUTES, b->buf, len, NULL);
 	if (rc == 0) {
 		t->snapshot_first = false;
-		b->removes = false;
+		b->sent = true;
 		return;
 	}
 	assert(rc != ERR_INVAL);	/* our own batch is too large */
 	/* The stream is full: this number was never used. */
 	b->failed = true;
-	b->lost |= b->removes;
 	t->seq--;
-	index_each(t->index, not_told, t);
 }
 
-/* Say how f is now. */
+/* Say that f is wanted so much now. */
 static void
-batch_row(struct batch *b, struct index_filter *f)
+batch_row(struct batch *b, struct index_filter *f, uint32_t now)
 {
 	struct route_row row = {
 		.filter = { (const uint8_t *)f->text, f->len },
 		.qos = 2,
 	};
-	uint32_t	 now = wanted(b->t, f);
 	bool		 add = now > 0;
 
 	if (f->is_group) {
@@ -168,56 +155,127 @@ batch_row(struct batch *b, struct index_filter *f)
 		(void)(add ? routes_add(&b->w, &row) :
 		    routes_del(&b->w, &row));	/* ROUTES_BUF holds any one */
 	}
-	b->removes |= !add;
 	f->route_seq = (uint32_t)b->t->seq;
 	route_told_set(f, now);
 }
 
-static int
-forget(void *ctx UNUSED, struct index_filter *f)
-{
-	route_told_set(f, 0);
-	return 0;
-}
+/* --- A snapshot ----------------------------------------------------------- */
 
-/* A router that knows nothing of us: everything is to be told. */
-static void
-snapshot(struct route_tell *t)
+/*
+ * All that is in the index is told, in the order of its spots and a page a turn,
+ * to a router that knows nothing of us, or not what. `told` of a filter is what
+ * the snapshot said of it: it counts below t->at only. From t->far on nothing
+ * was said, so there is nothing to take back. Between the two lies, after a
+ * batch that found no room, what is told a second time: of that it is not known
+ * what was said.
+ */
+enum {
+	PAGE_ROWS	= 1024,		/* filters and groups a turn */
+	AHEAD		= 64		/* pages, at most, not yet acknowledged
+					 * by the stream */
+};
+
+void
+route_tell_anew(struct route_tell *t)
 {
-	index_each(t->index, forget, NULL);
 	t->snapshot = t->snapshot_first = true;
+	t->held = false;
+	t->at = t->far = 0;
 }
 
 static int
-snapshot_row(void *ctx, struct index_filter *f)
+page_row(void *ctx, struct index_filter *f)
 {
-	struct batch *b = ctx;
+	struct batch	*b = ctx;
+	uint32_t	 now = wanted(b->t, f);
 
-	if (!f->told && wanted(b->t, f) > 0)
-		batch_row(b, f);
+	b->rows++;
+	if (now > 0)
+		batch_row(b, f, now);
+	else
+		route_told_set(f, 0);
 	return b->failed;
 }
 
-/* Go on with the snapshot, as far as the stream has room: the rest follows
- * when events.credit says so. */
+/* Go on with the snapshot. What of it finds no room is told again, from where
+ * the first row that was not sent may lie. */
 static void
-snapshot_more(struct route_tell *t, struct batch *b)
+page(struct route_tell *t, struct batch *b)
 {
-	index_each(t->index, snapshot_row, b);
+	uint64_t from = t->at, next;
+
+	b->rows = 0;
+	b->sent = false;
+	while (t->at < INDEX_END && b->rows < PAGE_ROWS && !b->sent) {
+		next = t->at;
+		index_page(t->index, &next, page_row, b);
+		if (b->sent) {
+			from = t->at;
+			t->far = MAX(t->far, next);
+		}
+		if (b->failed)
+			goto again;
+		t->at = next;
+	}
+	if (t->at == INDEX_END)
+		batch_open(b);
+	if (b->open)
+		batch_send(b, t->at == INDEX_END);
 	if (b->failed)
-		return;
-	batch_open(b);
-	batch_send(b, true);
-	if (b->failed)
+		goto again;
+	t->held = false;
+	t->far = MAX(t->far, t->at);
+	if (t->at < INDEX_END)
 		return;
 	t->snapshot = false;
 	if (t->hooks->rebase != NULL)
 		t->hooks->rebase(t->ctx, t->seq);
 	log_debug("routes.snapshot", "filters=%zu seq=%llu",
 	    index_nfilters(t->index), (unsigned long long)t->seq);
+	return;
+
+again:
+	t->at = from;
+	t->held = true;
 }
 
-/* At the end of a turn: what changed, and what nobody wants any more. */
+/* A router that is slow is not told everything at once: what it has not taken
+ * lies in our memory, and changes must find room behind it. */
+static bool
+page_is_due(const struct route_tell *t)
+{
+	return t->snapshot && t->router != NULL &&
+	    !bus_peer_blocked(t->router) &&
+	    bus_peer_sent(t->router) - bus_peer_got(t->router) < AHEAD;
+}
+
+bool
+route_tell_more(const struct route_tell *t)
+{
+	return page_is_due(t) && !t->held;
+}
+
+/* --- The end of a turn ---------------------------------------------------- */
+
+/* f may have changed. */
+static void
+change(struct batch *b, struct index_filter *f)
+{
+	struct route_tell	*t = b->t;
+	uint32_t		 now = wanted(t, f);
+	uint64_t		 spot;
+
+	if (t->snapshot && (spot = index_spot(t->index, f)) >= t->at) {
+		/* It is yet to come. */
+		if (spot < t->far && now == 0)
+			batch_row(b, f, 0);
+		return;
+	}
+	if (route_told(f) != now)
+		batch_row(b, f, now);
+}
+
+/* What changed, and what nobody wants any more; then some of the snapshot. */
 void
 route_tell_flush(struct route_tell *t)
 {
@@ -226,7 +284,7 @@ route_tell_flush(struct route_tell *t)
 	size_t			 i;
 	bool			 tell = t->router != NULL;
 
-	if (t->ndirty == 0 && !(tell && t->snapshot))
+	if (t->ndirty == 0 && !page_is_due(t))
 		return;
 	if (tell && batch_begin(t, &b) < 0) {
 		metric_inc(t->m_short);
@@ -235,13 +293,8 @@ route_tell_flush(struct route_tell *t)
 	for (i = 0; i < t->ndirty; i++) {
 		f = t->dirty[i];
 		f->dirty = false;
-		if (tell && !b.failed && route_told(f) != wanted(t, f) &&
-		    (f->told || !t->snapshot))
-			batch_row(&b, f);
-		if (tell && b.failed) {
-			b.lost |= wanted(t, f) == 0;
-			route_told_set(f, 0);	/* the snapshot does */
-		}
+		if (tell && !b.failed)
+			change(&b, f);
 		if (f->nsubs == 0) {
 			if (t->hooks->gone != NULL)
 				t->hooks->gone(t->ctx, f);
@@ -255,16 +308,15 @@ route_tell_flush(struct route_tell *t)
 		return;
 	/* Come and gone in one turn: nothing to say, but SUBACKs wait for the
 	 * number. */
-	if (!b.failed && t->hooks->waited != NULL && t->hooks->waited(t->ctx))
+	if (!b.failed && !t->snapshot && t->hooks->waited != NULL &&
+	    t->hooks->waited(t->ctx))
 		batch_open(&b);
-	if (b.open && !t->snapshot)
+	if (b.open)
 		batch_send(&b, false);
-	if (!b.failed && t->snapshot)
-		snapshot_more(t, &b);
-	/* Rows are lost: all again. Those to be added, a snapshot on its way
-	 * will still say; those to be removed only a new one does. */
-	if (b.failed && (!t->snapshot || b.lost))
-		snapshot(t);
+	if (b.failed)
+		route_tell_anew(t);	/* what was not said is said with all */
+	else if (page_is_due(t))
+		page(t, &b);
 	free(b.buf);
 }
 
@@ -298,7 +350,7 @@ route_tell_router(struct route_tell *t, const struct proc_peer *r)
 		return;
 	}
 	t->router_incarnation = r->incarnation;
-	snapshot(t);
+	route_tell_anew(t);
 	route_tell_flush(t);
 }
 
@@ -339,7 +391,7 @@ route_tell_ack(struct route_tell *t, const struct bus_frame *f)
 	    f->from.incarnation != t->router_incarnation)
 		return 0;			/* meant for one before us */
 	if (a.resync) {
-		snapshot(t);
+		route_tell_anew(t);
 		route_tell_flush(t);
 		return 0;
 	}
