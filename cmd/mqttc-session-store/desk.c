@@ -36,8 +36,8 @@ desk_find(const struct store *st, const void *id, size_t len)
 	struct holder	*d;
 	size_t		 i;
 
-	for (i = htab_first(&st->holders, h);
-	    (d = htab_at(&st->holders, h, &i)) != NULL; i++)
+	for (i = spread_first(&st->holders, h);
+	    (d = spread_at(&st->holders, h, &i)) != NULL; i++)
 		if (d->len == len && memcmp(d->client_id, id, len) == 0)
 			return d;
 	return NULL;
@@ -60,7 +60,7 @@ holder_new(struct store *st, const struct slice *id)
 	memcpy(d->client_id, id->data, id->len);
 	d->len = (uint16_t)id->len;
 	d->hash = id_hash(st, id->data, id->len);
-	if (htab_add(&st->holders, d->hash, d) < 0) {
+	if (spread_add(&st->holders, d->hash, d) < 0) {
 		free(d);
 		return NULL;
 	}
@@ -72,7 +72,7 @@ static void
 holder_free(struct store *st, struct holder *d)
 {
 	serve_forget(st, d);
-	htab_del(&st->holders, d->hash, d);
+	spread_del(&st->holders, d->hash, d);
 	metric_set(&m_holders, st->holders.n);
 	free(d->waiting);
 	free(d);
@@ -589,15 +589,16 @@ static void
 lose(struct store *st, uint32_t listener, bool unseen_only)
 {
 	struct holder	**list, *d;
-	size_t		 i, n = 0, k;
+	unsigned	 part = 0;
+	size_t		 i = 0, n = 0, k;
 
 	if (st->holders.n == 0)
 		return;
 	if ((list = malloc(st->holders.n * sizeof(struct holder *))) == NULL)
 		fatal(71, "store.nomem", "out of memory");
-	for (i = 0; i <= st->holders.mask; i++)
-		if ((d = st->holders.cells[i].item) != NULL && d->connected &&
-		    d->listener == listener && !(unseen_only && d->seen))
+	while ((d = spread_next(&st->holders, &part, &i)) != NULL)
+		if (d->connected && d->listener == listener &&
+		    !(unseen_only && d->seen))
 			list[n++] = d;
 	for (k = 0; k < n; k++) {
 		close_place(st, list[k], false, false, 0);
@@ -719,7 +720,8 @@ void
 desk_peers(struct store *st)
 {
 	struct holder	**list, *d;
-	size_t		 i, n = 0, k;
+	unsigned	 part = 0;
+	size_t		 i = 0, n = 0, k;
 
 	if (st->unnamed_checked || st->holders.n == 0) {
 		st->unnamed_checked = true;
@@ -728,9 +730,8 @@ desk_peers(struct store *st)
 	if ((list = malloc(st->holders.n * sizeof(struct holder *))) == NULL)
 		return;				/* the next PEERS */
 	st->unnamed_checked = true;
-	for (i = 0; i <= st->holders.mask; i++)
-		if ((d = st->holders.cells[i].item) != NULL && d->connected &&
-		    !d->seen && (d->listener >= LISTENERS_MAX ||
+	while ((d = spread_next(&st->holders, &part, &i)) != NULL)
+		if (d->connected && !d->seen && (d->listener >= LISTENERS_MAX ||
 		    st->peers[d->listener].bus == NULL ||
 		    st->peers[d->listener].incarnation != d->incarnation))
 			list[n++] = d;
@@ -751,16 +752,16 @@ void
 desk_fini(struct store *st)
 {
 	struct holder	*d;
-	size_t		 i;
+	unsigned	 part = 0;
+	size_t		 i = 0;
 
-	for (i = 0; st->holders.cells != NULL && i <= st->holders.mask; i++)
-		if ((d = st->holders.cells[i].item) != NULL) {
-			if (d->session != NULL)
-				d->session->user = NULL;
-			free(d->waiting);
-			free(d);
-		}
-	htab_fini(&st->holders);
+	while ((d = spread_next(&st->holders, &part, &i)) != NULL) {
+		if (d->session != NULL)
+			d->session->user = NULL;
+		free(d->waiting);
+		free(d);
+	}
+	spread_fini(&st->holders);
 }
 
 /* --- For tools ------------------------------------------------------------ */

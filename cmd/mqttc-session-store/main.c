@@ -320,7 +320,6 @@ init(struct store *st)
 	msgid_init(&st->ids, (uint16_t)XXH3_64bits(node, strlen(node)),
 	    process, clock_wall_ns());
 	st->node = XXH3_64bits(node, strlen(node));
-	htab_init(&st->holders);
 	metric_register((struct metric **)(uintptr_t)metrics, NELEM(metrics));
 	dir_open(st);
 	if (retained_open(st) < 0)

@@ -310,11 +310,11 @@ void
 serve_retry(struct store *st)
 {
 	struct holder	*h;
-	size_t		 i;
+	unsigned	 part = 0;
+	size_t		 i = 0;
 
-	for (i = 0; st->holders.cells != NULL && i <= st->holders.mask; i++)
-		if ((h = st->holders.cells[i].item) != NULL &&
-		    h->session != NULL && h->session->queue != NULL)
+	while ((h = spread_next(&st->holders, &part, &i)) != NULL)
+		if (h->session != NULL && h->session->queue != NULL)
 			serve_soon(st, h);
 }
 

@@ -33,6 +33,7 @@
 #include <stdint.h>
 
 #include "base/htab.h"
+#include "base/spread.h"
 #include "base/wheel.h"
 #include "bus/bus.h"
 #include "conf/conf.h"
@@ -174,7 +175,7 @@ struct store {
 	bool		 peers_known;	/* PEERS came */
 
 	/* desk.c */
-	struct htab	 holders;	/* by client id */
+	struct spread	 holders;	/* by client id */
 	struct wheel	 wheel;
 
 	/* serve.c */
