@@ -9,6 +9,8 @@
 #define ENTRY_HEAD	8u		/* klen, vlen */
 #define VLEN_DELETE	UINT32_MAX
 
+enum { ROOM_KEPT = 256 << 10 };
+
 struct kv_batch *
 kv_batch_new(void)
 {
@@ -28,6 +30,11 @@ kv_batch_free(struct kv_batch **b)
 void
 kv_batch_reset(struct kv_batch *b)
 {
+	if (b->room > ROOM_KEPT) {
+		free(b->buf);
+		b->buf = NULL;
+		b->room = 0;
+	}
 	b->len = 0;
 	b->n = 0;
 	b->position = 0;

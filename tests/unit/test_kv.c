@@ -736,6 +736,32 @@ stopping_finishes_all_but_snapshots(void **state UNUSED)
 	ev_loop_destroy(loop);
 }
 
+/* The checkpoint of a start, or of a storm, is large, and most are small. */
+static void
+a_batch_that_was_large_gives_back_its_memory(void **state UNUSED)
+{
+	static uint8_t	 value[100000];
+	struct kv_batch	*b = kv_batch_new();
+	uint8_t		*first;
+	unsigned	 i;
+
+	assert_int_equal(kv_batch_put(b, "k", 1, "v", 1), 0);
+	first = b->buf;
+	kv_batch_reset(b);
+	assert_ptr_equal(b->buf, first);	/* not each time anew */
+	for (i = 0; i < 100; i++)
+		assert_int_equal(kv_batch_put(b, "k", 1, value,
+		    sizeof(value)), 0);
+	assert_true(b->room >= 100 * sizeof(value));
+	kv_batch_reset(b);
+	assert_true(b->room <= 1 << 20);
+	assert_int_equal(b->len, 0);
+	assert_int_equal(kv_batch_put(b, "next", 4, "w", 1), 0);
+	assert_int_equal(b->n, 1);
+	assert_memory_equal(b->buf + 8, "next", 4);	/* lengths, then it */
+	kv_batch_free(&b);
+}
+
 int
 main(void)
 {
@@ -746,6 +772,7 @@ main(void)
 		T(what_was_committed_is_there_again),
 		T(keys_and_values_have_bounds),
 		T(the_last_entry_for_a_key_counts),
+		T(a_batch_that_was_large_gives_back_its_memory),
 		T(a_walk_can_be_ended),
 		T(a_kill_leaves_a_committed_state),
 		T(no_flipped_byte_of_a_tree_is_believed),
