@@ -303,7 +303,10 @@ grant(struct store *st, struct holder *d, uint32_t listener,
     const struct session_msg *e)
 {
 	struct session	*old = shard_find(st->state, d->client_id, d->len);
-	bool		 present = old != NULL && old->durable &&
+	/* What became due while we were away [MQTT-4.1.0-2]. */
+	bool		 expired = old != NULL &&
+			    session_ends_ms(old) <= st->now_ms;
+	bool		 present = old != NULL && old->durable && !expired &&
 			    !e->clean_start && !import_is_under_way(old);
 	int		 rc = 0;
 
@@ -313,6 +316,12 @@ grant(struct store *st, struct holder *d, uint32_t listener,
 		rest_end(st, old);
 		if (!present)
 			rc = end_session(st, old);
+		else if (session_will_ms(old) <= st->now_ms)
+			rc = fire_will(st, old);
+		if (rc < 0)
+			rest_begin(st, old);
+		else if (expired)
+			metric_inc(&m_sessions_expired);
 	}
 	d->session = NULL;
 	if (rc == 0 && (e->durable || e->will.len > 0 || present))

@@ -4,6 +4,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -392,6 +393,28 @@ def test_sessions_expire(make_node, topic):                 # MQTT-3.1.2-23
     here.expect_nothing()
     # Nobody is told of filters whose sessions are gone.
     assert "session_store.0" in node.tool("mqttc-route", "list")
+
+
+@needs_own
+@pytest.mark.parametrize("shards", [1, 3])
+def test_they_expire_while_the_node_is_away(make_node, shards):  # MQTT-4.1.0-2
+    """Who comes back too late finds nothing, even as the first one."""
+    n = 12
+    node = make_node(listeners=2,
+                     options={"session_store.processes": str(shards)})
+    for i in range(n):
+        leave(node, durable(node, "e%d" % i, expiry=1))
+    node.close_clients()
+    assert node.terminate() == 0
+    node.proc = None
+    time.sleep(1.1)                     # the sessions must grow old
+    node.start()
+    cs = [node.raw(on=i % 2) for i in range(n)]
+    for i, c in enumerate(cs):
+        c.send_bytes(wire.connect_packet(
+            client_id="e%d" % i, clean=False,
+            props={"session_expiry_interval": 60}))
+    assert not any(c.expect(wire.CONNACK).session_present for c in cs)
 
 
 @needs_own

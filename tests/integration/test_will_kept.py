@@ -6,6 +6,7 @@ later."""
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -463,6 +464,36 @@ def test_the_node_starts_again(make_node, topic, shards):
     got = sorted(next_one(keeps) for _ in range(6))
     assert got == [b"%d" % i for i in range(6)]
     keeps.expect_nothing()
+
+
+@needs_own
+@pytest.mark.parametrize("shards", [1, 3])
+def test_it_was_due_while_the_node_was_away(make_node, topic, shards):
+    """Who comes back after the delay comes too late to cancel it, even as the
+    first one."""                                           # MQTT-3.1.2-8
+    node = make_node(listeners=2,
+                     options={"session_store.processes": str(shards)})
+    keeps = durable(node, "keeps")
+    keeps.subscribe(topic + "/#", qos=1)
+    leave(node, keeps)
+    for i in range(6):
+        c = durable(node, "w%d" % i, on=i % 2, will=will(
+            topic, b"%d" % i, 1, qos=1))
+        leave(node, c, 4)
+    node.close_clients()
+    assert node.terminate() == 0
+    node.proc = None
+    time.sleep(1.1)                             # the delay must pass
+    node.start()
+    cs = [node.raw(on=i % 2) for i in range(6)]
+    for i, c in enumerate(cs):
+        c.send_bytes(wire.connect_packet(
+            client_id="w%d" % i, clean=False,
+            props={"session_expiry_interval": 60}))
+    assert all(c.expect(wire.CONNACK).session_present for c in cs)
+    keeps = durable(node, "keeps", on=1, present=True)
+    got = sorted(next_one(keeps) for _ in range(6))
+    assert got == [b"%d" % i for i in range(6)]
 
 
 # --- One whose store hears of it late ---------------------------------------
