@@ -387,7 +387,7 @@ void
 serve_resume(struct store *st, struct holder *h, const struct slice *pids)
 {
 	struct session	*s = h->session;
-	uint64_t	 offset;
+	uint64_t	 offset, end = 0;
 	size_t		 i;
 
 	serve_forget(st, h);
@@ -401,13 +401,17 @@ serve_resume(struct store *st, struct holder *h, const struct slice *pids)
 		    i += 2) {
 			offset = session_offset(s, get_le16(pids->data + i));
 			if (offset != UINT64_MAX) {
+				end = MAX(end, offset + 1);
 				offset -= h->at_base;
 				h->at_client[offset / 8] |=
 				    (uint8_t)(1 << offset % 8);
 			}
 		}
 	}
-	s->sent_unsure = false;
+	/* What it does not have, and did not answer, it never had: all it said
+	 * before came to us before this. */
+	session_set_sent(s, h->at_client != NULL || pids->len < 2 ? end :
+	    UINT64_MAX);
 	serve_soon(st, h);
 }
 

@@ -116,7 +116,7 @@ session_save(const struct session *s, void *out, size_t size)
 	out_u64(&w, h->incarnation);
 	out_u64(&w, s->base);
 	out_u64(&w, s->next);
-	out_u64(&w, s->sent);
+	out_u64(&w, s->sent_unsure ? MAX(h->known_sent, s->base) : s->sent);
 	out_u64(&w, h->serial);
 	out_u32(&w, h->listener);
 	out_u32(&w, s->expiry_s);

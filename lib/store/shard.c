@@ -574,6 +574,8 @@ apply_ack(struct shard *sh, struct session *s, const struct op *o)
 	if (e == NULL || e->state == ENTRY_DONE)
 		return;
 	s->sent = MAX(s->sent, o->offset + 1);
+	if (s->sent_unsure)
+		s->here->known_sent = MAX(s->here->known_sent, o->offset + 1);
 	if (o->what != MQTT_PUBREC)
 		queue_done(sh, s, e);
 	else if (e->qos == 2)
@@ -939,9 +941,19 @@ shard_replayed(struct shard *sh)
 		if (!s->connected)
 			continue;
 		s->sent_unsure = true;
+		s->here->known_sent = s->sent;
 		s->sent = MAX(s->sent, MIN(s->next,
 		    s->base + SHARD_WINDOW_MAX));
 	}
+}
+
+void
+session_set_sent(struct session *s, uint64_t end)
+{
+	if (!s->sent_unsure)
+		return;
+	s->sent_unsure = false;
+	s->sent = MIN(s->sent, MAX(MAX(end, s->here->known_sent), s->base));
 }
 
 /* --- Questions ----------------------------------------------------------- */

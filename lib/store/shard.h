@@ -83,6 +83,7 @@ struct session_here {
 	struct slice	 will;		/* as STORE_OPEN brought it; ours */
 	uint64_t	 incarnation;	/* connected: where, which one of it */
 	uint64_t	 serial;	/* ... and by which connection there */
+	uint64_t	 known_sent;	/* sent_unsure: what `sent` is at least */
 	uint32_t	 listener;	/* connected: where (instance) */
 	uint32_t	 will_delay_s;
 };
@@ -196,6 +197,10 @@ int shard_apply_op(struct shard *sh, uint64_t pos, const struct op *o,
 /* After the log was replayed: who was connected has sent_unsure, and `sent`
  * raised to as much as may have been handed out. */
 void shard_replayed(struct shard *sh);
+
+/* Of one with sent_unsure it is known now: `sent` is end, or what the log knows
+ * to be sent if that is more. */
+void session_set_sent(struct session *s, uint64_t end);
 
 /* The highest position that was applied, or that a loaded record knows of. */
 uint64_t shard_applied(const struct shard *sh);

@@ -1191,6 +1191,32 @@ def test_the_store_is_killed_with_messages_in_flight(mortal, topic, qos):
     finish(c, *again)
 
 
+@every_qos
+def test_the_store_is_killed_before_it_was_sent(mortal, topic, qos):
+    """What waited behind the window comes for the first time: without DUP
+    [MQTT-3.3.1-3], and not at all if it has expired [MQTT-3.3.2-5]."""
+    node = mortal
+    c = durable(node, sid(topic), props={"receive_maximum": 1})
+    c.subscribe(topic, qos=qos)
+    pub = node.client()
+    pub.publish(topic, b"0", qos=qos)
+    pub.publish(topic, b"1", qos=qos, props={"message_expiry_interval": 1})
+    publish_all(pub, topic, numbers(2, 5), qos)
+    first = c.read_publish()
+    kill_store(node)
+    c.expect_nothing()
+    time.sleep(1.1)                     # the message must grow old
+    c.complete(first)
+    p = c.read_publish()
+    assert (p.payload, p.dup) == (b"2", False)
+    leave(node, c)
+    c = durable(node, sid(topic), on=1, present=True)
+    got = c.read_publishes(3)
+    assert [(p.payload, p.dup) for p in got] == [
+        (b"2", True), (b"3", False), (b"4", False)]
+    finish(c, *got)
+
+
 def test_the_store_is_killed_after_suback(mortal, topic):
     node = mortal
     c = durable(node, sid(topic))

@@ -1077,6 +1077,29 @@ after_a_replay_sent_is_unsure(void **state UNUSED)
 	shard_free(&sh);
 }
 
+static void
+sent_is_what_the_client_has_or_has_answered(void **state UNUSED)
+{
+	struct shard	*sh = a_shard();
+	struct session	*s = shard_session(sh, 1);
+	struct op	 o = {
+		.kind = STORE_ACK, .handle = 1, .offset = 1, .what = MQTT_PUBACK,
+	};
+
+	session_set_sent(s, 0);		/* nobody was unsure */
+	assert_int_equal(s->sent, 1);
+	shard_replayed(sh);
+	assert_int_equal(s->sent, 3);
+	assert_int_equal(apply(sh, 100, bytes_of(&o)), 0);
+	session_set_sent(s, 1);
+	assert_false(s->sent_unsure);
+	assert_int_equal(s->sent, 2);
+	shard_replayed(sh);
+	session_set_sent(s, UINT64_MAX);
+	assert_int_equal(s->sent, 3);
+	shard_free(&sh);
+}
+
 /* --- A lack of memory ---------------------------------------------------- */
 
 static void
@@ -1184,6 +1207,7 @@ main(void)
 		cmocka_unit_test(a_position_is_taken_once),
 		cmocka_unit_test(subscriptions_may_be_limited),
 		cmocka_unit_test(after_a_replay_sent_is_unsure),
+		cmocka_unit_test(sent_is_what_the_client_has_or_has_answered),
 		cmocka_unit_test(without_memory_nothing_changes),
 	};
 
