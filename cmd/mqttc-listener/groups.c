@@ -532,18 +532,6 @@ groups_record(struct listener *l, struct pub *p, const struct record *r)
 	}
 }
 
-/* What is left at the time of id of what r had when it got its own. */
-static uint32_t
-expiry_left(const struct record *r, struct msgid id)
-{
-	uint64_t held_s;
-
-	if (r->expiry_s == RECORD_NO_EXPIRY || id.hi <= r->id.hi)
-		return r->expiry_s;
-	held_s = (id.hi - r->id.hi) / 1000000000;
-	return held_s >= r->expiry_s ? 0 : r->expiry_s - (uint32_t)held_s;
-}
-
 void
 groups_again(struct listener *l, const struct record *r)
 {
@@ -563,7 +551,8 @@ groups_again(struct listener *l, const struct record *r)
 		    get_le64(v.data + 8) };
 		publish_of_record(&p, r, NULL);
 		p.id = msgid_next(&l->ids);
-		if ((p.v.expiry_s = expiry_left(r, p.id)) == 0) {
+		if ((p.v.expiry_s = record_expiry_left(r,
+		    p.id.hi / 1000000)) == 0) {
 			metric_inc(&m_dropped_expired);
 			continue;
 		}

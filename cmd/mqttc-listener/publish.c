@@ -1079,6 +1079,12 @@ publish_record(struct listener *l, const struct record *r,
 
 	publish_of_record(&p, r, payload);
 	metric_inc(&m_publish_received);
+	p.v.expiry_s = record_expiry_left(r, l->ids.clock / 1000000);
+	if (UNLIKELY(p.v.expiry_s == 0)) {	/* [MQTT-3.3.2-5] */
+		metric_inc(&m_dropped_expired);
+		pub_fini(&p);
+		return;
+	}
 	if (p.v.retain)
 		retained_live(&p.id);
 	log_debug("publish.relayed", "id=%016llx%016llx topic=%s",

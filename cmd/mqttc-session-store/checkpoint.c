@@ -301,7 +301,7 @@ move(struct store *st, struct body *b)
 	memcpy(copy, o.targets, o.targets_len);
 	memcpy(copy + o.targets_len, o.record.data, o.record.len);
 	m.pos = b->pos;
-	m.deadline_s = b->deadline_s;
+	m.deadline_ms = b->deadline_ms;
 	m.ntargets = o.ntargets;
 	targets = (struct slice){ copy, o.targets_len };
 	m.record = (struct slice){ copy + o.targets_len, o.record.len };

@@ -91,8 +91,8 @@ fill(struct store *st, const struct session *s, const struct entry *en,
 	struct record		 r;
 	struct op		 o;
 
-	it->deadline_s = en->body->deadline_s;
-	if (it->deadline_s != 0 && it->deadline_s <= st->now_ms / 1000 &&
+	it->deadline_ms = en->body->deadline_ms;
+	if (it->deadline_ms != 0 && it->deadline_ms <= st->now_ms &&
 	    it->state == ITEM_WAITS)
 		return false;
 	if (log_read(st, en->body->pos, &o) < 0)
@@ -356,7 +356,7 @@ tell_retained(void *ctx, const struct retain_msg *m, uint32_t expiry_s UNUSED)
 		.kind = ITEM_RETAINED,
 		.topic = m->topic, .client_id = m->client_id,
 		.props = m->props, .payload = m->payload,
-		.qos = m->qos, .deadline_s = m->deadline_s,
+		.qos = m->qos, .deadline_ms = m->deadline_ms,
 		.version_hi = m->version_hi, .version_lo = m->version_lo,
 		.id_hi = m->id_hi, .id_lo = m->id_lo,
 	};
@@ -385,7 +385,7 @@ retained(struct store *st, const struct query *q, uint8_t *buf, size_t size)
 	struct retain_query	 rq = {
 		.filter = { (const uint8_t *)"#", 1 },
 		.all_dollar = true,
-		.now_s = st->now_ms / 1000,
+		.now_ms = st->now_ms,
 		.max_messages = UINT32_MAX,
 		.max_bytes = PAGE_BYTES,
 		.max_steps = STEPS_MAX,

@@ -404,14 +404,14 @@ give_back(struct store *st, struct session *s, uint64_t offset,
 		.handle = s->handle, .offset = offset, .back = true,
 	};
 	const struct entry	*en = session_entry(s, offset);
-	uint64_t		 deadline_s = en->body->deadline_s;
+	uint64_t		 deadline_ms = en->body->deadline_ms;
 	uint8_t			 qos = en->qos, id[16], ext[64], *copy = NULL;
 	struct record_iter	 it;
 	struct record		 r;
 	size_t			 len = 0;
 	int			 rc = 0;
 
-	if (deadline_s != 0 && deadline_s <= st->now_ms / 1000)
+	if (expiry_left(deadline_ms, st->now_ms) == 0)
 		return 0;			/* it goes when it is looked at */
 	if (log_read(st, en->body->pos, &op) < 0 ||
 	    (copy = malloc(op.record.len)) == NULL)
@@ -427,8 +427,8 @@ give_back(struct store *st, struct session *s, uint64_t offset,
 	(void)record_ext_put(ext, sizeof(ext), &len, EXT_GROUP, id, 16);
 	r.ext = (struct slice){ ext, len };
 	r.flags = (uint16_t)(qos | RECORD_GROUPS);
-	r.expiry_s = deadline_s == 0 ? RECORD_NO_EXPIRY :
-	    (uint32_t)(deadline_s - st->now_ms / 1000);
+	r.expiry_s = expiry_left(deadline_ms, st->now_ms);
+	r.id = (struct msgid){ 0, 0 };	/* ... from now on */
 	if ((rc = onward_take(st, &r, &from)) == 0)
 		metric_inc(&m_shared_redispatched);
 out:

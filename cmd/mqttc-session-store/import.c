@@ -255,7 +255,7 @@ put_message(struct import *im, const struct item_row *it,
 	struct op	 o = {
 		.kind = STORE_PUBLISH,
 		.at_ms = im->st->now_ms,
-		.deadline_s = it->deadline_s,
+		.deadline_ms = it->deadline_ms,
 		.ntargets = 1,
 	};
 	struct op	 skip = { .kind = STORE_SKIP,
@@ -302,8 +302,8 @@ add_message(struct import *im, const struct item_row *it)
 	    it->offset - im->s->base > SHARD_WINDOW_MAX && im->s->queue !=
 	    NULL))
 		return stop(im, EX_DATAERR, "that is no message of a queue");
-	if (it->state == ITEM_WAITS && it->deadline_s != 0 &&
-	    it->deadline_s <= im->st->now_ms / 1000) {
+	if (it->state == ITEM_WAITS && it->deadline_ms != 0 &&
+	    it->deadline_ms <= im->st->now_ms) {
 		im->n[EXPIRED]++;
 		return 0;
 	}
@@ -331,7 +331,7 @@ add_retained(struct import *im, const struct item_row *it)
 	struct retain_msg	 m = {
 		.topic = it->topic, .client_id = it->client_id,
 		.props = it->props, .payload = it->payload,
-		.qos = (uint8_t)it->qos, .deadline_s = it->deadline_s,
+		.qos = (uint8_t)it->qos, .deadline_ms = it->deadline_ms,
 		.version_hi = it->version_hi, .version_lo = it->version_lo,
 		.id_hi = it->id_hi, .id_lo = it->id_lo,
 	}, old;
@@ -341,7 +341,7 @@ add_retained(struct import *im, const struct item_row *it)
 	    it->qos > 2 || it->payload.len == 0 ||
 	    it->client_id.len > UINT16_MAX)
 		return stop(im, EX_DATAERR, "that is no retained message");
-	if (it->deadline_s != 0 && it->deadline_s <= st->now_ms / 1000) {
+	if (it->deadline_ms != 0 && it->deadline_ms <= st->now_ms) {
 		im->n[EXPIRED]++;
 		return 0;
 	}

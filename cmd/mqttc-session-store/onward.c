@@ -150,15 +150,6 @@ is_ours(const struct store *st, const struct slice *topic)
 	return XXH3_64bits(topic->data, topic->len) % st->nshards == st->shard;
 }
 
-static uint32_t
-expiry_left(const struct store *st, uint64_t deadline_s)
-{
-	uint64_t now_s = st->now_ms / 1000;
-
-	return deadline_s > now_s ? (uint32_t)MIN(deadline_s - now_s,
-	    RECORD_NO_EXPIRY - 1) : 0;
-}
-
 /* --- Retained messages and nodes ------------------------------------------- */
 
 /*
@@ -685,11 +676,12 @@ onward_take(struct store *st, struct record *r, const struct op *from)
 	}
 	if (is_foreign(st, r))		/* its groups are beside all else */
 		r->flags &= (uint16_t)~RECORD_GROUPS;
+	own.id = msgid_next(&st->ids);
+	own.expiry_s = record_expiry_left(r, own.id.hi / 1000000);
 	own.flags &= (uint16_t)(RECORD_QOS | (r->flags & RECORD_GROUPS ?
 	    RECORD_GROUPS | RECORD_HOPS : RECORD_RETAIN));
 	retained = (own.flags & RECORD_RETAIN) != 0 &&
 	    st->conf->mqtt_retain_available;
-	own.id = msgid_next(&st->ids);
 	if (version_of(r, &hi, &lo)) {
 		own.ext = note_picks(st, r, hi, lo);
 		retained = false;
@@ -725,8 +717,6 @@ onward_take(struct store *st, struct record *r, const struct op *from)
 	    journal_end(st->journal) - 1;
 	if (w->logged) {
 		o.record = (struct slice){ w->record, size };
-		if (own.expiry_s != RECORD_NO_EXPIRY)
-			o.deadline_s = st->now_ms / 1000 + own.expiry_s;
 		if ((rc = log_op(st, &o, NULL, &w->pos)) < 0) {
 			free(w);
 			return rc;
@@ -786,8 +776,6 @@ read_for(struct store *st, const struct onward *o, uint32_t to,
 	record_iter_init(&it, *copy, op.record.len, NULL, 0, 1);
 	if (record_next(&it, r) != 1)
 		return ERR_CORRUPT;
-	if (op.deadline_s != 0)
-		r->expiry_s = expiry_left(st, op.deadline_s);
 	if ((r->flags & RECORD_RETAIN) && !is_foreign(st, r) &&
 	    !is_ours(st, &r->topic)) {
 		r->flags |= RECORD_SOURCE;
@@ -1011,9 +999,6 @@ publish_again(struct store *st)
 			memcpy(copy, op.record.data, op.record.len);
 			record_iter_init(&it, copy, op.record.len, NULL, 0, 1);
 			if (record_next(&it, &r) == 1) {
-				if (op.deadline_s != 0)
-					r.expiry_s = expiry_left(st,
-					    op.deadline_s);
 				if ((r.flags & RECORD_RETAIN) &&
 				    !is_foreign(st, &r) &&
 				    !is_ours(st, &r.topic)) {

@@ -85,7 +85,7 @@ retained_may(struct store *st, uint32_t listener, const struct session_msg *e)
 	size_t			n = e->topic.len + (size_t)e->what;
 
 	if (!retain_has_room(st->retain, e->topic.data, e->topic.len, n) &&
-	    (retain_expire(st->retain, st->now_ms / 1000, EXPIRE_MAX) == 0 ||
+	    (retain_expire(st->retain, st->now_ms, EXPIRE_MAX) == 0 ||
 	    !retain_has_room(st->retain, e->topic.data, e->topic.len, n)))
 		answer.what = MQTT_QUOTA_EXCEEDED;
 	peer_send(st, listener, &answer);
@@ -147,7 +147,7 @@ retained_put(struct store *st, const struct retain_msg *m)
 		return ERR_INVAL;
 	}
 	rc = retain_set(st->retain, m);
-	if (rc == ERR_FULL && retain_expire(st->retain, st->now_ms / 1000,
+	if (rc == ERR_FULL && retain_expire(st->retain, st->now_ms,
 	    EXPIRE_MAX) > 0)
 		rc = retain_set(st->retain, m);
 	if (rc < 0)
@@ -180,8 +180,7 @@ retained_set(struct store *st, const struct record *r, uint64_t version,
 	};
 	int		rc;
 
-	if (r->expiry_s != RECORD_NO_EXPIRY)
-		m.deadline_s = st->now_ms / 1000 + r->expiry_s;
+	m.deadline_ms = record_deadline_ms(r, st->now_ms);
 	rc = retained_put(st, &m);
 	return MIN(rc, 0);
 }
@@ -247,7 +246,7 @@ retained_ask(struct store *st, uint32_t listener, const struct session_msg *e)
 	struct retain_query	q = {
 		.filter = e->filter,
 		.from = e->cursor,
-		.now_s = st->now_ms / 1000,
+		.now_ms = st->now_ms,
 		.max_messages = e->what,
 		.max_bytes = PAGE_BYTES,
 		.max_steps = PAGE_STEPS,
@@ -343,7 +342,7 @@ retained_note_all(struct store *st)
 void
 retained_tick(struct store *st)
 {
-	uint32_t n = retain_expire(st->retain, st->now_ms / 1000, EXPIRE_MAX);
+	uint32_t n = retain_expire(st->retain, st->now_ms, EXPIRE_MAX);
 
 	if (n == 0)
 		return;

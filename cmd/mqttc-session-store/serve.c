@@ -180,26 +180,17 @@ deliver(struct store *st, struct holder *h, uint64_t offset)
 		.kind = SERVE_DELIVER,
 		.serial = h->serial,
 		.pid = session_pid(offset),
-		.expiry_s = RECORD_NO_EXPIRY,
 	};
 	uint8_t			*ids = NULL;
-	uint64_t		 now_s = st->now_ms / 1000;
 	uint16_t		 i;
 	bool			 apart;
 
-	if (en->body->deadline_s != 0) {
-		if (en->body->deadline_s <= now_s) {
-			/* Once sent it is sent again whatever its age. */
-			if (offset >= s->sent) {
-				metric_inc(&m_dropped_expired);
-				drop_entry(st, s, offset);
-				return true;
-			}
-			e.expiry_s = 0;
-		} else {
-			e.expiry_s = (uint32_t)MIN(en->body->deadline_s - now_s,
-			    RECORD_NO_EXPIRY - 1);
-		}
+	e.expiry_s = expiry_left(en->body->deadline_ms, st->now_ms);
+	/* Once sent it is sent again whatever its age. */
+	if (e.expiry_s == 0 && offset >= s->sent) {
+		metric_inc(&m_dropped_expired);		/* [MQTT-3.3.2-5] */
+		drop_entry(st, s, offset);
+		return true;
 	}
 	if (!peer_room(st, h->listener, en->body->bytes + 1024u) ||
 	    (h->out_bytes > 0 &&

@@ -123,14 +123,13 @@ keep(struct store *st, const struct record *r, struct store_target *t,
 		.source = from->source,
 		.slot = from->slot,
 		.ntargets = (uint32_t)n,
+		.deadline_ms = record_deadline_ms(r, st->now_ms),
 	};
 	struct record	 clean = *r;
 	struct slice	 targets;
 	size_t		 i;
 	int		 rc;
 
-	if (r->expiry_s != RECORD_NO_EXPIRY)
-		o.deadline_s = st->now_ms / 1000 + r->expiry_s;
 	clean.ext = (struct slice){ NULL, 0 };
 	clean.client_id = (struct slice){ NULL, 0 };
 	if ((rc = whole(st, &clean, &o.record)) < 0 ||

@@ -218,7 +218,7 @@ get_body(struct get *g, struct dump_reader *r, struct item_row *it)
 	    it->topic.len, LEVELS_MAX) < 0)
 		wrong(g, "'topic' should be one that may be published to: no "
 		    "wildcards, %d levels at most", LEVELS_MAX);
-	it->deadline_s = get_number(g, "expires_s", 1, INT64_MAX, false);
+	it->deadline_ms = get_number(g, "expires_ms", 1, INT64_MAX, false);
 	it->props = get_base64(g, "properties", &r->props, false);
 	if (it->props.len > 0 && !are_props(&it->props))
 		wrong(g, "'properties' should be those of a PUBLISH that are "

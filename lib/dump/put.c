@@ -85,8 +85,8 @@ static void
 put_body(struct put *p, const struct item_row *it)
 {
 	put_bytes_text(p, "topic", it->topic);
-	if (it->deadline_s != 0)
-		put_u64(p, "expires_s", it->deadline_s);
+	if (it->deadline_ms != 0)
+		put_u64(p, "expires_ms", it->deadline_ms);
 	put_base64(p, "properties", it->props);
 	put_base64(p, "payload", it->payload);
 }

@@ -21,7 +21,7 @@ static const struct wire_col cols[] = {
 	COL(13, WIRE_U32, qos),
 	COL(14, WIRE_BOOL, retain),
 	COL(15, WIRE_SLICE, ids),
-	COL(16, WIRE_U64, deadline_s),
+	COL(16, WIRE_U64, deadline_ms),
 	COL(17, WIRE_U32, props_len),
 	COL(18, WIRE_U32, payload_len),
 	COL(19, WIRE_U32, at),

@@ -21,13 +21,13 @@ enum item_kind {
 				 * (when its connection ended, or now) */
 	ITEM_MESSAGE	= 2,	/* client_id, offset, state, qos, retain, ids
 				 * (of subscriptions); unless it is received:
-				 * topic, deadline_s, props, payload */
+				 * topic, deadline_ms, props, payload */
 	ITEM_INBOUND	= 3,	/* client_id, ids: packet ids of its QoS 2 */
 	ITEM_SUBSCRIPTION = 4,	/* client_id, topic (filter), share, options,
 				 * sub_id */
 	ITEM_SESSION_END = 5,	/* client_id, expiry_s, at_ms: it was all */
 	ITEM_RETAINED	= 6,	/* topic, client_id (publisher), qos, version,
-				 * id, deadline_s, props, payload */
+				 * id, deadline_ms, props, payload */
 	ITEM_NKINDS
 };
 
@@ -43,7 +43,7 @@ struct item_row {
 	struct slice	client_id, topic, share, ids, props, payload;
 	uint32_t	version, expiry_s, options, sub_id, state, qos;
 	uint32_t	props_len, payload_len, at;
-	uint64_t	at_ms, offset, deadline_s;
+	uint64_t	at_ms, offset, deadline_ms;
 	uint64_t	version_hi, version_lo, id_hi, id_lo;
 	bool		connected, retain;
 };

@@ -5,7 +5,8 @@
  *	 0  id		16
  *	16  total	 4  bytes of this record here, header included
  *	20  payload	 4  bytes of payload, wherever they are
- *	24  expiry	 4  seconds left, RECORD_NO_EXPIRY: none
+ *	24  expiry	 4  seconds left at the time of the id, if that is not 0;
+ *			    RECORD_NO_EXPIRY: none
  *	28  topic	 2  bytes
  *	30  client id	 2  bytes, of the publisher (no local)
  *	32  properties	 4  bytes
@@ -80,7 +81,7 @@ enum record_ext {
  * from whoever wants it sent. */
 struct record {
 	struct msgid	id;
-	uint32_t	expiry_s;	/* seconds left */
+	uint32_t	expiry_s;	/* seconds left when it got its id */
 	uint16_t	flags;
 	struct slice	ext;
 	struct slice	topic;
@@ -106,6 +107,38 @@ record_set_hops(struct record *r, unsigned hops)
 {
 	r->flags = (uint16_t)((r->flags & ~RECORD_HOPS) |
 	    ((hops << RECORD_HOPS_SHIFT) & RECORD_HOPS));
+}
+
+/* Seconds left at now_ms until deadline_ms, if that is not 0: as many as there
+ * were, less those that have passed (3.3.2.3.3). 0: it has expired. */
+static inline uint32_t
+expiry_left(uint64_t deadline_ms, uint64_t now_ms)
+{
+	if (deadline_ms == 0)
+		return RECORD_NO_EXPIRY;
+	if (deadline_ms <= now_ms)
+		return 0;
+	return (uint32_t)MIN((deadline_ms - now_ms - 1) / 1000 + 1,
+	    RECORD_NO_EXPIRY - 1);
+}
+
+/* When r expires, ms since 1970; 0: never. It has been on its way since it got
+ * its id; one of zeros, or of a clock ahead of ours, is of now. */
+static inline uint64_t
+record_deadline_ms(const struct record *r, uint64_t now_ms)
+{
+	uint64_t ms = r->id.hi / 1000000;
+
+	if (r->expiry_s == RECORD_NO_EXPIRY)
+		return 0;
+	return (ms == 0 || ms > now_ms ? now_ms : ms) +
+	    UINT64_C(1000) * r->expiry_s;
+}
+
+static inline uint32_t
+record_expiry_left(const struct record *r, uint64_t now_ms)
+{
+	return expiry_left(record_deadline_ms(r, now_ms), now_ms);
 }
 
 /* Bytes of r, payload included: what it costs in credit. */

@@ -26,7 +26,7 @@ retain_encode(void *out, size_t size, const struct retain_msg *m)
 	put_le64(at + 8, m->version_lo);
 	put_le64(at + 16, m->id_hi);
 	put_le64(at + 24, m->id_lo);
-	put_le64(at + 32, m->deadline_s);
+	put_le64(at + 32, m->deadline_ms);
 	put_le16(at + 40, (uint16_t)m->topic.len);
 	put_le16(at + 42, (uint16_t)m->client_id.len);
 	put_le32(at + 44, (uint32_t)m->props.len);
@@ -53,7 +53,7 @@ retain_decode(const void *data, size_t len, struct retain_msg *out)
 	m.version_lo = get_le64(h + 8);
 	m.id_hi = get_le64(h + 16);
 	m.id_lo = get_le64(h + 24);
-	m.deadline_s = get_le64(h + 32);
+	m.deadline_ms = get_le64(h + 32);
 	m.topic.len = get_le16(h + 40);
 	m.client_id.len = get_le16(h + 42);
 	m.props.len = get_le32(h + 44);

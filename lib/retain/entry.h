@@ -11,7 +11,7 @@
 struct retain_entry {
 	uint64_t	version_hi, version_lo;
 	uint64_t	id_hi, id_lo;
-	uint64_t	deadline_s;
+	uint64_t	deadline_ms;
 	uint64_t	pos;
 	uint32_t	due;		/* its place among the deadlines */
 	uint32_t	props_len;

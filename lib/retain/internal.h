@@ -7,7 +7,7 @@
 #include "retain/tree.h"
 
 struct due {
-	uint64_t		 deadline_s;
+	uint64_t		 deadline_ms;
 	struct retain_entry	*entry;
 };
 
@@ -28,6 +28,6 @@ struct retain {
 void retain_entry_msg(const struct retain_entry *e, struct retain_msg *m);
 
 /* 0 if e has expired. */
-uint32_t retain_entry_left(const struct retain_entry *e, uint64_t now_s);
+uint32_t retain_entry_left(const struct retain_entry *e, uint64_t now_ms);
 
 #endif

@@ -164,7 +164,7 @@ give(struct walk *w, const struct retain_entry *e)
 	uint32_t		 left;
 	size_t			 n = entry_bytes(e);
 
-	if ((left = retain_entry_left(e, w->q->now_s)) == 0)
+	if ((left = retain_entry_left(e, w->q->now_ms)) == 0)
 		return true;
 	if (page->messages >= MAX(w->q->max_messages, 1u) ||
 	    (page->messages > 0 && page->bytes + n > w->q->max_bytes))

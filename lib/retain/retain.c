@@ -72,7 +72,7 @@ entry_new(const struct retain_msg *m)
 	e->version_lo = m->version_lo;
 	e->id_hi = m->id_hi;
 	e->id_lo = m->id_lo;
-	e->deadline_s = m->deadline_s;
+	e->deadline_ms = m->deadline_ms;
 	e->pos = m->pos;
 	e->due = NOT_DUE;
 	e->props_len = (uint32_t)m->props.len;
@@ -101,18 +101,20 @@ retain_entry_msg(const struct retain_entry *e, struct retain_msg *m)
 	m->version_lo = e->version_lo;
 	m->id_hi = e->id_hi;
 	m->id_lo = e->id_lo;
-	m->deadline_s = e->deadline_s;
+	m->deadline_ms = e->deadline_ms;
 	m->pos = e->pos;
 }
 
 uint32_t
-retain_entry_left(const struct retain_entry *e, uint64_t now_s)
+retain_entry_left(const struct retain_entry *e, uint64_t now_ms)
 {
-	if (e->deadline_s == 0)
+	if (e->deadline_ms == 0)
 		return RETAIN_NO_EXPIRY;
-	if (e->deadline_s <= now_s)
+	if (e->deadline_ms <= now_ms)
 		return 0;
-	return (uint32_t)MIN(e->deadline_s - now_s, RETAIN_NO_EXPIRY - 1u);
+	/* As many as there were less those that have passed. */
+	return (uint32_t)MIN((e->deadline_ms - now_ms - 1) / 1000 + 1,
+	    RETAIN_NO_EXPIRY - 1u);
 }
 
 /* --- Deadlines -------------------------------------------------------- */
@@ -131,7 +133,7 @@ due_up(struct retain *r, uint32_t i, struct due d)
 
 	for (; i > 0; i = up) {
 		up = (i - 1) / 2;
-		if (r->due[up].deadline_s <= d.deadline_s)
+		if (r->due[up].deadline_ms <= d.deadline_ms)
 			break;
 		due_place(r, i, r->due[up]);
 	}
@@ -145,9 +147,9 @@ due_down(struct retain *r, uint32_t i, struct due d)
 
 	while ((kid = (uint64_t)i * 2 + 1) < r->ndue) {
 		if (kid + 1 < r->ndue &&
-		    r->due[kid + 1].deadline_s < r->due[kid].deadline_s)
+		    r->due[kid + 1].deadline_ms < r->due[kid].deadline_ms)
 			kid++;
-		if (r->due[kid].deadline_s >= d.deadline_s)
+		if (r->due[kid].deadline_ms >= d.deadline_ms)
 			break;
 		due_place(r, i, r->due[kid]);
 		i = (uint32_t)kid;
@@ -176,10 +178,10 @@ due_reserve(struct retain *r)
 static void
 due_add(struct retain *r, struct retain_entry *e)
 {
-	if (e->deadline_s == 0)
+	if (e->deadline_ms == 0)
 		return;
 	r->ndue++;
-	due_up(r, r->ndue - 1, (struct due){ e->deadline_s, e });
+	due_up(r, r->ndue - 1, (struct due){ e->deadline_ms, e });
 }
 
 static void
@@ -194,7 +196,7 @@ due_del(struct retain *r, struct retain_entry *e)
 	last = r->due[--r->ndue];
 	if (i == r->ndue)
 		return;
-	if (last.deadline_s < e->deadline_s)
+	if (last.deadline_ms < e->deadline_ms)
 		due_up(r, i, last);
 	else
 		due_down(r, i, last);
@@ -203,7 +205,7 @@ due_del(struct retain *r, struct retain_entry *e)
 uint64_t
 retain_next_deadline(const struct retain *r)
 {
-	return r->ndue == 0 ? 0 : r->due[0].deadline_s;
+	return r->ndue == 0 ? 0 : r->due[0].deadline_ms;
 }
 
 /* --- Setting and getting ---------------------------------------------- */
@@ -266,7 +268,7 @@ retain_set(struct retain *r, const struct retain_msg *m)
 		return ERR_FULL;
 	if ((e = entry_new(m)) == NULL)
 		return ERR_NOMEM;
-	if ((m->deadline_s != 0 && (rc = due_reserve(r)) < 0) ||
+	if ((m->deadline_ms != 0 && (rc = due_reserve(r)) < 0) ||
 	    (old == NULL && (rc = retain_tree_add(&r->tree, e)) < 0)) {
 		free(e);
 		return rc;
@@ -286,13 +288,13 @@ retain_set(struct retain *r, const struct retain_msg *m)
 
 int
 retain_get(const struct retain *r, const void *topic, size_t len,
-    uint64_t now_s, struct retain_msg *out, uint32_t *expiry_s)
+    uint64_t now_ms, struct retain_msg *out, uint32_t *expiry_s)
 {
 	struct retain_entry	**slot;
 	uint32_t		  left;
 
 	slot = retain_tree_find(&r->tree, topic, len);
-	if (slot == NULL || (left = retain_entry_left(*slot, now_s)) == 0)
+	if (slot == NULL || (left = retain_entry_left(*slot, now_ms)) == 0)
 		return ERR_NOTFOUND;
 	retain_entry_msg(*slot, out);
 	if (expiry_s != NULL)
@@ -314,11 +316,11 @@ retain_version(const struct retain *r, const void *topic, size_t len,
 }
 
 uint32_t
-retain_expire(struct retain *r, uint64_t now_s, uint32_t max)
+retain_expire(struct retain *r, uint64_t now_ms, uint32_t max)
 {
 	uint32_t n;
 
-	for (n = 0; n < max && r->ndue > 0 && r->due[0].deadline_s <= now_s;
+	for (n = 0; n < max && r->ndue > 0 && r->due[0].deadline_ms <= now_ms;
 	    n++)
 		drop(r, r->due[0].entry);
 	return n;

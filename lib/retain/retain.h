@@ -36,7 +36,7 @@ struct retain_msg {
 	uint64_t	version_hi;	/* clock */
 	uint64_t	version_lo;	/* node */
 	uint64_t	id_hi, id_lo;	/* message id */
-	uint64_t	deadline_s;	/* since 1970; 0: does not expire */
+	uint64_t	deadline_ms;	/* since 1970; 0: does not expire */
 	uint64_t	pos;		/* the caller's: where in its log */
 };
 
@@ -82,7 +82,7 @@ int retain_set(struct retain *r, const struct retain_msg *m);
  * untouched then. expiry_s may be NULL.
  */
 int retain_get(const struct retain *r, const void *topic, size_t len,
-    uint64_t now_s, struct retain_msg *out, uint32_t *expiry_s);
+    uint64_t now_ms, struct retain_msg *out, uint32_t *expiry_s);
 
 /* Would retain_set() take a message of that topic and so many bytes
  * (retain_msg_bytes), as far as limits go? */
@@ -100,7 +100,7 @@ struct retain_query {
 	struct slice	filter;		/* bare and checked (topic/filter.h) */
 	struct slice	from;		/* empty: from the beginning; else what
 					 * the page before left in next */
-	uint64_t	now_s;		/* 0: expired ones too */
+	uint64_t	now_ms;		/* 0: expired ones too */
 	bool		all_dollar;	/* wildcards in the first level match
 					 * '$' too: `#` is all there is */
 	/* A page ends at the first of these; 0 counts as 1. */
@@ -140,9 +140,9 @@ void retain_match(struct retain *r, const struct retain_query *q,
 
 /* --- Expiry ----------------------------------------------------------- */
 
-/* Remove those whose deadline is at or before now_s, the earliest first, max at
+/* Remove those whose deadline is at or before now_ms, the earliest first, max at
  * most. Returns how many. */
-uint32_t retain_expire(struct retain *r, uint64_t now_s, uint32_t max);
+uint32_t retain_expire(struct retain *r, uint64_t now_ms, uint32_t max);
 
 /* The earliest deadline there is, 0 if none. */
 uint64_t retain_next_deadline(const struct retain *r);

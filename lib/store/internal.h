@@ -97,7 +97,7 @@ void *scratch(void *old, size_t *cap, size_t n, size_t size);
 /* queue.c */
 struct body *body_find(const struct shard *sh, uint64_t pos);
 int body_new(struct shard *sh, uint64_t pos, uint32_t size, uint32_t bytes,
-    uint64_t deadline_s, struct body **out);
+    uint64_t deadline_ms, struct body **out);
 void body_unref(struct shard *sh, struct body *b);
 int body_move(struct shard *sh, struct body *b, uint64_t pos, uint32_t size);
 void bodies_free(struct shard *sh);

@@ -52,7 +52,7 @@ static const struct field fields[NKINDS][FIELDS_MAX] = {
 		F(U64, handle), F(TEXT, share), F(TEXT, filter),
 	},
 	[STORE_PUBLISH] = {
-		F(U64, at_ms), F(U64, deadline_s), F(ID, id), F(U32, slot),
+		F(U64, at_ms), F(U64, deadline_ms), F(ID, id), F(U32, slot),
 		F(TEXT, source), F(U32, ntargets), F(RECORD, record),
 	},
 	[STORE_ACK] = { F(U64, handle), F(U64, offset), F(U8, what) },
@@ -63,12 +63,12 @@ static const struct field fields[NKINDS][FIELDS_MAX] = {
 	[STORE_RELEASE] = { F(U64, handle), F(U16, pid) },
 	[STORE_MARK] = { F(ID, id), F(U32, slot), F(TEXT, source) },
 	[STORE_MOVE] = {
-		F(U64, pos), F(U64, deadline_s), F(U32, ntargets),
+		F(U64, pos), F(U64, deadline_ms), F(U32, ntargets),
 		F(RECORD, record),
 	},
 	[STORE_WILL] = { F(U64, handle) },
 	[STORE_ONWARD] = {
-		F(U64, deadline_s), F(ID, id), F(U32, slot), F(TEXT, source),
+		F(ID, id), F(U32, slot), F(TEXT, source),
 		F(U64, handle), F(U64, offset), F(U16, pid), F(BOOL, back),
 		F(RECORD, record),
 	},

@@ -77,7 +77,7 @@ struct op {
 	uint32_t	 slot;		/* PUBLISH, MARK, ONWARD */
 	struct msgid	 id;		/* PUBLISH, MARK, INBOUND; ONWARD: as
 					 * the source had it */
-	uint64_t	 deadline_s;	/* PUBLISH, MOVE, ONWARD: 0 never */
+	uint64_t	 deadline_ms;	/* PUBLISH, MOVE: 0 never */
 	uint16_t	 pid;		/* INBOUND, RELEASE; ONWARD or 0 */
 	uint8_t		 version;	/* OPEN: 3, 4, 5 */
 	uint8_t		 options;	/* SUBSCRIBE: 3.8.3.1 */

@@ -95,7 +95,7 @@ body_unlink(struct shard *sh, struct body *b)
 
 int
 body_new(struct shard *sh, uint64_t pos, uint32_t size, uint32_t bytes,
-    uint64_t deadline_s, struct body **out)
+    uint64_t deadline_ms, struct body **out)
 {
 	struct stretch	*st;
 	struct body	*b;
@@ -107,7 +107,7 @@ body_new(struct shard *sh, uint64_t pos, uint32_t size, uint32_t bytes,
 	b->pos = pos;
 	b->size = size;
 	b->bytes = bytes;
-	b->deadline_s = deadline_s;
+	b->deadline_ms = deadline_ms;
 	if (spread_add(&sh->bodies, hash_number(pos), b) < 0)
 		goto free_body;
 	body_link(sh, st, b);

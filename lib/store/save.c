@@ -15,7 +15,7 @@
  *	    number of entries not DONE 4, each {offset 8, state 1, qos and
  *	    retain << 2 and 8 for a group 1, number of identifiers 2, group 8
  *	    if there is one, each identifier 4}; of one that waits
- *	    also its body {pos 8, deadline_s 8, size 4, bytes 4}
+ *	    also its body {pos 8, deadline_ms 8, size 4, bytes 4}
  *
  * Marks, version 1: version 1, next handle 8, number 4, each {source {length 2,
  * bytes}, slot 4, id 16}.
@@ -92,7 +92,7 @@ put_entries(struct bytes_out *w, const struct session *s)
 		if (e->body == NULL)
 			continue;
 		out_u64(w, e->body->pos);
-		out_u64(w, e->body->deadline_s);
+		out_u64(w, e->body->deadline_ms);
 		out_u32(w, e->body->size);
 		out_u32(w, e->body->bytes);
 	}
@@ -219,15 +219,15 @@ get_inbound(struct session *s, struct bytes_in *r)
 static int
 get_body(struct shard *sh, struct bytes_in *r, struct body **out)
 {
-	uint64_t	pos = in_u64(r), deadline_s = in_u64(r);
+	uint64_t	pos = in_u64(r), deadline_ms = in_u64(r);
 	uint32_t	size = in_u32(r), bytes = in_u32(r);
 
 	if (r->bad || bytes > size)
 		return ERR_PROTO;
 	if ((*out = body_find(sh, pos)) == NULL)
-		return body_new(sh, pos, size, bytes, deadline_s, out);
+		return body_new(sh, pos, size, bytes, deadline_ms, out);
 	return (*out)->size == size && (*out)->bytes == bytes &&
-	    (*out)->deadline_s == deadline_s ? 0 : ERR_PROTO;
+	    (*out)->deadline_ms == deadline_ms ? 0 : ERR_PROTO;
 }
 
 static int

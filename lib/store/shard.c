@@ -792,7 +792,7 @@ apply_publish(struct shard *sh, uint64_t pos, const struct op *o, size_t len)
 		goto free_ids;
 	if (n > 0 && (b = body_find(sh, pos)) == NULL &&
 	    (rc = body_new(sh, pos, (uint32_t)len, (uint32_t)o->record.len,
-	    o->deadline_s, &b)) < 0)
+	    o->deadline_ms, &b)) < 0)
 		goto forget_mark;
 	for (i = 0; i < n; i++)
 		land(sh, pos, &landing[i], b);

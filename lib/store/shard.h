@@ -47,7 +47,7 @@ struct shard;
 
 struct body {
 	uint64_t	 pos;		/* of its STORE_PUBLISH, _MOVE */
-	uint64_t	 deadline_s;	/* since 1970; 0: never expires */
+	uint64_t	 deadline_ms;	/* since 1970; 0: never expires */
 	uint32_t	 size;		/* bytes of the operation */
 	uint32_t	 bytes;		/* ... of the record in it */
 	uint32_t	 refs;		/* entries that want it */

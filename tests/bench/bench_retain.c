@@ -67,7 +67,7 @@ topic_text(char *out, size_t size, uint64_t i)
 }
 
 static void
-set(struct retain *r, uint64_t i, uint64_t version, uint64_t deadline_s)
+set(struct retain *r, uint64_t i, uint64_t version, uint64_t deadline_ms)
 {
 	static const uint8_t payload[PAYLOAD];
 	char	topic[64];
@@ -78,7 +78,7 @@ set(struct retain *r, uint64_t i, uint64_t version, uint64_t deadline_s)
 		.client_id = { (const uint8_t *)"gateway-0123", 12 },
 		.payload = { payload, version == 0 ? 0 : PAYLOAD },
 		.version_hi = version == 0 ? UINT64_MAX : version,
-		.deadline_s = deadline_s
+		.deadline_ms = deadline_ms
 	};
 
 	if ((rc = retain_set(r, &m)) < 0) {
@@ -129,7 +129,7 @@ static void
 bench_filter(struct retain *r, const char *filter)
 {
 	struct retain_query q = { .filter = { (const uint8_t *)filter,
-		strlen(filter) }, .now_s = 1, .max_messages = 256,
+		strlen(filter) }, .now_ms = 1, .max_messages = 256,
 		.max_bytes = 64 * 1024, .max_steps = 1024 };
 	struct retain_page  page;
 	uint64_t	    messages = 0, steps = 0, pages = 0, sum = 0;

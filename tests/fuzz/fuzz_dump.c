@@ -35,7 +35,7 @@ back_and_forth(struct dump_line *l)
 	    m.item.offset != l->item.offset ||
 	    m.item.options != l->item.options ||
 	    m.item.version_lo != l->item.version_lo ||
-	    m.item.deadline_s != l->item.deadline_s)
+	    m.item.deadline_ms != l->item.deadline_ms)
 		abort();
 	free(text);
 	dump_reader_fini(&r);

@@ -312,7 +312,7 @@ def test_what_had_expired(make_node):
         if r["type"] == "session" and r["client_id"] == "d0":
             r["at_ms"] -= 2000 * 1000
         if r["type"] == "message":
-            r["expires_s"] = 1000
+            r["expires_ms"] = 1000
         old.append(json.dumps(r).encode())
     done = ctl(b, "import", data=b"\n".join(old))
     assert "imported 1 sessions with 0 messages" in done.stderr

@@ -943,6 +943,35 @@ def test_packet_identifiers_wrap(node, topic):              # 2.2.1
     finish(c, p)
 
 
+@needs_own
+@pytest.mark.parametrize("here", [False, True])
+@pytest.mark.parametrize("way", ["straight", "retained", "QoS 2"])
+def test_messages_age_on_their_way(make_node, topic, way, here):
+    """To a store that is stopped, by whatever way."""      # MQTT-3.3.2-5, -6
+    node = make_node(listeners=2)
+    sub = durable(node, "sub", on=1)
+    sub.subscribe(topic, qos=2)
+    if not here:
+        leave(node, sub)
+    pub = durable(node, "pub", V5)
+    pid = node.kill("session_store.0", signal.SIGSTOP)
+    for body, life in ((b"aged", 100), (b"expires", 1), (b"for ever", None)):
+        pub.send_publish(
+            topic, body, 2 if way == "QoS 2" else 1, retain=way == "retained",
+            props=None if life is None else {"message_expiry_interval": life})
+    pub.expect_nothing()
+    time.sleep(1.2)                     # the messages must grow old
+    os.kill(pid, signal.SIGCONT)
+    for _ in range(3):
+        assert pub.read_packet().kind in (wire.PUBACK, wire.PUBREC)
+    if not here:
+        sub = durable(node, "sub", on=1, present=True)
+    got = sub.read_publishes(2)
+    assert payloads(got) == [b"aged", b"for ever"]
+    assert 50 < got[0].props["message_expiry_interval"] <= 99
+    finish(sub, *got)
+
+
 # --- One holder -------------------------------------------------------------
 
 @every_version

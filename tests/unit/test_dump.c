@@ -20,7 +20,7 @@
 #define MESSAGE	"{\"type\":\"message\",\"client_id\":\"x\",\"offset\":7," \
 		"\"state\":\"sent\",\"qos\":1,\"retain\":true," \
 		"\"subscription_ids\":[1,268435455],\"topic\":\"a/b\"," \
-		"\"expires_s\":9,\"properties\":\"AwABeA==\"," \
+		"\"expires_ms\":9,\"properties\":\"AwABeA==\"," \
 		"\"payload\":\"AP8w\"}"
 #define RECEIVED "{\"type\":\"message\",\"client_id\":\"x\",\"offset\":9," \
 		"\"state\":\"received\",\"qos\":2}"

@@ -34,7 +34,7 @@ large(size_t props, size_t payload)
 		.kind = ITEM_MESSAGE, .client_id = slice("client"),
 		.topic = slice("a/b/c"), .ids = { bytes + 7, 8 },
 		.offset = UINT64_C(1) << 60, .state = ITEM_SENT, .qos = 2,
-		.retain = true, .deadline_s = 77,
+		.retain = true, .deadline_ms = 77,
 		.props = { bytes, props }, .payload = { bytes + 1000, payload },
 	};
 
@@ -76,7 +76,7 @@ carry(struct item_row it, size_t size)
 	assert_int_equal(it.at, item_size(&it));
 	assert_int_equal(got.kind, want.kind);
 	assert_true(got.offset == want.offset);
-	assert_int_equal(got.deadline_s, want.deadline_s);
+	assert_int_equal(got.deadline_ms, want.deadline_ms);
 	assert_true(got.retain);
 	expect_slice(got.client_id, want.client_id);
 	expect_slice(got.topic, want.topic);

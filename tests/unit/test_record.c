@@ -275,6 +275,29 @@ extensions_are_walked_and_checked(void **state UNUSED)
 	assert_int_equal(record_next(&it, &got), ERR_PROTO);
 }
 
+static void
+it_lives_as_long_as_it_was_given(void **state UNUSED)
+{
+	struct record r = { .id = { 5999 * UINT64_C(1000000) + 7, 1 },
+			    .expiry_s = 2 };
+
+	assert_int_equal(record_deadline_ms(&r, 5999), 7999);
+	assert_int_equal(record_expiry_left(&r, 5999), 2);
+	assert_int_equal(record_expiry_left(&r, 6998), 2);
+	assert_int_equal(record_expiry_left(&r, 6999), 1);
+	assert_int_equal(record_expiry_left(&r, 7998), 1);
+	assert_int_equal(record_expiry_left(&r, 7999), 0);
+	assert_int_equal(record_expiry_left(&r, 70000), 0);
+	/* The clock of who made it is ahead, or it has no id. */
+	assert_int_equal(record_deadline_ms(&r, 4000), 6000);
+	r.id.hi = 0;
+	assert_int_equal(record_deadline_ms(&r, 70000), 72000);
+	r.expiry_s = RECORD_NO_EXPIRY;
+	assert_int_equal(record_deadline_ms(&r, 1), 0);
+	assert_int_equal(record_expiry_left(&r, 1), RECORD_NO_EXPIRY);
+	assert_int_equal(expiry_left(UINT64_MAX, 1), RECORD_NO_EXPIRY - 1);
+}
+
 int
 main(void)
 {
@@ -289,6 +312,7 @@ main(void)
 		cmocka_unit_test(large_properties_stay_in_one_part),
 		cmocka_unit_test(unknown_flags_are_not_told),
 		cmocka_unit_test(extensions_are_walked_and_checked),
+		cmocka_unit_test(it_lives_as_long_as_it_was_given),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

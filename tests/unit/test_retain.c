@@ -131,7 +131,7 @@ the_order_goes_level_by_level(void **state UNUSED)
 
 struct plain {
 	char	 topic[TEXT];
-	uint64_t version, deadline_s, tag;
+	uint64_t version, deadline_ms, tag;
 	size_t	 payload_len;
 	bool	 there;
 	unsigned seen;
@@ -216,32 +216,32 @@ is_this(const struct retain_msg *m, const struct plain *p)
 	assert_int_equal(m->id_hi, want.id_hi);
 	assert_int_equal(m->id_lo, want.id_lo);
 	assert_int_equal(m->pos, want.pos);
-	assert_int_equal(m->deadline_s, p->deadline_s);
+	assert_int_equal(m->deadline_ms, p->deadline_ms);
 }
 
 static bool
-is_live(const struct plain *p, uint64_t now_s)
+is_live(const struct plain *p, uint64_t now_ms)
 {
-	return p->there && (p->deadline_s == 0 || p->deadline_s > now_s);
+	return p->there && (p->deadline_ms == 0 || p->deadline_ms > now_ms);
 }
 
 /* Set it here and there. Returns what retain_set did. */
 static int
 set_both(struct retain *r, struct model *m, const char *topic,
-    uint64_t version, uint64_t deadline_s, size_t payload_len, uint64_t tag)
+    uint64_t version, uint64_t deadline_ms, size_t payload_len, uint64_t tag)
 {
 	struct plain	 *p = model_make(m, topic);
 	struct retain_msg msg;
 	int		  rc;
 
 	msg = message(topic, version, payload_len, tag);
-	msg.deadline_s = deadline_s;
+	msg.deadline_ms = deadline_ms;
 	rc = retain_set(r, &msg);
 	assert_int_equal(rc, !p->there || version > p->version);
 	if (rc == 1) {
 		p->there = payload_len > 0;
 		p->version = version;
-		p->deadline_s = deadline_s;
+		p->deadline_ms = deadline_ms;
 		p->payload_len = payload_len;
 		p->tag = tag;
 	}
@@ -264,8 +264,8 @@ check_sums(struct retain *r, const struct model *m)
 		msg = message(p->topic, p->version, p->payload_len, p->tag);
 		bytes += retain_msg_bytes(&msg);
 		count++;
-		if (p->deadline_s != 0 && (first == 0 || p->deadline_s < first))
-			first = p->deadline_s;
+		if (p->deadline_ms != 0 && (first == 0 || p->deadline_ms < first))
+			first = p->deadline_ms;
 	}
 	assert_int_equal(retain_count(r), count);
 	assert_int_equal(retain_bytes(r), bytes);
@@ -274,7 +274,7 @@ check_sums(struct retain *r, const struct model *m)
 }
 
 static void
-check_get(struct retain *r, struct model *m, const char *topic, uint64_t now_s)
+check_get(struct retain *r, struct model *m, const char *topic, uint64_t now_ms)
 {
 	struct plain	 *p = model_find(m, topic);
 	struct retain_msg out;
@@ -282,14 +282,14 @@ check_get(struct retain *r, struct model *m, const char *topic, uint64_t now_s)
 	uint32_t	  left;
 	int		  rc;
 
-	rc = retain_get(r, topic, strlen(topic), now_s, &out, &left);
-	if (p == NULL || !is_live(p, now_s)) {
+	rc = retain_get(r, topic, strlen(topic), now_ms, &out, &left);
+	if (p == NULL || !is_live(p, now_ms)) {
 		assert_int_equal(rc, ERR_NOTFOUND);
 	} else {
 		assert_int_equal(rc, 0);
 		is_this(&out, p);
-		assert_int_equal(left, p->deadline_s == 0 ? RETAIN_NO_EXPIRY :
-		    p->deadline_s - now_s);
+		assert_int_equal(left, p->deadline_ms == 0 ? RETAIN_NO_EXPIRY :
+		    (p->deadline_ms - now_ms + 999) / 1000);
 	}
 	assert_int_equal(retain_version(r, topic, strlen(topic), &hi, &lo),
 	    p != NULL && p->there);
@@ -302,7 +302,7 @@ check_get(struct retain *r, struct model *m, const char *topic, uint64_t now_s)
 /* What each() was given over all pages. */
 struct got {
 	struct model	*m;
-	uint64_t	 now_s;
+	uint64_t	 now_ms;
 	char		 last[TEXT];	/* they come in rising order */
 	unsigned	 n, refuse;	/* every refuse-th is not taken, once */
 	bool		 refused;
@@ -326,9 +326,9 @@ take(void *ctx, const struct retain_msg *msg, uint32_t left)
 	p = model_find(g->m, topic);
 	assert_non_null(p);
 	is_this(msg, p);
-	assert_true(is_live(p, g->now_s));
-	assert_int_equal(left, p->deadline_s == 0 ? RETAIN_NO_EXPIRY :
-	    p->deadline_s - g->now_s);
+	assert_true(is_live(p, g->now_ms));
+	assert_int_equal(left, p->deadline_ms == 0 ? RETAIN_NO_EXPIRY :
+	    (p->deadline_ms - g->now_ms + 999) / 1000);
 	assert_true(g->n == 0 || order_naive(g->last, topic) < 0);
 	strcpy(g->last, topic);
 	p->seen++;
@@ -358,13 +358,13 @@ keep_place(struct retain_query *q, const struct retain_page *page,
 
 static void
 check_match(struct retain *r, struct model *m, const char *filter,
-    uint64_t now_s, uint64_t *s)
+    uint64_t now_ms, uint64_t *s)
 {
-	struct retain_query q = { .filter = text(filter), .now_s = now_s,
+	struct retain_query q = { .filter = text(filter), .now_ms = now_ms,
 		.all_dollar = below(s, 4) == 0,
 		.max_messages = 1 + below(s, 20),
 		.max_bytes = 1 + below(s, 500), .max_steps = 1 + below(s, 20) };
-	struct got	   g = { .m = m, .now_s = now_s,
+	struct got	   g = { .m = m, .now_ms = now_ms,
 		.refuse = below(s, 3) == 0 ? 1 + below(s, 4) : 0 };
 	struct retain_page page;
 	uint8_t		   place[RETAIN_FROM_MAX];
@@ -389,12 +389,12 @@ check_match(struct retain *r, struct model *m, const char *filter,
 			keep_place(&q, &page, place);
 	}
 	for (i = 0; i < m->n; i++)
-		assert_int_equal(m->list[i].seen, is_live(&m->list[i], now_s) &&
+		assert_int_equal(m->list[i].seen, is_live(&m->list[i], now_ms) &&
 		    fits(filter, &m->list[i], q.all_dollar));
 }
 
 static void
-expire_both(struct retain *r, struct model *m, uint64_t now_s, uint32_t max)
+expire_both(struct retain *r, struct model *m, uint64_t now_ms, uint32_t max)
 {
 	struct plain	*p;
 	uint32_t	 n, due = 0;
@@ -402,23 +402,23 @@ expire_both(struct retain *r, struct model *m, uint64_t now_s, uint32_t max)
 	unsigned	 i;
 
 	for (i = 0; i < m->n; i++)
-		due += m->list[i].there && !is_live(&m->list[i], now_s);
-	n = retain_expire(r, now_s, max);
+		due += m->list[i].there && !is_live(&m->list[i], now_ms);
+	n = retain_expire(r, now_ms, max);
 	assert_int_equal(n, MIN(due, max));
 	for (i = 0; i < m->n; i++) {
 		p = &m->list[i];
 		if (!p->there || retain_version(r, p->topic, strlen(p->topic),
 		    &hi, &lo))
 			continue;
-		assert_false(is_live(p, now_s));
-		latest_gone = MAX(latest_gone, p->deadline_s);
+		assert_false(is_live(p, now_ms));
+		latest_gone = MAX(latest_gone, p->deadline_ms);
 		p->there = false;
 		n--;
 	}
 	assert_int_equal(n, 0);
 	for (i = 0; i < m->n; i++)
-		if (m->list[i].there && m->list[i].deadline_s != 0)
-			assert_true(m->list[i].deadline_s >= latest_gone);
+		if (m->list[i].there && m->list[i].deadline_ms != 0)
+			assert_true(m->list[i].deadline_ms >= latest_gone);
 }
 
 static void
@@ -427,8 +427,8 @@ one_life(uint64_t seed, unsigned steps, unsigned levels)
 	struct retain	*r = retain_new(&wide);
 	struct model	 m;
 	struct plain	*p;
-	uint64_t	 s = seed * 0x9e3779b97f4a7c15u + 1, now_s = 1000;
-	uint64_t	 version, deadline_s;
+	uint64_t	 s = seed * 0x9e3779b97f4a7c15u + 1, now_ms = 1000;
+	uint64_t	 version, deadline_ms;
 	unsigned	 i, nnames = 2 + below(&s, NELEM(names) - 2);
 	char		 t[TEXT];
 
@@ -441,15 +441,15 @@ one_life(uint64_t seed, unsigned steps, unsigned levels)
 			set_both(r, &m, t, below(&s, i + 1), 0, 0, 0);
 			break;
 		case 1:
-			now_s += below(&s, 3);
-			expire_both(r, &m, now_s, below(&s, 8));
+			now_ms += below(&s, 3000);
+			expire_both(r, &m, now_ms, below(&s, 8));
 			break;
 		case 2:
-			check_get(r, &m, t, now_s);
+			check_get(r, &m, t, now_ms);
 			break;
 		case 3:
 			random_text(&s, t, true, levels, nnames);
-			check_match(r, &m, t, now_s, &s);
+			check_match(r, &m, t, now_ms, &s);
 			break;
 		case 4:
 			if (m.n == 0)
@@ -459,19 +459,19 @@ one_life(uint64_t seed, unsigned steps, unsigned levels)
 			break;
 		default:
 			version = below(&s, 8) == 0 ? below(&s, i + 1) : i + 1;
-			deadline_s = below(&s, 3) == 0 ?
-			    now_s + below(&s, 30) : 0;
-			set_both(r, &m, t, version, deadline_s,
+			deadline_ms = below(&s, 3) == 0 ?
+			    now_ms + below(&s, 30000) : 0;
+			set_both(r, &m, t, version, deadline_ms,
 			    1 + below(&s, 100), next_random(&s));
 		}
 	}
 	check_sums(r, &m);
 	for (i = 0; i < 12; i++) {
 		random_text(&s, t, true, levels, nnames);
-		check_match(r, &m, t, now_s, &s);
+		check_match(r, &m, t, now_ms, &s);
 	}
-	check_match(r, &m, "#", now_s, &s);
-	check_match(r, &m, "+/#", now_s, &s);
+	check_match(r, &m, "#", now_ms, &s);
+	check_match(r, &m, "+/#", now_ms, &s);
 	/* And all away again, in any order. */
 	while (m.n > 0) {
 		p = &m.list[i = below(&s, m.n)];
@@ -706,7 +706,7 @@ an_expired_one_is_as_none_and_goes(void **state UNUSED)
 	uint64_t	  hi, lo;
 	uint32_t	  left;
 
-	m.deadline_s = 100;
+	m.deadline_ms = 100;
 	assert_int_equal(retain_set(r, &m), 1);
 	assert_int_equal(retain_get(r, "t", 1, 99, &out, &left), 0);
 	assert_int_equal(left, 1);
@@ -724,11 +724,11 @@ an_expired_one_is_as_none_and_goes(void **state UNUSED)
 	/* Replaced by one that stays, and longer than a number can say. */
 	assert_int_equal(retain_set(r, &m), 1);
 	m.version_hi = 2;
-	m.deadline_s = 0;
+	m.deadline_ms = 0;
 	assert_int_equal(retain_set(r, &m), 1);
 	assert_int_equal(retain_expire(r, UINT64_MAX, 10), 0);
 	m.version_hi = 3;
-	m.deadline_s = UINT64_MAX;
+	m.deadline_ms = UINT64_MAX;
 	assert_int_equal(retain_set(r, &m), 1);
 	assert_int_equal(retain_get(r, "t", 1, 5, &out, &left), 0);
 	assert_int_equal(left, RETAIN_NO_EXPIRY - 1);

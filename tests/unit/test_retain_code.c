@@ -35,7 +35,7 @@ what_is_written_is_read(void **state UNUSED)
 	long		  n;
 	size_t		  i;
 
-	m.deadline_s = 77;
+	m.deadline_ms = 77;
 	n = retain_encode(buf, sizeof(buf), &m);
 	assert_int_equal(n, RETAIN_HEADER + 3 + 2 + 5 + 9);
 	assert_int_equal(n, retain_encoded_size(&m));
@@ -44,7 +44,7 @@ what_is_written_is_read(void **state UNUSED)
 	assert_int_equal(buf[40], 3);
 	assert_int_equal(retain_encode(buf, (size_t)n - 1, &m), ERR_FULL);
 	assert_int_equal(retain_decode(buf, (size_t)n, &out), 0);
-	assert_int_equal(out.deadline_s, 77);
+	assert_int_equal(out.deadline_ms, 77);
 	assert_int_equal(out.id_lo, m.id_lo);
 	assert_int_equal(out.qos, m.qos);
 	assert_int_equal(out.pos, 0);

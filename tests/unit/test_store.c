@@ -144,7 +144,7 @@ publish_op(const uint64_t *handles, uint32_t n, uint8_t qos)
 	struct op	      o = {
 		.kind = STORE_PUBLISH, .at_ms = 5, .id = { 100, 1 },
 		.slot = 1, .source = slice("listener.0"), .ntargets = n,
-		.record = { NULL, 20 }, .deadline_s = 77,
+		.record = { NULL, 20 }, .deadline_ms = 77,
 	};
 	struct bytes	      b = bytes_of(&o);
 	uint32_t	      i;
@@ -235,7 +235,7 @@ static const struct op samples[] = {
 	    .filter = { (const uint8_t *)"a/#", 3 } },
 	{ .kind = STORE_UNSUBSCRIBE, .handle = 1,
 	    .filter = { (const uint8_t *)"+", 1 } },
-	{ .kind = STORE_PUBLISH, .at_ms = 1, .deadline_s = 2, .id = { 3, 4 },
+	{ .kind = STORE_PUBLISH, .at_ms = 1, .deadline_ms = 2, .id = { 3, 4 },
 	    .slot = 5, .source = { (const uint8_t *)"src", 3 } },
 	{ .kind = STORE_ACK, .handle = 1, .offset = 2,
 	    .what = STORE_PUBREC_REFUSED },
@@ -244,10 +244,10 @@ static const struct op samples[] = {
 	{ .kind = STORE_RELEASE, .handle = 1, .pid = 65535 },
 	{ .kind = STORE_MARK, .id = { 1, 2 }, .slot = 3,
 	    .source = { (const uint8_t *)"src", 3 } },
-	{ .kind = STORE_MOVE, .pos = 1, .deadline_s = 2 },
+	{ .kind = STORE_MOVE, .pos = 1, .deadline_ms = 2 },
 	{ .kind = STORE_WILL, .handle = UINT64_MAX >> 2 },
 	{ .kind = STORE_ONWARD },
-	{ .kind = STORE_ONWARD, .deadline_s = 1, .id = { 2, 3 }, .slot = 4,
+	{ .kind = STORE_ONWARD, .id = { 2, 3 }, .slot = 4,
 	    .source = { (const uint8_t *)"listener.0", 10 }, .handle = 5,
 	    .pid = 6 },
 	{ .kind = STORE_ONWARD_DONE, .pos = 1 },
@@ -284,7 +284,7 @@ operations_come_back(void **state UNUSED)
 		assert_int_equal(o.sub_id, s->sub_id);
 		assert_int_equal(o.slot, s->slot);
 		assert_int_equal(msgid_cmp(o.id, s->id), 0);
-		assert_int_equal(o.deadline_s, s->deadline_s);
+		assert_int_equal(o.deadline_ms, s->deadline_ms);
 		assert_int_equal(o.pid, s->pid);
 		assert_int_equal(o.version, s->version);
 		assert_int_equal(o.options, s->options);

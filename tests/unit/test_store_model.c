@@ -57,7 +57,7 @@ struct m_sub {
 };
 
 struct m_entry {
-	uint64_t	 offset, pos, deadline_s, group;
+	uint64_t	 offset, pos, deadline_ms, group;
 	uint32_t	 size, bytes;
 	uint32_t	 ids[IDS];
 	uint16_t	 nids;
@@ -225,7 +225,7 @@ say_model(struct text *t)
 				say(t, " at %llu %u %u %llu",
 				    (unsigned long long)e->pos, e->size,
 				    e->bytes,
-				    (unsigned long long)e->deadline_s);
+				    (unsigned long long)e->deadline_ms);
 			say(t, "\n");
 		}
 	}
@@ -316,7 +316,7 @@ say_session(struct text *t, const struct session *s)
 			say(t, " at %llu %u %u %llu",
 			    (unsigned long long)e->body->pos, e->body->size,
 			    e->body->bytes,
-			    (unsigned long long)e->body->deadline_s);
+			    (unsigned long long)e->body->deadline_ms);
 		say(t, "\n");
 	}
 }
@@ -814,7 +814,7 @@ m_land(uint64_t handle, uint64_t pos, const struct op *o,
 	e->pos = pos;
 	e->size = (uint32_t)scratch_len;
 	e->bytes = (uint32_t)o->record.len;
-	e->deadline_s = o->deadline_s;
+	e->deadline_ms = o->deadline_ms;
 	e->qos = t->qos;
 	e->retain = t->retain;
 	e->group = t->group;
@@ -913,7 +913,7 @@ do_publish(void)
 	struct op		 o = {
 		.kind = STORE_PUBLISH, .at_ms = clock_ms,
 		.id = { 1 + rnd(1000), rnd(5) }, .slot = rnd(SLOTS),
-		.deadline_s = rnd(2) ? 0 : rnd(1000),
+		.deadline_ms = rnd(2) ? 0 : rnd(1000),
 		.source = slice(source < SOURCES ? sources[source] : ""),
 		.record = { NULL, rnd(100) },
 	};
@@ -1136,7 +1136,7 @@ do_move(void)
 	at = rnd((uint32_t)n);
 	o.pos = b[at]->pos;
 	o.record.len = b[at]->bytes;
-	o.deadline_s = b[at]->deadline_s;
+	o.deadline_ms = b[at]->deadline_ms;
 	CHECK(shard_bodies_in(shard, o.pos, o.pos + 1, b, 8) == 1);
 	CHECK(shard_bodies_in(shard, o.pos + 1, o.pos + 1, b, 8) == 0);
 	for (i = 0; i < model.n; i++) {
