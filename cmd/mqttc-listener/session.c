@@ -513,7 +513,8 @@ take_inbound(struct conn *c, const struct slice *pids)
 	for (i = 0; i + 2 <= pids->len; i += 2)
 		if (inbound_add(&c->inbound, get_le16(pids->data + i)) < 0)
 			return ERR_NOMEM;
-	c->inflight_in = (uint16_t)c->inbound.n;
+	/* Receive Maximum begins anew with the connection (4.9): what is open
+	 * from the one before does not count. */
 	return 0;
 }
 
