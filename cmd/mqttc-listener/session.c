@@ -231,7 +231,8 @@ session_restore(struct listener *l, struct conn *c)
 
 /* The will as a record, in memory of its own. */
 static int
-will_record(const struct mqtt_connect *k, struct slice *out)
+will_record(const struct conn *c, const struct mqtt_connect *k,
+    struct slice *out)
 {
 	struct record	 r;
 	uint8_t		*props, *buf;
@@ -245,7 +246,7 @@ will_record(const struct mqtt_connect *k, struct slice *out)
 	r.flags = (uint16_t)(k->will_qos | (k->will_retain ? RECORD_RETAIN :
 	    0));
 	r.topic = k->will_topic;
-	r.client_id = k->client_id;
+	r.client_id = id_of(c);		/* an assigned one as well */
 	r.payload = k->will_payload;
 	if ((props = malloc(k->will_props.raw.len + 1)) == NULL)
 		return ERR_NOMEM;
@@ -294,7 +295,7 @@ session_attach(struct listener *l, struct conn *c, const struct mqtt_connect *k)
 	e.serial = c->serial;
 	c->has_will = k->has_will;
 	if (k->has_will) {
-		if ((rc = will_record(k, &e.will)) < 0)
+		if ((rc = will_record(c, k, &e.will)) < 0)
 			goto forget;
 		if (mqtt_props_has(&k->will_props, MQTT_P_WILL_DELAY))
 			e.will_delay_s = k->will_props.will_delay_s;

@@ -239,6 +239,25 @@ def test_a_will_for_who_is_away(node, topic, version, qos):
     c.expect_nothing()
 
 
+@pytest.mark.parametrize("assigned", [False, True])
+def test_no_local_when_away(node, topic, assigned):         # MQTT-3.8.3-3
+    """One's own will does not wait for one, whoever gave the client id."""
+    c = durable(node, "" if assigned else "nl" + topic,
+                will=will(topic, qos=1))
+    who = c.connack.props["assigned_client_identifier"] if assigned else \
+        "nl" + topic
+    c.subscribe(topic, qos=1, no_local=True)
+    sub = watch(node, topic)
+    c.close()
+    next_will(sub, b"will")
+    node.client().publish(topic, b"other", qos=1)
+    c = durable(node, who, present=True)
+    p = c.read_publish()
+    assert p.payload == b"other"
+    c.complete(p)
+    c.expect_nothing()
+
+
 @pytest.mark.parametrize("size", [0, 1, 60000, 65535])
 def test_sizes(node, topic, size):
     sub = watch(node, topic)
