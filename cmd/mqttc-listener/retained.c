@@ -421,6 +421,13 @@ retained_take(struct listener *l, struct conn *c, uint32_t store,
 			ask_later(l, c, store, e, false);
 		return;
 	}
+	/* No more once it has unsubscribed [MQTT-3.10.4-2], and nothing of its
+	 * own for who does not want that [MQTT-3.8.3-3]. */
+	if (!index_has(l->index, &c->subs, NULL,
+	    (const char *)e->filter.data, e->filter.len) ||
+	    (e->client_id.len > 0 && e->client_id.len == c->client_id_len &&
+	    memcmp(e->client_id.data, c->client_id, c->client_id_len) == 0))
+		return;
 	memset(&p, 0, sizeof(p));
 	memset(&how, 0, sizeof(how));
 	p.v.topic = e->topic;

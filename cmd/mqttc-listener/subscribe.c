@@ -53,6 +53,14 @@ suback(struct listener *l, struct conn *c, enum mqtt_type type, uint16_t id,
 	metric_inc(&m_packets_out);
 }
 
+/* The options byte as granted, 3.8.3.1. */
+static uint8_t
+options_of(const struct mqtt_subscription *s, uint8_t qos)
+{
+	return (uint8_t)((qos & 3) | s->no_local << 2 |
+	    s->retain_as_published << 3 | s->retain_handling << 4);
+}
+
 static void
 wait_free(struct sub_wait *w)
 {
@@ -81,8 +89,9 @@ ask_retained(struct listener *l, struct conn *c, const struct sub_wait *w)
 	for (i = 0; i < w->ncodes && mqtt_subscribe_next(&s,
 	    l->conf->mqtt_max_topic_levels, &at, &one); i++)
 		if (w->codes[w->ncodes + i] & TODO_ASK && w->codes[i] < 0x80)
-			retained_ask(l, c, &one.topic.filter, w->codes[i], id,
-			    w->since, w->kept_since);
+			retained_ask(l, c, &one.topic.filter,
+			    options_of(&one, w->codes[i]), id, w->since,
+			    w->kept_since);
 }
 
 /* w has nothing to wait for: answer c; frees w. */
@@ -196,14 +205,6 @@ wait_new(enum mqtt_type type, uint16_t id, size_t n)
 	w->token = last_token + 1;
 	last_token += (uint32_t)n;
 	return w;
-}
-
-/* The options byte as granted, 3.8.3.1. */
-static uint8_t
-options_of(const struct mqtt_subscription *s, uint8_t qos)
-{
-	return (uint8_t)((qos & 3) | s->no_local << 2 |
-	    s->retain_as_published << 3 | s->retain_handling << 4);
 }
 
 /* The store of c's session hears of it: true if it will answer. */

@@ -224,9 +224,14 @@ give(void *ctx, const struct retain_msg *m, uint32_t expiry_s)
 		.expiry_s = expiry_s,
 		.id_hi = m->id_hi, .id_lo = m->id_lo,
 		.flags = MIN(m->qos, p->ask->flags & 3),
+		.filter = p->ask->filter,
 	};
 
-	if (!peer_room(p->st, p->listener, retain_msg_bytes(m) + 4096))
+	if (p->ask->flags & 4)		/* no local: whose is it? */
+		e.client_id = m->client_id;
+
+	if (!peer_room(p->st, p->listener, retain_msg_bytes(m) +
+	    m->client_id.len + p->ask->filter.len + 4096))
 		return false;
 	if (m->payload.len + m->props.len > RECORD_ALONE) {
 		e.flags |= SESSION_APART;

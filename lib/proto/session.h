@@ -39,7 +39,7 @@ enum session_kind {
 	SESSION_ACK		= 5,
 	/* PUBREL of the client's own QoS 2 message: serial, handle, pid. */
 	SESSION_RELEASE		= 6,
-	/* Retained messages of a filter: serial, filter, flags (the QoS
+	/* Retained messages of a filter: serial, filter, flags (3.8.3.1, as
 	 * granted), sub_id, token and time (come back), what (at most so many),
 	 * cursor (from the page before). Answered by SERVE_RETAINED. */
 	SESSION_ASK		= 7,
@@ -73,7 +73,8 @@ enum session_kind {
 	/* serial, pid: the PUBREC is kept, go on. */
 	SERVE_PUBREL		= 38,
 	/* One retained message for serial: topic, props, payload, flags,
-	 * expiry_s, sub_id, token, time, id_hi, id_lo. A last one without a topic
+	 * expiry_s, sub_id, token, time, id_hi, id_lo, the filter of its ASK,
+	 * and with no local its publisher's client_id. A last one without a topic
 	 * ends the page of `count`, with the `what` of its ASK; with `more`
 	 * there is another one to be asked for: filter, flags, sub_id, token,
 	 * time, cursor. */

@@ -50,7 +50,8 @@ def take(node, c, filters, qos=0, **how):
     fenced(node)
     if isinstance(filters, str):
         filters = [filters]
-    options = qos | (how.get("retain_as_published", 0) << 3
+    options = qos | (how.get("no_local", 0) << 2
+                     | how.get("retain_as_published", 0) << 3
                      | how.get("retain_handling", 0) << 4)
     props = how.get("props")
     c.subscribe([(f, options) for f in filters], props=props, expect=False)
@@ -400,6 +401,49 @@ def test_no_local(node, topic):
     keep(c, topic)
     c.expect_nothing()
     assert bodies(take(node, node.client(), topic)) == [(topic, b"x")]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("qos", [0, 1])
+def test_no_local_when_subscribing(node, topic, stored, qos):  # MQTT-3.8.3-3
+    c = (durable if stored else lambda node, who: node.client(who))(
+        node, "n" + topic)
+    keep(c, topic + "/mine")
+    keep(node.client(on=1), topic + "/theirs")
+    mine, theirs = (topic + "/mine", b"x"), (topic + "/theirs", b"x")
+    got = take(node, c, topic + "/+", qos, no_local=1)
+    assert bodies(got) == [theirs]
+    keep(node.client(), topic + "/mine")        # not its own any more
+    c.complete(c.read_publish())
+    got = take(node, c, topic + "/+", qos, no_local=1)
+    assert bodies(got) == [mine, theirs]
+
+
+@needs_own
+@pytest.mark.parametrize("stored", [False, True])
+def test_unsubscribed_before_it_came(make_node, stored):    # MQTT-3.10.4-2
+    """Stores that are stopped answer late."""
+    node = make_node(listeners=1,
+                     options={"session_store.processes": "3"})
+    pub = node.client()
+    for i in range(12):
+        keep(pub, "t/%d" % i)
+    fenced(node)
+    c = durable(node, "c") if stored else node.client()
+    pids = [node.kill("session_store.%d" % i, signal.SIGSTOP)
+            for i in range(3)]
+    c.send_bytes(wire.subscribe_packet(V5, 1, [("t/#", 1)])
+                 + wire.unsubscribe_packet(V5, 2, ["t/#"]))
+    c.inbox.extend(c.fence())
+    if not stored:                      # those wait for their store
+        c.expect(wire.SUBACK)
+        c.expect(wire.UNSUBACK)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    if stored:
+        c.expect(wire.SUBACK)
+        c.expect(wire.UNSUBACK)
+    assert take(node, c, "none", qos=1) == []
 
 
 NAMES = ["a", "a/b", "a/b/c", "a/c", "a//c", "b", "b/b", "a/b/c/d", "ab", "/",
