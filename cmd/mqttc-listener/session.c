@@ -270,6 +270,16 @@ will_record(const struct conn *c, const struct mqtt_connect *k,
 	return 0;
 }
 
+/* May it have a session to go on with, or is it to begin one that is kept?
+ * CONNACK cannot say so without its desk [MQTT-3.2.2-3]. */
+static bool
+needs_desk(struct listener *l, const struct conn *c)
+{
+	return c->attach->durable || (!c->clean_start && roster_maybe(
+	    &desk_of(l, c)->roster, XXH3_64bits(c->client_id,
+	    c->client_id_len)));
+}
+
 int
 session_attach(struct listener *l, struct conn *c, const struct mqtt_connect *k)
 {
@@ -314,7 +324,7 @@ session_attach(struct listener *l, struct conn *c, const struct mqtt_connect *k)
 	}
 	c->state = CONN_ATTACHING;
 	c->parked = true;		/* not in the list: the grant ends it */
-	wheel_set(&l->wheel, &c->timer, l->now_ms + (c->attach->durable ?
+	wheel_set(&l->wheel, &c->timer, l->now_ms + (needs_desk(l, c) ?
 	    l->conf->session_attach_timeout_ms : ALONE_MS));
 	return 0;
 
@@ -327,7 +337,7 @@ forget:
 void
 session_due(struct listener *l, struct conn *c)
 {
-	if (c->attach->durable) {
+	if (needs_desk(l, c)) {
 		c->parked = false;
 		connect_refuse(l, c, c->version, MQTT_SERVER_UNAVAILABLE);
 		return;
@@ -415,7 +425,8 @@ session_detach(struct listener *l, struct conn *c)
 		.serial = c->serial,
 		.handle = c->handle,
 		.client_id = id_of(c),
-		.graceful = c->graceful,
+		.graceful = c->graceful || !c->placed,
+		.refused = !c->placed,
 		.has_expiry = c->has_expiry,
 		.expiry_s = c->expiry_s,
 	};
@@ -425,7 +436,7 @@ session_detach(struct listener *l, struct conn *c)
 	if (c->serial == 0)
 		return;
 	htab_del(&l->serials, serial_hash(c->serial), c);
-	if (c->attached && !fault_hit("session.detach") && (c->graceful ||
+	if (c->attached && !fault_hit("session.detach") && (e.graceful ||
 	    !c->has_will || !end_later(l, c, &e)))
 		(void)session_send(l, desk_of(l, c), &e);
 	c->attached = false;

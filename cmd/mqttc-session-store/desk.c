@@ -589,7 +589,10 @@ detach(struct store *st, uint32_t listener, const struct session_msg *e)
 	if (!d->connected || d->listener != listener ||
 	    d->serial != e->serial)
 		return;
-	close_place(st, d, e->graceful, e->has_expiry, e->expiry_s);
+	if (e->refused && d->session != NULL && d->session->fresh)
+		close_place(st, d, true, true, 0);
+	else
+		close_place(st, d, e->graceful, e->has_expiry, e->expiry_s);
 	next_one(st, d);
 }
 

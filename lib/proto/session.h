@@ -28,7 +28,9 @@ enum session_kind {
 	 * With serial 0 and nothing else: all were named that are here. */
 	SESSION_ATTACH		= 1,
 	/* The connection ended: serial, client_id, graceful (no will),
-	 * has_expiry and expiry_s (3.14.2.2.2). */
+	 * has_expiry and expiry_s (3.14.2.2.2). With `refused` it was none: no
+	 * CONNACK said it is accepted, so it has no will and began no
+	 * session. */
 	SESSION_DETACH		= 2,
 	/* serial, client_id, token, share, filter, flags (3.8.3.1), sub_id.
 	 * Answered by SERVE_SUBACK. */
@@ -108,7 +110,7 @@ struct session_msg {
 	struct slice	topic, props, payload, ids, client_id, will, share,
 			filter, pids, cursor;
 	bool		clean_start, durable, present, graceful, has_expiry,
-			more, opened;
+			more, opened, refused;
 };
 
 #define SESSION_BUF_MIN	(256 * 1024)	/* holds any entry but a DELIVER */

@@ -444,6 +444,52 @@ def test_sessions_have_a_maximum(make_node, topic):
     durable(node, "d", present=False)
 
 
+@needs_own
+@pytest.mark.parametrize("version", [V311, V5])
+def test_a_refused_connect_leaves_nothing(make_node, topic, version):
+    """Its store is stopped and hears of it later: no will comes
+    [MQTT-3.1.2-7], and no session is there [MQTT-3.2.2-6]."""
+    node = make_node(listeners=2, options={"session.attach_timeout": "300ms"})
+    sub = node.client(on=1)
+    sub.subscribe(topic)
+    props = {"session_expiry_interval": 60} if version == V5 else None
+    pid = node.kill("session_store.0", signal.SIGSTOP)
+    c = node.raw(version)
+    c.send_bytes(wire.connect_packet(
+        version, "c", clean=False, props=props,
+        will={"topic": topic, "payload": b"will"}))
+    p = c.expect(wire.CONNACK)
+    assert p.reason == (0x88 if version == V5 else 3)
+    assert not p.session_present
+    c.expect_closed()
+    os.kill(pid, signal.SIGCONT)
+    durable(node, "c", version, present=False)
+    node.client().publish(topic, b"end")
+    assert sub.read_publish().payload == b"end"
+
+
+@needs_own
+def test_a_session_is_waited_for(make_node, topic):         # MQTT-3.2.2-3
+    """Also by who wants it to end with the connection."""
+    node = make_node(listeners=1, options={"session.attach_timeout": "1m"})
+    who = absent(node, topic)
+    node.client().publish(topic, b"x", qos=1)
+    pid = node.kill("session_store.0", signal.SIGSTOP)
+    c = node.raw()
+    c.send_bytes(wire.connect_packet(client_id=who, clean=False))
+    # Who begins clean is served without a store, when it has waited as long.
+    clean = node.client("clean", will={"topic": "w", "payload": b"x"})
+    os.kill(pid, signal.SIGCONT)
+    assert c.expect(wire.CONNACK).session_present
+    p = c.read_publish()
+    assert p.payload == b"x"
+    finish(c, p)
+    clean.fence()
+    c.on = 0
+    leave(node, c)
+    durable(node, who, present=False)
+
+
 # --- In flight --------------------------------------------------------------
 
 @every_version
