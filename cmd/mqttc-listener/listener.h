@@ -582,9 +582,8 @@ void retained_load(const struct handover_live *row);
 
 /* --- subscribe.c --- */
 
-/* The store has kept, or refused, what token named, at that moment of its. */
-void subscribe_stored(struct listener *l, uint32_t token, uint8_t reason,
-    uint32_t since);
+/* The store has kept, or refused, what token named: SERVE_SUBACK. */
+void subscribe_stored(struct listener *l, const struct session_msg *e);
 /* It begins anew: what it has not answered is told again. */
 void subscribe_again(struct listener *l, const struct peer *store);
 

@@ -835,8 +835,7 @@ on_serve(void *ctx, struct bus_frame *f)
 			continue;
 		}
 		if (e.kind == SERVE_SUBACK) {
-			subscribe_stored(l, e.token, (uint8_t)e.what,
-			    (uint32_t)e.time);
+			subscribe_stored(l, &e);
 			continue;
 		}
 		if ((c = session_find(l, e.serial)) == NULL) {

@@ -289,25 +289,86 @@ on_subscribe(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	answer(l, c, w);
 }
 
+static int
+unsubscribe_one(struct listener *l, struct conn *c, const struct topic_sub *s,
+    struct index_filter **out)
+{
+	const char *filter = (const char *)s->filter.data;
+
+	return s->shared ? index_unshare(l->index, &c->subs, &s->group, filter,
+	    s->filter.len, out) : index_unsubscribe(l->index, &c->subs, filter,
+	    s->filter.len, out);
+}
+
+/* Its store refused the k-th topic of w: it is again as the store has it, unless
+ * the client has unsubscribed meanwhile. */
+static void
+put_back(struct listener *l, struct sub_wait *w, uint32_t k,
+    const struct session_msg *e)
+{
+	struct mqtt_frame	 f = {
+		.type = MQTT_SUBSCRIBE, .flags = 2,
+		.body = w->packet, .len = w->packet_len,
+	};
+	struct index_sub	 opts = {
+		.id = e->sub_id & 0xfffffff, .qos = e->flags & 3,
+		.no_local = (e->flags & 4) != 0, .rap = (e->flags & 8) != 0,
+	};
+	struct mqtt_subscribe	 s;
+	struct mqtt_subscription one;
+	struct index_filter	*filter;
+	const struct slice	*group;
+	const char		*text;
+	size_t			 at = 0, len;
+	uint32_t		 i;
+	int			 rc;
+
+	if (mqtt_decode_subscribe(&f, w->c->version, &s) != 0)
+		return;
+	for (i = 0; i <= k; i++)
+		if (!mqtt_subscribe_next(&s, l->conf->mqtt_max_topic_levels,
+		    &at, &one))
+			return;
+	group = one.topic.shared ? &one.topic.group : NULL;
+	text = (const char *)one.topic.filter.data;
+	len = one.topic.filter.len;
+	if (!index_has(l->index, &w->c->subs, group, text, len))
+		return;
+	if (!e->present)
+		rc = unsubscribe_one(l, w->c, &one.topic, &filter);
+	else
+		rc = group == NULL ? index_subscribe(l->index, &w->c->subs,
+		    text, len, &opts, &filter) : index_share(l->index,
+		    &w->c->subs, group, text, len, &opts, &filter);
+	if (rc >= 0)
+		routes_changed(l, filter);
+	metric_set(&m_subscriptions, index_nsubs(l->index));
+}
+
 void
-subscribe_stored(struct listener *l, uint32_t token, uint8_t reason,
-    uint32_t since)
+subscribe_stored(struct listener *l, const struct session_msg *e)
 {
 	struct sub_wait	*w;
+	uint32_t	 k;
 	uint8_t		*todo;
 
 	for (w = l->subs_head; w != NULL; w = w->next)
-		if (token - w->token < w->ncodes)
+		if (e->token - w->token < w->ncodes)
 			break;		/* one that was asked for */
 	if (w == NULL)
 		return;
-	todo = &w->codes[w->ncodes + (token - w->token)];
+	k = e->token - w->token;
+	todo = &w->codes[w->ncodes + k];
 	if ((*todo & TODO_STORE) == 0)
 		return;				/* it answered twice */
 	*todo &= (uint8_t)~TODO_STORE;
-	w->kept_since = since;
-	if (reason >= 0x80)
-		w->codes[token - w->token] = reason;
+	w->kept_since = (uint32_t)e->time;
+	if (e->what >= 0x80) {
+		w->codes[k] = (uint8_t)e->what;
+		if (w->type == MQTT_SUBACK && w->packet != NULL &&
+		    w->c->state == CONN_OPEN)
+			put_back(l, w, k, e);
+	}
 	if (--w->unstored == 0)
 		l->subs_due = true;
 }
@@ -439,17 +500,6 @@ subscribe_free(struct listener *l)
 	l->nsub_waits = 0;
 }
 
-static int
-unsubscribe_one(struct listener *l, struct conn *c, const struct topic_sub *s,
-    struct index_filter **out)
-{
-	const char *filter = (const char *)s->filter.data;
-
-	return s->shared ? index_unshare(l->index, &c->subs, &s->group, filter,
-	    s->filter.len, out) : index_unsubscribe(l->index, &c->subs, filter,
-	    s->filter.len, out);
-}
-
 void
 on_unsubscribe(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 {
@@ -477,7 +527,7 @@ on_unsubscribe(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 		if (one.reason != 0)
 			*code = (uint8_t)one.reason;
 		else if (!tell_store(l, c, w, &one, 0, 0))
-			*code = MQTT_QUOTA_EXCEEDED;
+			*code = MQTT_UNSPECIFIED_ERROR;	/* no 0x97: 3.11.3 */
 		else if (unsubscribe_one(l, c, &one.topic, &filter) < 0)
 			*code = MQTT_NO_SUBSCRIPTION_EXISTED;
 		else {

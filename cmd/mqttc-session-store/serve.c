@@ -22,8 +22,9 @@ struct token_wait {
 	uint64_t	 pos;		/* the end of the log with it */
 	uint32_t	 listener, token;
 	uint32_t	 since;		/* retained_now() */
-	uint8_t		 reason;
-	bool		 remove;
+	uint32_t	 sub_id;	/* refused: what stands instead */
+	uint8_t		 reason, options;
+	bool		 remove, stands;
 };
 
 /* A PUBREL whose PUBREC is not safe in the log. */
@@ -483,10 +484,29 @@ suback(struct store *st, uint32_t listener, const struct token_wait *w)
 		.token = w->token,
 		.what = w->reason,
 		.time = w->since,
+		.present = w->stands,
+		.flags = w->options,
+		.sub_id = w->sub_id,
 	};
 
 	if (st->peers[listener].incarnation == w->incarnation)
 		peer_send(st, listener, &e);
+}
+
+/* The subscription that w was to replace goes on. */
+static void
+note_standing(struct store *st, struct session *s, const struct op *o,
+    struct token_wait *w)
+{
+	const struct index_sub *sub = index_get(shard_index(st->state),
+	    &s->subs, o->share.len > 0 ? &o->share : NULL,
+	    (const char *)o->filter.data, o->filter.len);
+
+	if ((w->stands = sub != NULL)) {
+		w->options = (uint8_t)(sub->qos | sub->no_local << 2 |
+		    sub->rap << 3);
+		w->sub_id = sub->id;
+	}
 }
 
 void
@@ -501,10 +521,11 @@ serve_subscribe(struct store *st, uint32_t listener,
 		.options = (uint8_t)e->flags,
 		.sub_id = e->sub_id,
 	};
+	struct holder		*h = named(st, listener, e);
 	struct token_wait	*w;
 	int			 rc;
 
-	if (named(st, listener, e) == NULL)
+	if (h == NULL)
 		return;
 	if ((w = calloc(1, sizeof(*w))) == NULL) {
 		metric_inc(&m_dropped_memory);
@@ -519,9 +540,11 @@ serve_subscribe(struct store *st, uint32_t listener,
 	w->remove = remove;
 	rc = log_is_full(st) && !remove ? ERR_FULL : log_op(st, &o, NULL, NULL);
 	w->pos = journal_end(st->journal);
-	if (rc < 0 && !remove)
+	if (rc < 0 && !remove) {
 		w->reason = rc == ERR_FULL ? MQTT_QUOTA_EXCEEDED :
 		    MQTT_UNSPECIFIED_ERROR;
+		note_standing(st, h->session, &o, w);
+	}
 	w->seq = route_seq_all(&st->tell);
 	w->next = st->subs;
 	st->subs = w;

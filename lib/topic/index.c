@@ -517,13 +517,20 @@ sub_find(struct index_owner *o, struct index_filter *f)
 	return NULL;
 }
 
-bool
-index_has(const struct index *ix, struct index_owner *o,
+const struct index_sub *
+index_get(const struct index *ix, struct index_owner *o,
     const struct slice *name, const char *text, size_t len)
 {
 	struct index_filter *f = find(ix, name, text, len);
 
-	return f != NULL && sub_find(o, f) != NULL;
+	return f == NULL ? NULL : sub_find(o, f);
+}
+
+bool
+index_has(const struct index *ix, struct index_owner *o,
+    const struct slice *name, const char *text, size_t len)
+{
+	return index_get(ix, o, name, text, len) != NULL;
 }
 
 struct index_filter *

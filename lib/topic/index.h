@@ -139,8 +139,13 @@ int index_place(struct index_filter *f, struct index_owner *owner,
  */
 void index_filter_drop(struct index *ix, struct index_filter *f);
 
-/* Has owner subscribed to this very filter, or (name not NULL) to that group of
- * it? */
+/* The subscription of owner to this very filter, or (name not NULL) to that
+ * group of it; NULL if it has none. Good until the next change. */
+const struct index_sub *index_get(const struct index *ix,
+    struct index_owner *owner, const struct slice *name, const char *text,
+    size_t len);
+
+/* Is there one? */
 bool index_has(const struct index *ix, struct index_owner *owner,
     const struct slice *name, const char *text, size_t len);
 

@@ -186,6 +186,37 @@ def test_what_has_to_be_kept_is_refused(disk_node, topic, how):
     durable(node, "new").subscribe(topic, qos=1)
 
 
+@pytest.mark.parametrize("version", [wire.V311, wire.V5])
+@pytest.mark.parametrize("group", ["", "$share/g/"])
+def test_a_refused_subscription_is_none(disk_node, topic, version, group):
+    """Nothing comes for it, and one that it was to replace stays as it was."""
+    node, disk = disk_node()                                # 3.9.3
+    ids = {"props": 1} if version == wire.V5 else {}
+    more = {"props": 2} if version == wire.V5 else {}
+    c = durable(node, "c", version)
+    c.subscribe(group + topic + "/old", qos=1, **ids)
+    make_full(node, disk, "tight")
+    for name in ("/new", "/old"):
+        c.subscribe(group + topic + name, qos=2, **more,
+                    expect=[0x97 if version == wire.V5 else 0x80])
+    pub = node.client("pub")
+    pub.publish(topic + "/new", b"new")
+    pub.publish(topic + "/old", b"old")
+    p = c.read_publish()
+    assert p.payload == b"old"
+    if version == wire.V5:
+        assert p.props["subscription_identifier"] == [1]
+    wait_room(node, disk)
+    for qos in (0, 2):
+        pub.publish(topic + "/new", b"new", qos=qos)
+        pub.publish(topic + "/old", b"old", qos=qos)
+        p = c.complete(c.read_publish())[0]
+        assert (p.payload, p.qos) == (b"old", min(qos, 1))
+    c.subscribe(group + topic + "/new", qos=1)
+    pub.publish(topic + "/new", b"new")
+    assert c.read_publish().payload == b"new"
+
+
 @HOW
 @pytest.mark.parametrize("kill", [False, True])
 def test_what_gives_back_room_is_taken(disk_node, topic, how, kill):
