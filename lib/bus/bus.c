@@ -642,9 +642,7 @@ bus_frame_next(struct bus_frame *f, struct record *r)
 	while ((rc = record_next(&f->records, r)) == 1) {
 		if (record_qos(r) > 0)
 			f->urgent = true;
-		if (f->last == NULL || msgid_cmp(r->id, *f->last) > 0) {
-			if (f->last != NULL)
-				*f->last = r->id;
+		if (f->last == NULL || stream_id_is_new(f->last, r->id)) {
 			count(records_received);
 			return 1;
 		}

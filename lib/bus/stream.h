@@ -219,6 +219,16 @@ enum stream_verdict {
 };
 enum stream_verdict stream_in_check(struct stream_in *s, uint64_t seq);
 
+/* Is a record of this id new, where *last is the last? If so it is that now. */
+static inline bool
+stream_id_is_new(struct msgid *last, struct msgid id)
+{
+	if (msgid_cmp(id, *last) <= 0)
+		return false;
+	*last = id;
+	return true;
+}
+
 /* Frame s->seq + 1 is consumed. Urgent: its sender's clients wait for it. */
 void stream_in_taken(struct stream_in *s, size_t bytes, bool urgent);
 

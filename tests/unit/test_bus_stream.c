@@ -493,10 +493,10 @@ ids_that_came_before_are_known(void **state UNUSED)
 	struct stream_in s = { 0 };
 
 	stream_in_open(&s, 1, 0, 1000);
-	assert_true(stream_in_id(&s, (struct msgid){ 5, 5 }));
-	assert_false(stream_in_id(&s, (struct msgid){ 5, 5 }));
-	assert_false(stream_in_id(&s, (struct msgid){ 4, 9 }));
-	assert_true(stream_in_id(&s, (struct msgid){ 5, 6 }));
+	assert_true(stream_id_is_new(&s.last_id, (struct msgid){ 5, 5 }));
+	assert_false(stream_id_is_new(&s.last_id, (struct msgid){ 5, 5 }));
+	assert_false(stream_id_is_new(&s.last_id, (struct msgid){ 4, 9 }));
+	assert_true(stream_id_is_new(&s.last_id, (struct msgid){ 5, 6 }));
 }
 
 /*
