@@ -27,7 +27,7 @@ struct kv_batch {
 
 struct kv_batch *kv_batch_new(void);		/* NULL if out of memory */
 void kv_batch_free(struct kv_batch **b);	/* NULL is fine; *b is NULL */
-void kv_batch_reset(struct kv_batch *b);	/* empty; keeps a little memory */
+void kv_batch_reset(struct kv_batch *b);	/* empty; keeps little */
 
 /*
  * Copy an entry in. ERR_INVAL for a key or value that cannot be, ERR_NOMEM;

@@ -88,7 +88,7 @@ struct batch {
 	uint8_t			*buf;
 	size_t			 rows;
 	bool			 open, failed;
-	bool			 sent;		/* one is, since it was cleared */
+	bool			 sent;		/* one is, since cleared */
 };
 
 static int
@@ -162,7 +162,7 @@ batch_row(struct batch *b, struct index_filter *f, uint32_t now)
 /* --- A snapshot ----------------------------------------------------------- */
 
 /*
- * All that is in the index is told, in the order of its spots and a page a turn,
+ * All that is in the index is told, in the order of its spots, a page a turn,
  * to a router that knows nothing of us, or not what. `told` of a filter is what
  * the snapshot said of it: it counts below t->at only. From t->far on nothing
  * was said, so there is nothing to take back. Between the two lies, after a

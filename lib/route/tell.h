@@ -57,8 +57,8 @@ struct route_tell {
 	bool		 snapshot;	/* which is on its way */
 	bool		 snapshot_first;	/* from its first message */
 	bool		 held;		/* by a stream that was full */
-	uint64_t	 at;		/* of the snapshot: all of the index below
-					 * this spot was told, */
+	uint64_t	 at;		/* of the snapshot: all of the index
+					 * below this spot was told, */
 	uint64_t	 far;		/* and nothing from this one on */
 	uint64_t	 seq;		/* last batch sent */
 	uint64_t	 acked;
@@ -73,13 +73,13 @@ void route_tell_fini(struct route_tell *t);	/* the stream is closed, too */
 
 /* f has got a subscriber or lost one, or there is something else to say of the
  * group it is: the router may have to hear of it, and without any subscriber it
- * goes at the end of the turn. route_seq_of() is then the batch that says so. */
+ * goes at the end of the turn. route_seq_of() is then the batch that says it. */
 void route_tell_changed(struct route_tell *t, struct index_filter *f);
 
 void route_tell_flush(struct route_tell *t);
 
-/* Has the next flush more to say, though nothing happens? Then the loop must not
- * wait for anything before it. */
+/* Has the next flush more to say, though nothing happens? Then the loop must
+ * not wait for anything before it. */
 bool route_tell_more(const struct route_tell *t);
 
 /* Tell everything, from the beginning. */
@@ -114,7 +114,7 @@ route_told_set(struct index_filter *f, uint32_t told)
 /* The batch that told of f last, or will. Only the low half is kept: it is the
  * next one at most, and one long ago is any that was acknowledged. While a
  * snapshot is under way it is not known yet; any that is not sent will do, for
- * none is acknowledged before the snapshot has ended, and then all are rebased. */
+ * none is acknowledged before the snapshot has ended: then all are rebased. */
 static inline uint64_t
 route_seq_of(const struct route_tell *t, const struct index_filter *f)
 {

@@ -935,8 +935,8 @@ index_each(struct index *ix, int (*each)(void *, struct index_filter *),
 
 /*
  * The spot of a filter is which table it is in, its part of that, and its key
- * there. Parts grow and shrink, but keys stay in the order of the cells they are
- * due to: a page is all keys that are due to some cells in a row.
+ * there. Parts grow and shrink, but keys stay in the order of the cells they
+ * are due to: a page is all keys that are due to some cells in a row.
  */
 enum { PAGE_CELLS = 16 };
 

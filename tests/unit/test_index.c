@@ -465,7 +465,7 @@ struct walk {
 	uint64_t	 from;		/* where the page began */
 	uint64_t	 most;		/* the highest spot of it */
 	unsigned	 n;
-	unsigned	 visits[WALKED];	/* of each filter, and its group */
+	unsigned	 visits[WALKED];	/* by filter; its group's: 100 */
 };
 
 static int

@@ -171,7 +171,7 @@ struct world {
 	struct index_owner subs[OWNERS];
 	struct route_tell tell;
 	bool		 has[OWNERS][TEXTS][KINDS];
-	uint32_t	 count[TEXTS];		/* of members, as they are told */
+	uint32_t	 count[TEXTS];		/* of members, as told */
 	unsigned	 version[TEXTS][KINDS];	/* how often it went */
 	struct wait	 waits[WAITS];
 	size_t		 nwaits, released;
@@ -188,8 +188,8 @@ struct world {
 
 static char	*texts[TEXTS];
 
-/* One in so many is long: batches are filled by their bytes, or else rows fill a
- * page. */
+/* One in so many is long: batches are filled by their bytes, or else rows fill
+ * a page. */
 static void
 texts_make(unsigned few)
 {
