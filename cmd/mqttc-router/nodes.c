@@ -1015,15 +1015,10 @@ nodes_tick(struct router *r, uint64_t now)
 	gauges(ns);
 }
 
-/*
- * A node that has neither seeds nor a cookie of its own has nobody to speak to,
- * and no port for it.
- */
 static bool
 is_wanted(const struct conf *conf)
 {
-	return conf->cluster_discovery != CONF_DISCOVERY_MANUAL ||
-	    conf->node_cookie[0] != '\0' || conf->node_cookie_file[0] != '\0';
+	return conf->cluster_discovery != CONF_DISCOVERY_SINGLETON;
 }
 
 static int
