@@ -278,6 +278,31 @@ hand_all(struct link_process *l, struct source *s, const struct record *from,
 	return 0;
 }
 
+/*
+ * What a record has left of its expiry interval is told as of its id, which is a
+ * time of its source's clock; here it is made one of ours, so that clocks that
+ * differ neither end a message early nor keep it. clock_ms: the source's when
+ * the frame left. False: it has nothing left [MQTT-3.3.2-5].
+ */
+static bool
+set_expiry(struct record *r, uint64_t clock_ms, uint64_t now_ms)
+{
+	uint64_t id_ms = r->id.hi / 1000000, left, end;
+
+	if (r->expiry_s == RECORD_NO_EXPIRY)
+		return true;
+	end = id_ms + UINT64_C(1000) * r->expiry_s;
+	if (clock_ms >= end)
+		return false;
+	left = end - MAX(clock_ms, id_ms);
+	/* As record_deadline_ms() will read it. */
+	if (id_ms <= now_ms)
+		left += now_ms - id_ms;
+	r->expiry_s = (uint32_t)MIN((left + 999) / 1000,
+	    (uint64_t)RECORD_NO_EXPIRY - 1);
+	return true;
+}
+
 int
 on_records(void *ctx, struct bus_frame *f)
 {
@@ -293,6 +318,10 @@ on_records(void *ctx, struct bus_frame *f)
 		return ERR_AGAIN;
 	for (n = 0; (rc = bus_frame_next(f, &r)) == 1; n++) {
 		metric_inc(&m_records);
+		if (!set_expiry(&r, f->clock / 1000000, l->now_ms)) {
+			metric_inc(&m_expired);
+			continue;
+		}
 		if (record_is_alone(&r) && r.payload.len > 0 &&
 		    (payload = blob_new(r.payload.len)) != NULL) {
 			memcpy(payload->data, r.payload.data, r.payload.len);

@@ -80,6 +80,7 @@ struct link_process {
 	uint64_t	 router_incarnation;
 	struct route_fib fib;
 	uint64_t	 random;
+	uint64_t	 now_ms;	/* since 1970 */
 
 	struct node	*nodes;		/* uthash, by name */
 	uint32_t	 port;		/* bound; 0: not yet */
@@ -121,6 +122,6 @@ void on_segment(void *ctx, const struct proc_segment *s);
 /* --- metrics, in main.c --- */
 
 extern struct metric m_nodes, m_nodes_up, m_records, m_handed, m_dropped_credit,
-    m_unwanted, m_streams, m_bind_failures, m_fib_evicted, m_memory;
+    m_unwanted, m_expired, m_streams, m_bind_failures, m_fib_evicted, m_memory;
 
 #endif

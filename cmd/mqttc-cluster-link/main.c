@@ -28,6 +28,8 @@ COUNTER(m_handed, "link_handed_total",
     "Messages handed to processes of this node, one for each of them");
 COUNTER(m_unwanted, "link_unwanted_total",
     "Messages from other nodes that nobody here wants (any more)");
+COUNTER(m_expired, "dropped_expired_total",
+    "Messages from other nodes whose expiry interval had passed");
 COUNTER(m_dropped_credit, "link_dropped_credit_total",
     "QoS 0 messages dropped because a process here takes no more");
 COUNTER(m_bind_failures, "link_bind_failures_total",
@@ -39,6 +41,7 @@ COUNTER(m_memory, "dropped_memory_total",
 
 static struct metric *const metrics[] = {
 	&m_nodes, &m_nodes_up, &m_streams, &m_records, &m_handed, &m_unwanted,
+	&m_expired,
 	&m_dropped_credit, &m_bind_failures, &m_fib_evicted, &m_memory,
 };
 
@@ -70,6 +73,7 @@ on_woken(EV_P_ ev_check *w, int revents UNUSED)
 	struct link_process *l = w->data;
 
 	(void)loop;
+	l->now_ms = clock_wall_ns() / 1000000;
 	bus_set_clock(l->bus, msgid_turn(&l->ids, clock_wall_ns()));
 	if (route_fib_turn(&l->fib)) {
 		route_fib_confirm(&l->fib, l->router);
