@@ -74,6 +74,7 @@ struct link_process {
 	uint64_t	 started_ms;
 	bool		 ready;
 
+	bool		 peers_known;	/* PEERS came */
 	struct peer	 peers[PEERS_MAX];
 	uint32_t	 nstores;
 	struct bus_peer	*router;

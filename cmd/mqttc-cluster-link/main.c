@@ -51,12 +51,12 @@ mono_ms(void)
 	return clock_mono_ns() / 1000000;
 }
 
-/* Without an index nothing can be handed on: a router that is dead has left
- * one behind, one that starts takes a moment. */
+/* Without an index, or without those it names, nothing can be handed on: a
+ * router that is dead has left one behind, one that starts takes a moment. */
 void
 main_progress(struct link_process *l)
 {
-	if (l->fib.now != NULL)
+	if (l->fib.now != NULL && l->peers_known)
 		nodes_bind(l);
 	if (l->ready || (l->port == 0 && mono_ms() - l->started_ms <
 	    READY_WITHOUT_ROUTER_MS))

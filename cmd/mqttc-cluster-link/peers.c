@@ -162,6 +162,8 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 	for (i = 0; i < ROUTE_LISTENERS_MAX; i++)	/* scaled away */
 		if (!seen[i])
 			peer_close(l, &l->peers[i]);
+	l->peers_known = true;
+	main_progress(l);
 }
 
 void

@@ -208,6 +208,7 @@ send_welcome(struct bus *b, const struct bus_addr *to, const Hello *h,
 		w.stored = in->stored;
 		w.credit = stream_in_credit(in);
 		w.taken = in->taken;
+		w.open = in->seq - stream_in_got(in);
 	}
 	return send_to(b, to, &e, body, welcome_put(body, &w));
 }

@@ -31,7 +31,7 @@
 #define QUEUE_BYTES	(4 * BUS_BODY_MAX)
 #define TURN_FRAMES	64		/* taken from one socket in a turn */
 #define TURN_BYTES	(2 * 1024 * 1024)
-#define RETRY_S		2.0		/* hello again, if not welcomed */
+#define RETRY_S		0.5		/* hello again, if not welcomed */
 #define LAZY_ACK_S	0.05		/* an ack nobody waits for */
 #define ORIGINS_MAX	8192		/* whose records links handed us */
 

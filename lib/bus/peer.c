@@ -627,8 +627,8 @@ take_welcome(struct bus_peer *p, const void *body, size_t len)
 		peer_refused(p, &w);
 		return;
 	}
-	if ((what = stream_resume(&p->out, w.seq, w.stored, w.credit, w.taken,
-	    &resend)) < 0) {
+	if (w.open > w.seq || (what = stream_resume(&p->out, w.seq,
+	    w.seq - w.open, w.stored, w.credit, w.taken, &resend)) < 0) {
 		count(dropped_malformed);
 		peer_refused(p, &w);
 		return;

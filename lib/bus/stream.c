@@ -417,21 +417,22 @@ stream_ack(struct stream_out *s, uint64_t got, uint64_t stored,
 }
 
 int
-stream_resume(struct stream_out *s, uint64_t seq, uint64_t stored,
-    uint64_t credit, uint64_t taken, uint64_t *resend)
+stream_resume(struct stream_out *s, uint64_t seq, uint64_t got,
+    uint64_t stored, uint64_t credit, uint64_t taken, uint64_t *resend)
 {
 	struct stream_frame	*f;
 	uint64_t		 upto;
 	int			 what;
 
 	*resend = 0;
-	if (seq < s->got || seq > s->sent_seq || credit < taken)
+	if (seq < s->got || seq > s->sent_seq || got > seq || credit < taken)
 		return ERR_PROTO;
+	got = MAX(got, s->got);
 	upto = s->got_bytes;
 	for (f = s->head; f != NULL && f->seq <= seq; f = f->next)
 		upto = f->upto;
 	s->base = upto - taken;		/* may wrap: only the sum is used */
-	what = settle(s, seq, stored, s->base + credit);
+	what = settle(s, got, stored, s->base + credit);
 	s->sent = upto;
 	/* What waits for `stored` alone is there already. */
 	for (f = s->head; f != NULL && f->seq <= seq; f = f->next)

@@ -145,11 +145,12 @@ int stream_ack(struct stream_out *s, uint64_t got, uint64_t stored,
 
 /*
  * The receiver welcomed us: it has taken frames up to seq, of `taken` bytes by
- * its own count, and granted credit by that count. Goes on after seq; *resend
- * says how many frames leave a second time. Returns as stream_ack.
+ * its own count, acknowledges those up to got, and granted credit by that count.
+ * Goes on after seq; *resend says how many frames leave a second time. Returns
+ * as stream_ack.
  */
-int stream_resume(struct stream_out *s, uint64_t seq, uint64_t stored,
-    uint64_t credit, uint64_t taken, uint64_t *resend);
+int stream_resume(struct stream_out *s, uint64_t seq, uint64_t got,
+    uint64_t stored, uint64_t credit, uint64_t taken, uint64_t *resend);
 
 /* The last frame before all that is kept. */
 uint64_t stream_base(const struct stream_out *s);

@@ -100,7 +100,7 @@ step(struct stream_out *s, struct stream_in *r, struct input *in)
 		b = number(in, s->stored);
 		c = number(in, s->granted - s->base);
 		d = number(in, s->sent - s->base);
-		(void)stream_resume(s, a, b, c, d, &resend);
+		(void)stream_resume(s, a, a, b, c, d, &resend);
 		break;
 	case 6:
 		stream_take_all(s, 5000);

@@ -369,6 +369,35 @@ nothing_is_acknowledged_before_it_is_done(void **state UNUSED)
 	stop(&lb);
 }
 
+/* ... nor when the connection breaks and is made good. */
+static void
+a_welcome_acknowledges_nothing(void **state UNUSED)
+{
+	struct proc	a, la, lb;
+	int		i;
+
+	start(&a, "listener.3", "a@h", 5);
+	near_link(&la, 1, &secret);
+	far_link(&lb, 2, NULL);
+	source_to(&a, &la);
+	for (i = 0; i < 10; i++)
+		assert_int_equal(put(&a, RECORD_LIVE, 100), 0);
+	until(lb.records == 10);
+	stop(&la);
+	near_link(&la, 2, &secret);
+	source_to(&a, &la);
+	until(a.ups == 2);
+	assert_int_equal(put(&a, RECORD_LIVE, 100), 0);
+	until(lb.records == 11);
+	assert_int_equal(bus_peer_got(a.peer), 0);
+	bus_done(lb.bus, lb.in, lb.seq, lb.bytes, lb.seq);
+	until(bus_idle(a.bus));
+	assert_int_equal(lb.records, 11);
+	stop(&a);
+	stop(&la);
+	stop(&lb);
+}
+
 /* The relay's process dies, and another one relays. */
 static void
 a_relay_may_die(void **state UNUSED)
@@ -629,6 +658,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		T(records_cross_and_are_acknowledged_when_they_arrived),
 		T(nothing_is_acknowledged_before_it_is_done),
+		T(a_welcome_acknowledges_nothing),
 		T(a_relay_may_die),
 		T(the_far_link_may_die),
 		T(a_source_that_is_replaced_gives_its_books_back),

@@ -250,7 +250,7 @@ a_welcome_says_where_to_go_on(void **state)
 	}
 	assert_int_equal(stream_ack(s, 1, 0, 200000), STREAM_GOT_MORE);
 	/* It took two more than it could tell. */
-	assert_int_equal(stream_resume(s, 3, 0, 200153, 153, &resend),
+	assert_int_equal(stream_resume(s, 3, 3, 0, 200153, 153, &resend),
 	    STREAM_GOT_MORE);
 	assert_int_equal(resend, 2);
 	assert_int_equal(stream_next(s, &f), 1);
@@ -258,9 +258,9 @@ a_welcome_says_where_to_go_on(void **state)
 	assert_int_equal(send_all(s), 2);
 	assert_int_equal(s->sent, 5 * 51);
 	/* What it cannot have, or has given back. */
-	assert_int_equal(stream_resume(s, 6, 0, 0, 0, &resend), ERR_PROTO);
-	assert_int_equal(stream_resume(s, 2, 0, 0, 0, &resend), ERR_PROTO);
-	assert_int_equal(stream_resume(s, 4, 0, 5, 6, &resend), ERR_PROTO);
+	assert_int_equal(stream_resume(s, 6, 6, 0, 0, 0, &resend), ERR_PROTO);
+	assert_int_equal(stream_resume(s, 2, 2, 0, 0, 0, &resend), ERR_PROTO);
+	assert_int_equal(stream_resume(s, 4, 4, 0, 5, 6, &resend), ERR_PROTO);
 }
 
 static void
@@ -275,7 +275,7 @@ a_late_ack_may_free_what_was_to_be_sent_again(void **state)
 		append(s, 10, 1, NULL);
 		send_all(s);
 	}
-	assert_int_equal(stream_resume(s, 0, 0, 200000, 0, &resend), 0);
+	assert_int_equal(stream_resume(s, 0, 0, 0, 200000, 0, &resend), 0);
 	assert_int_equal(resend, 3);
 	assert_int_equal(stream_ack(s, 2, 0, 200102), STREAM_GOT_MORE);
 	assert_int_equal(stream_next(s, &f), 1);
@@ -300,7 +300,7 @@ a_new_receiver_counts_bytes_from_nothing(void **state)
 	assert_int_equal(s->got, 4);
 	append(s, 1000, 1, &seq);
 	assert_int_equal(seq, 5);
-	assert_int_equal(stream_resume(s, 4, 0, 2000, 0, &resend), 0);
+	assert_int_equal(stream_resume(s, 4, 4, 0, 2000, 0, &resend), 0);
 	assert_int_equal(resend, 0);
 	append(s, 1000, 1, NULL);
 	assert_int_equal(send_all(s), 1);
@@ -317,7 +317,7 @@ who_is_blocked_hears_when_it_is_over(void **state)
 
 	/* A welcome grants less than was presumed. */
 	append(s, 1000, 1, NULL);
-	assert_int_equal(stream_resume(s, 0, 0, 500, 0, &resend), 0);
+	assert_int_equal(stream_resume(s, 0, 0, 0, 500, 0, &resend), 0);
 	assert_true(stream_blocked(s));
 	send_all(s);
 	assert_int_equal(stream_ack(s, 1, 0, 2000),
@@ -326,7 +326,7 @@ who_is_blocked_hears_when_it_is_over(void **state)
 	while (!stream_blocked(s))
 		append(s, 1000, 1, NULL);
 	stream_take_all(s, 5000);
-	assert_int_equal(stream_resume(s, s->seq, 0, 5000, 0, &resend),
+	assert_int_equal(stream_resume(s, s->seq, s->seq, 0, 5000, 0, &resend),
 	    STREAM_UNBLOCKED);
 	/* Too many other frames. */
 	while (stream_append_frame(s, KIND_ATTACH, bytes, 200, NULL, NULL, NULL) == 0)
@@ -391,7 +391,7 @@ frames_that_ask_for_stored_wait_for_it(void **state)
 	stream_sent(s);
 	assert_int_equal(stream_ack(s, 1, 0, 200051), STREAM_GOT_MORE);
 	assert_false(stream_is_idle(s));
-	assert_int_equal(stream_resume(s, 1, 0, 200051, 51, &resend), 0);
+	assert_int_equal(stream_resume(s, 1, 1, 0, 200051, 51, &resend), 0);
 	assert_int_equal(resend, 0);
 	assert_int_equal(stream_next(s, &f), 0);
 	assert_int_equal(stream_ack(s, 1, 1, 200051), STREAM_STORED_MORE);
@@ -419,7 +419,7 @@ what_was_got_and_not_stored_goes_again(void **state)
 	stream_rewind(s);
 	assert_int_equal(s->got, 1);
 	/* It says that it knows nothing of ours after what it was told. */
-	assert_int_equal(stream_resume(s, 1, 1, 200000, 0, &resend), 0);
+	assert_int_equal(stream_resume(s, 1, 1, 1, 200000, 0, &resend), 0);
 	assert_int_equal(resend, 2);
 	assert_int_equal(stream_next(s, &f), 1);
 	assert_int_equal(f->seq, 2);
@@ -514,7 +514,7 @@ any_cut_loses_and_doubles_nothing(void **state)
 	int			 round, n, i, arrive;
 
 	stream_in_open(&in, 1, 0, 5000);
-	assert_true(stream_resume(s, 0, 0, 5000, 0, &resend) >= 0);
+	assert_true(stream_resume(s, 0, 0, 0, 5000, 0, &resend) >= 0);
 	for (round = 0; round < 20000; round++) {
 		seed = seed * 1103515245 + 12345;
 		if (seed >> 16 & 1)
@@ -533,7 +533,7 @@ any_cut_loses_and_doubles_nothing(void **state)
 		}
 		if (arrive < n || seed >> 30 == 0) {	/* the wire broke */
 			stream_in_open(&in, 1, s->got, 5000);
-			assert_true(stream_resume(s, in.seq, 0,
+			assert_true(stream_resume(s, in.seq, in.seq, 0,
 			    stream_in_credit(&in), in.taken, &resend) >= 0);
 		} else {
 			assert_true(stream_ack(s, in.seq, 0,
