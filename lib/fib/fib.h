@@ -33,6 +33,8 @@
 #define FIB_LEN_DEFAULT	((size_t)1 << 35)	/* virtual; valgrind's most */
 #define FIB_BATCH	64u	/* topics of one fib_match_batch, at most */
 #define FIB_GROUPS_MAX	1024u	/* groups under one terminal, at most */
+#define FIB_NODES	256u	/* nodes of a generation, at most; 0 is none */
+#define FIB_NODE_NAME	256u	/* bytes of a node's name, with the NUL */
 
 /* --- Destinations ---------------------------------------------------- */
 
@@ -51,7 +53,7 @@ enum fib_state {
 struct fib_slot {		/* one row of the node table */
 	enum fib_kind	kind;
 	enum fib_state	state;
-	uint16_t	node;		/* index private to the router */
+	uint16_t	node;		/* of FIB_NODE: fib_node_name tells */
 	uint32_t	instance;
 	uint64_t	incarnation;	/* of the process behind it, if one */
 };
@@ -190,6 +192,12 @@ void fib_match_batch(struct fib_reader *r, const struct slice *topics,
  */
 int fib_slot(const struct fib_reader *r, unsigned slot, struct fib_slot *out);
 
+/*
+ * The name of a node of this generation, which never changes; valid as long as
+ * the reader. "": there is none. May be asked at any time.
+ */
+const char *fib_node_name(const struct fib_reader *r, unsigned node);
+
 /* Slots read so far by this reader, for tests and figures: probes of entries,
  * not of bytes. */
 uint64_t fib_reader_probes(const struct fib_reader *r);
@@ -220,6 +228,13 @@ int fib_writer_open(struct fib_writer **out, const struct fib_writer_opts *o);
 void fib_writer_close(struct fib_writer **w);
 
 const struct fib_key *fib_writer_key(const struct fib_writer *w);
+
+/*
+ * Node `node`, 1 to FIB_NODES - 1, has this name: said before a slot names it.
+ * Once said it stays; ERR_EXISTS: it has another one. ERR_INVAL: no such
+ * number, or no such name.
+ */
+int fib_node_name_set(struct fib_writer *w, unsigned node, const char *name);
 
 /* Take the lowest free destination slot. ERR_FULL if there is none. */
 int fib_dest_open(struct fib_writer *w, const struct fib_slot *d,

@@ -3,10 +3,10 @@
  * a reader may look at it. Private to lib/fib.
  *
  * A segment is pieces of 64 KiB. Piece 0 is the header, piece 1 the node table
- * (a row per destination slot), all others come and go: the directory (a run of
- * pieces), buckets (4096 entries of one extendible hash), slabs (blocks of one
- * size: sets and shape lists). Places are offsets or piece numbers, never
- * pointers.
+ * (a row per destination slot), piece 2 the names of nodes, all others come and
+ * go: the directory (a run of pieces), buckets (4096 entries of one extendible
+ * hash), slabs (blocks of one size: sets and shape lists). Places are offsets
+ * or piece numbers, never pointers.
  *
  *	directory[fp >> 1 & mask] -> bucket; in it, from line fp >> 32 on,
  *	entries {key, word} until one is empty.
@@ -24,6 +24,7 @@
  *	- The directory doubles in place: entries of the upper half first, then
  *	  depth; beyond its pieces it is copied. A reader looks at the depth,
  *	  the entry, and the depth again, and starts over if it changed.
+ *	- The name of a node comes with its first word last, and stays.
  *	- Terminals come before the shape in their anchor, and go after it.
  *	- In a group the count of a slot changes in place, one word; 0 is as
  *	  if the slot were not there. For all else the group comes as a new
@@ -48,7 +49,7 @@
 #include "fib/fib.h"
 
 #define FIB_MAGIC	0x314249467474716du	/* "mqttFIB1" */
-#define FIB_VERSION	1u
+#define FIB_VERSION	2u
 
 #define FIB_LINE	128
 #define FIB_ENTRIES	(FIB_PIECE / 16)	/* of a bucket */
@@ -99,6 +100,19 @@ struct fib_row {
 };
 
 #define FIB_TABLE_PIECE	1u
+
+/* Names of nodes, by their number. */
+struct fib_name {
+	union {
+		_Atomic uint64_t words[FIB_NODE_NAME / 8];
+		char	text[FIB_NODE_NAME];	/* ends in NUL */
+	};
+};
+
+#define FIB_NAMES_PIECE	2u
+#define FIB_FIXED_PIECES 3u
+_Static_assert(FIB_NODES * sizeof(struct fib_name) == FIB_PIECE,
+    "the names of nodes are one piece");
 
 /* The epochs segment. */
 #define FIB_OUT		((uint64_t)0)		/* not reading */

@@ -650,7 +650,7 @@ fib_reader_open(struct fib_reader **out, const void *data, size_t len,
 		fib_reader_close(&r);
 		return ERR_NOMEM;
 	}
-	if (!pieces_there(r, FIB_TABLE_PIECE + 1)) {
+	if (!pieces_there(r, FIB_FIXED_PIECES)) {
 		fib_reader_close(&r);
 		return ERR_PROTO;
 	}
@@ -725,4 +725,19 @@ fib_slot(const struct fib_reader *r, unsigned slot, struct fib_slot *out)
 	out->instance = (uint32_t)(what >> 32);
 	out->incarnation = load(&row->incarnation);
 	return 0;
+}
+
+/* With a NUL at its very end a name ends in there, whatever it is. */
+const char *
+fib_node_name(const struct fib_reader *r, unsigned node)
+{
+	struct fib_name	*row;
+
+	if (node >= FIB_NODES)
+		return "";
+	row = (struct fib_name *)(void *)(uintptr_t)
+	    (r->base + FIB_NAMES_PIECE * FIB_PIECE) + node;
+	if (load(&row->words[0]) == 0 || row->text[FIB_NODE_NAME - 1] != '\0')
+		return "";
+	return row->text;
 }

@@ -22,6 +22,7 @@ struct fib_writer {
 	struct heap	 heap;
 	struct fib_header *header;
 	struct fib_row	*rows;
+	struct fib_name	*names;
 	struct fib_key	 key;
 	uint64_t	 dir;		/* as in the header */
 	uint64_t	 changes;
@@ -975,6 +976,25 @@ fib_dest_close(struct fib_writer *w, unsigned slot)
 	heap_retire(&w->heap, HELD_DEST, slot, 0);
 }
 
+int
+fib_node_name_set(struct fib_writer *w, unsigned node, const char *name)
+{
+	size_t		 len = strnlen(name, FIB_NODE_NAME), i;
+	uint64_t	 words[FIB_NODE_NAME / 8] = { 0 };
+	struct fib_name	*row;
+
+	if (node == 0 || node >= FIB_NODES || len == 0 || len == FIB_NODE_NAME)
+		return ERR_INVAL;
+	row = &w->names[node];
+	if (load(&row->words[0]) != 0)
+		return strcmp(row->text, name) == 0 ? 0 : ERR_EXISTS;
+	memcpy(words, name, len);
+	for (i = NELEM(words); i-- > 1; )
+		store(&row->words[i], words[i]);
+	store_release(&row->words[0], words[0]);
+	return 0;
+}
+
 /* --- The rest -------------------------------------------------------- */
 
 void
@@ -1018,7 +1038,7 @@ first_pieces(struct fib_writer *w)
 {
 	int64_t		fixed, dir, bucket;
 
-	if ((fixed = heap_run(&w->heap, 2)) < 0)
+	if ((fixed = heap_run(&w->heap, FIB_FIXED_PIECES)) < 0)
 		return (int)fixed;
 	if ((dir = heap_run(&w->heap, 1)) < 0)
 		return (int)dir;
@@ -1049,6 +1069,8 @@ fib_writer_open(struct fib_writer **out, const struct fib_writer_opts *o)
 	w->header = h;
 	w->rows = (struct fib_row *)(void *)((uint8_t *)o->data +
 	    FIB_TABLE_PIECE * FIB_PIECE);
+	w->names = (struct fib_name *)(void *)((uint8_t *)o->data +
+	    FIB_NAMES_PIECE * FIB_PIECE);
 	w->key = o->key;
 	w->heap.base = o->data;
 	w->heap.header = h;

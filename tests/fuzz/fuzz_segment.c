@@ -54,6 +54,8 @@ add_all(struct fib_writer *w)
 	struct fib_cut	c;
 	unsigned	i, k;
 
+	(void)fib_node_name_set(w, 1, "a@b");
+	(void)fib_node_name_set(w, FIB_NODES - 1, "last@example.org");
 	for (i = 0; i < 300; i++)
 		slots[i] = (struct fib_group_slot){ (uint16_t)(i * 13), 0,
 		    i + 1 };
@@ -155,6 +157,9 @@ read_all(void)
 	}
 	for (i = 0; i < 70; i++)
 		(void)fib_slot(r, i, &slot);
+	for (i = 0; i <= FIB_NODES; i++)
+		if (strlen(fib_node_name(r, i)) >= FIB_NODE_NAME)
+			abort();
 	(void)fib_leave(r);
 	(void)fib_reader_version(r);
 	fib_reader_close(&r);

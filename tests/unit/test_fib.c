@@ -887,6 +887,50 @@ a_header_that_is_not_ours_is_refused(void **state UNUSED)
 }
 
 static void
+a_node_has_one_name_in_a_generation(void **state UNUSED)
+{
+	struct fibmem	mem;
+	struct fib_writer *w;
+	struct fib_reader *r;
+	struct fib_slot	d = { FIB_NODE, FIB_UP, 255, 1, 9 }, got;
+	char		longest[FIB_NODE_NAME + 1];
+	unsigned	slot;
+
+	memset(longest, 'n', sizeof(longest));
+	longest[FIB_NODE_NAME] = '\0';
+	fibmem_init(&mem, 16u << 20);
+	w = fibmem_writer(&mem, 0);
+	r = fibmem_reader(&mem);
+	assert_string_equal(fib_node_name(r, 1), "");
+	assert_int_equal(fib_node_name_set(w, 1, "emqx1@127.0.0.1"), 0);
+	assert_string_equal(fib_node_name(r, 1), "emqx1@127.0.0.1");
+	assert_int_equal(fib_node_name_set(w, 1, "emqx1@127.0.0.1"), 0);
+	assert_int_equal(fib_node_name_set(w, 1, "emqx1@127.0.0.2"),
+	    ERR_EXISTS);
+	assert_string_equal(fib_node_name(r, 1), "emqx1@127.0.0.1");
+
+	assert_int_equal(fib_node_name_set(w, 255, longest), ERR_INVAL);
+	longest[FIB_NODE_NAME - 1] = '\0';
+	assert_int_equal(fib_node_name_set(w, 255, longest), 0);
+	assert_string_equal(fib_node_name(r, 255), longest);
+	assert_int_equal(fib_dest_open(w, &d, &slot), 0);
+	assert_int_equal(fib_slot(r, slot, &got), 0);
+	assert_int_equal(got.kind, FIB_NODE);
+	assert_int_equal(got.instance, 1);
+	assert_string_equal(fib_node_name(r, got.node), longest);
+
+	assert_int_equal(fib_node_name_set(w, 0, "x@y"), ERR_INVAL);
+	assert_int_equal(fib_node_name_set(w, FIB_NODES, "x@y"), ERR_INVAL);
+	assert_int_equal(fib_node_name_set(w, 2, ""), ERR_INVAL);
+	assert_string_equal(fib_node_name(r, 0), "");
+	assert_string_equal(fib_node_name(r, 2), "");
+	assert_string_equal(fib_node_name(r, FIB_NODES), "");
+	fib_reader_close(&r);
+	fib_writer_close(&w);
+	fibmem_fini(&mem);
+}
+
+static void
 a_change_has_a_new_version(void **state UNUSED)
 {
 	struct fibmem	mem;
@@ -1111,6 +1155,7 @@ main(void)
 		cmocka_unit_test(who_holds_back_too_much_is_evicted),
 		cmocka_unit_test(epoch_slots_are_found_again_and_freed),
 		cmocka_unit_test(a_header_that_is_not_ours_is_refused),
+		cmocka_unit_test(a_node_has_one_name_in_a_generation),
 		cmocka_unit_test(a_change_has_a_new_version),
 		cmocka_unit_test(kill_9_of_the_writer_hurts_no_reader),
 		cmocka_unit_test(a_stopped_reader_is_evicted_and_the_writer_stays_bounded),
