@@ -26,12 +26,14 @@ enum kind {
 	KIND_ROUTES	= 18,	/* Routes: owner -> router (route.proto) */
 	KIND_SESSION	= 19,	/* Session: listener -> store (session.proto) */
 	KIND_SERVE	= 20,	/* Session: store -> listener */
+	KIND_NODES	= 21,	/* Nodes: router -> cluster-link (nodes.proto) */
 
 	/* Single messages, unsequenced: lost with the connection. */
 	KIND_ROUTE_ACK	= 32,	/* RouteAck: router -> owner */
 	KIND_FIB_CONFIRM = 33,	/* FibConfirm: reader -> router */
 	KIND_QUERY	= 40,	/* Query: tool -> anybody (query.proto) */
 	KIND_REPLY	= 41,	/* Reply: its answer, one page */
+	KIND_LINK_STATE	= 42,	/* LinkState: cluster-link -> router */
 
 	/* supervise.sock (supervise.proto). */
 	KIND_SUP_HELLO	= 64,	/* process or tool -> supervisor, first */
