@@ -189,6 +189,9 @@ struct rib {
 	uint64_t	 bits[FIB_SLOTS / 64];	/* scratch of gathering */
 	uint16_t	 more[FIB_SLOTS];
 	uint32_t	 members[FIB_SLOTS];
+	void		(*changed)(void *ctx, const struct rib_change *c);
+	void		*changed_ctx;
+	unsigned	 changed_kinds;
 	struct fib_group_slot gslots[FIB_SLOTS];
 	uint32_t	 crowd[OWNERS];		/* scratch, zero between uses */
 };
@@ -1379,6 +1382,58 @@ filter_unmake(struct rib *rib, uint32_t i)
 		(void)publish(rib, fp);
 }
 
+/* --- Watching -------------------------------------------------------- */
+
+/* What the owners of this kind have of a filter, or of a share of it. */
+static void
+look(const struct rib *rib, enum fib_kind kind, const struct filter *f,
+    const struct share *s, struct rib_change *c)
+{
+	uint32_t	at;
+
+	*c = (struct rib_change){ .kind = kind, .filter = f->text,
+	    .len = f->len };
+	if (s == NULL) {
+		for (at = f->rows; at != 0; at = row_at(rib, at)->next)
+			c->owners += rib->owners[row_at(rib, at)->owner].
+			    dest.kind == kind;
+		return;
+	}
+	c->name = s->name;
+	c->nlen = s->nlen;
+	for (at = s->rows; at != 0; at = srow_at(rib, at)->next) {
+		if (rib->owners[srow_at(rib, at)->owner].dest.kind != kind)
+			continue;
+		c->owners++;
+		c->first += srow_at(rib, at)->members & UINT16_MAX;
+		c->second += srow_at(rib, at)->members >> 16;
+	}
+}
+
+static void
+tell(struct rib *rib, unsigned owner, const struct filter *f,
+    const struct share *s)
+{
+	enum fib_kind	  kind = rib->owners[owner].dest.kind;
+	struct rib_change c;
+
+	if (LIKELY(rib->changed == NULL) ||
+	    (rib->changed_kinds >> kind & 1) == 0)
+		return;
+	look(rib, kind, f, s, &c);
+	c.owner = owner;
+	rib->changed(rib->changed_ctx, &c);
+}
+
+void
+rib_watch(struct rib *rib, unsigned kinds,
+    void (*changed)(void *ctx, const struct rib_change *c), void *ctx)
+{
+	rib->changed = changed;
+	rib->changed_ctx = ctx;
+	rib->changed_kinds = kinds;
+}
+
 static void
 row_remove(struct rib *rib, uint32_t i)
 {
@@ -1422,6 +1477,7 @@ row_remove(struct rib *rib, uint32_t i)
 			}
 		}
 	}
+	tell(rib, owner, f, NULL);
 	if (f->rows == 0 && f->shares == 0)
 		filter_unmake(rib, filter);
 	else if (f->own)
@@ -1527,6 +1583,7 @@ rib_add(struct rib *rib, unsigned owner, const void *text, size_t len,
 		row_remove(rib, i);
 		return rc;
 	}
+	tell(rib, owner, filter_at(rib, filter), NULL);
 	return 0;
 
 give_row:
@@ -1678,6 +1735,7 @@ srow_remove(struct rib *rib, uint32_t i)
 	struct owner	*o = &rib->owners[r->owner];
 	struct shared	*d = shared_of(rib, f, false);
 	uint32_t	 share = r->share, filter = s->filter, *at;
+	unsigned	 owner = r->owner;
 
 	for (at = &s->rows; *at != i; at = &srow_at(rib, *at)->next)
 		;
@@ -1696,6 +1754,7 @@ srow_remove(struct rib *rib, uint32_t i)
 		group_at(rib, f->group)->rows--;
 	}
 	pool_give(&rib->srows, i);
+	tell(rib, owner, f, s);
 	if (s->rows != 0)
 		(void)publish_share(rib, s);	/* fewer: it cannot fail */
 	else
@@ -1758,8 +1817,10 @@ srow_add(struct rib *rib, unsigned owner, uint32_t share, uint32_t members,
 		srow_at(rib, r->onext)->oprev = i;
 	o->srows = i;
 	o->nrows++;
-	if ((rc = srow_publish(rib, share, new_anchor)) == 0)
+	if ((rc = srow_publish(rib, share, new_anchor)) == 0) {
+		tell(rib, owner, f, s);
 		return 0;
+	}
 	/* The caller lets go of a share and a filter that are empty. */
 	s->rows = r->next;
 	o->srows = r->onext;
@@ -1780,6 +1841,7 @@ static int
 srow_change(struct rib *rib, uint32_t i, uint32_t members)
 {
 	struct srow	*r = srow_at(rib, i);
+	struct share	*s = share_at(rib, r->share);
 	uint32_t	 was = r->members;
 	int		 rc;
 
@@ -1787,8 +1849,10 @@ srow_change(struct rib *rib, uint32_t i, uint32_t members)
 	if (members == was)
 		return 0;
 	r->members = members;
-	if ((rc = publish_share(rib, share_at(rib, r->share))) < 0)
+	if ((rc = publish_share(rib, s)) < 0)
 		r->members = was;
+	else
+		tell(rib, r->owner, filter_at(rib, s->filter), s);
 	return rc;
 }
 
@@ -1838,6 +1902,29 @@ rib_group(struct rib *rib, unsigned owner, const void *text, size_t len,
 	    filter_at(rib, filter)->shares == 0)
 		filter_unmake(rib, filter);
 	return rc;
+}
+
+void
+rib_look(const struct rib *rib, enum fib_kind kind, const void *text,
+    size_t len, const void *name, size_t nlen, struct rib_change *out)
+{
+	struct fib_cut	 cut;
+	struct group_id	 id;
+	uint32_t	 filter, share;
+
+	*out = (struct rib_change){ .kind = kind, .filter = text, .len = len,
+	    .name = name, .nlen = nlen };
+	fib_cut(&rib->key, text, len, &cut);
+	if ((filter = filter_find(rib, cut.fp, text, len)) == 0)
+		return;
+	if (name == NULL) {
+		look(rib, kind, filter_at(rib, filter), NULL, out);
+		return;
+	}
+	id = group_id_of(name, nlen, text, len);
+	if ((share = share_find(rib, filter, name, nlen, id.hi, id.lo)) != 0)
+		look(rib, kind, filter_at(rib, filter), share_at(rib, share),
+		    out);
 }
 
 /* --- Jobs, a slice at a time ----------------------------------------- */

@@ -115,6 +115,32 @@ int rib_del(struct rib *rib, unsigned owner, const void *filter, size_t len);
 int rib_group(struct rib *rib, unsigned owner, const void *filter, size_t len,
     const void *name, size_t nlen, uint32_t members);
 
+/* --- Watching -------------------------------------------------------- */
+
+/* A filter, or with a name a shared group at it, as it stands among the owners
+ * of one kind. */
+struct rib_change {
+	const uint8_t	*filter, *name;	/* borrowed for the call */
+	size_t		 len, nlen;	/* name NULL: the filter itself */
+	enum fib_kind	 kind;
+	unsigned	 owner;		/* whose row came, went or changed */
+	unsigned	 owners;	/* of this kind that have it now */
+	uint64_t	 first, second;	/* of a group: sums of the halves of
+					 * their members (topic/group.h) */
+};
+
+/*
+ * Tell from now on what changes among owners of these kinds (bits 1 << kind):
+ * a row came, went, or has another number of members, also by rib_owner_clear,
+ * _sweep and _close. From within, the rib may be looked at, not changed. NULL:
+ * no longer. rib_look tells the same of what is there: walk with rib_list.
+ */
+void rib_watch(struct rib *rib, unsigned kinds,
+    void (*changed)(void *ctx, const struct rib_change *c), void *ctx);
+/* name NULL: the filter itself. Nobody has it: owners is 0. */
+void rib_look(const struct rib *rib, enum fib_kind kind, const void *filter,
+    size_t len, const void *name, size_t nlen, struct rib_change *out);
+
 /* --- Questions ------------------------------------------------------- */
 
 struct rib_row {

@@ -958,6 +958,91 @@ anchors_with_many_shapes_are_told(void **state UNUSED)
 	bed_fini(&b);
 }
 
+/* --- Watching -------------------------------------------------------- */
+
+struct watched {
+	unsigned	 n;
+	struct rib_change last;
+	char		 filter[32], name[32];
+};
+
+static void
+see_change(void *ctx, const struct rib_change *c)
+{
+	struct watched	*w = ctx;
+
+	w->n++;
+	w->last = *c;
+	snprintf(w->filter, sizeof(w->filter), "%.*s", (int)c->len, c->filter);
+	snprintf(w->name, sizeof(w->name), "%.*s", (int)c->nlen,
+	    c->name != NULL ? (const char *)c->name : "");
+}
+
+static void
+who_watches_hears_of_each_change_of_its_kinds(void **state UNUSED)
+{
+	struct fib_slot	 d = { FIB_STORE, FIB_UP, 0, 0, 9 };
+	struct rib_change c;
+	struct watched	 w = { 0 };
+	struct bed	 b;
+	unsigned	 l0, l1, st;
+
+	bed_init(&b, 0, 2);
+	l0 = bed_owner(&b, 0);
+	l1 = bed_owner(&b, 1);
+	assert_int_equal(rib_owner_open(b.rib, &d, &st), 0);
+	rib_watch(b.rib, 1u << FIB_LISTENER, see_change, &w);
+
+	assert_int_equal(add(&b, l0, "a/+"), 0);
+	assert_int_equal(w.n, 1);
+	assert_string_equal(w.filter, "a/+");
+	assert_null(w.last.name);
+	assert_int_equal(w.last.owners, 1);
+	assert_int_equal(add(&b, l0, "a/+"), 0);	/* nothing new */
+	assert_int_equal(add(&b, st, "a/+"), 0);	/* another kind */
+	assert_int_equal(w.n, 1);
+	assert_int_equal(add(&b, l1, "a/+"), 0);
+	assert_int_equal(w.n, 2);
+	assert_int_equal(w.last.owners, 2);
+	assert_int_equal(w.last.owner, l1);
+	assert_int_equal(del(&b, l0, "a/+"), 0);
+	assert_int_equal(w.last.owners, 1);
+
+	assert_int_equal(rib_group(b.rib, l0, "g", 1, "s", 1,
+	    group_count(3, 1)), 0);
+	assert_int_equal(w.n, 4);
+	assert_string_equal(w.name, "s");
+	assert_int_equal(rib_group(b.rib, l1, "g", 1, "s", 1,
+	    group_count(5, 2)), 0);
+	assert_int_equal(w.last.first, 8);
+	assert_int_equal(w.last.second, 3);
+	assert_int_equal(rib_group(b.rib, l1, "g", 1, "s", 1,
+	    group_count(1, 0)), 0);
+	assert_int_equal(w.last.first, 4);
+	assert_int_equal(w.n, 6);
+	rib_look(b.rib, FIB_LISTENER, "g", 1, "s", 1, &c);
+	assert_int_equal(c.owners, 2);
+	assert_int_equal(c.second, 1);
+	rib_look(b.rib, FIB_STORE, "a/+", 3, NULL, 0, &c);
+	assert_int_equal(c.owners, 1);
+	rib_look(b.rib, FIB_STORE, "nobody", 6, NULL, 0, &c);
+	assert_int_equal(c.owners, 0);
+
+	/* Who dies takes back all it has, row by row. */
+	while (rib_owner_clear(b.rib, l1, 1) == 1)
+		;
+	assert_int_equal(w.n, 8);
+	assert_string_equal(w.filter, "g");
+	assert_int_equal(w.last.first, 3);
+	rib_owner_close(b.rib, l0);
+	assert_int_equal(w.n, 9);
+	assert_int_equal(w.last.owners, 0);
+	rib_watch(b.rib, 0, NULL, NULL);
+	rib_owner_close(b.rib, st);
+	assert_int_equal(w.n, 9);
+	bed_fini(&b);
+}
+
 int
 main(void)
 {
@@ -978,6 +1063,7 @@ main(void)
 		cmocka_unit_test(a_second_fib_is_filled_in_slices),
 		cmocka_unit_test(no_memory_is_an_answer_and_changes_nothing),
 		cmocka_unit_test(malformed_filters_break_nothing),
+		cmocka_unit_test(who_watches_hears_of_each_change_of_its_kinds),
 		cmocka_unit_test(the_index_finds_what_a_naive_matcher_finds),
 		cmocka_unit_test(widened_it_finds_no_less),
 		cmocka_unit_test(with_fingerprints_that_collide_it_finds_no_less),
