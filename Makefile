@@ -37,7 +37,7 @@ endif
 
 MODULES	:= base log metric conf fault topic share mqtt window session retain \
 	   fib rib rlog registrar move load proto dump shm store journal report \
-	   bus secret kv keep proc route
+	   bus secret mesh kv keep proc route
 
 DEPS_base    :=
 DEPS_log     := base
@@ -64,6 +64,7 @@ DEPS_journal := base fault
 DEPS_report  := base
 DEPS_bus     := base log metric conf proto
 DEPS_secret  := base log conf
+DEPS_mesh    := base log metric proto secret conf
 DEPS_kv      := base fault
 DEPS_keep    := base
 DEPS_proc    := base log metric conf fault proto shm
@@ -74,6 +75,7 @@ LIBS_report  := -ljansson
 LIBS_dump    := -ljansson
 LIBS_bus     := -lzmq -lev
 LIBS_secret  := -lzmq -lcrypto
+LIBS_mesh    := -lzmq -lev
 LIBS_kv      := -ltokyocabinet -lev -lpthread
 LIBS_proc    := -lev
 LIBS_proto   := -lprotobuf-nanopb
