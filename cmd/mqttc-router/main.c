@@ -115,8 +115,10 @@ on_prepare(EV_P_ ev_prepare *w, int revents UNUSED)
 	struct router	*r = w->data;
 
 	(void)loop;
+	nodes_turn(r);
 	owners_turn(r);
 	readers_turn(r);
+	nodes_flush(r);
 	r->turn_end_ns = 0;
 }
 
@@ -197,6 +199,7 @@ peer_seen(struct router *r, const struct proc_peer *p)
 	    (m = member_get(r, p->name)) == NULL)
 		return;
 	m->listed = m->seen = true;
+	nodes_link_seen(r, p);
 	/* Never started as far as the supervisor knows; or it said hello to
 	 * us before PEERS came. */
 	if (p->incarnation == 0 || p->incarnation < m->incarnation)
@@ -229,6 +232,7 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 			member_gone(r, m, m->incarnation);
 			if (m->owner != NULL)
 				owner_gone(r, m->owner);
+			nodes_link_gone(r, m->name);
 		}
 	r->peers_seen = true;
 	phase_check(r);
@@ -293,6 +297,8 @@ phase_check(struct router *r)
 			r->said_ready |= unstarted;
 			return;
 		}
+		if (node_is_warm(r) && nodes_are_waited(r))
+			return;
 		if ((rc = readers_publish(r)) < 0) {
 			/* The tick tries again. */
 			log_error("router.publish", "why=%s",
@@ -311,8 +317,10 @@ phase_check(struct router *r)
 		metric_inc(&m_switches);
 		phase_enter(r, PHASE_SERVING);
 	}
-	if (r->waited == 0)
+	if (r->waited == 0) {
 		r->acks_due = true;
+		nodes_confirm(r);
+	}
 }
 
 /* Somebody keeps us from going on: name them. */
@@ -375,6 +383,7 @@ on_tick(EV_P_ ev_timer *w, int revents UNUSED)
 	if (r->phase == PHASE_LEARNING)
 		phase_check(r);
 	owners_tick(r, now);
+	nodes_tick(r, now);
 	alarm_check(r, now);
 	gauges_set(r);
 }
@@ -431,6 +440,7 @@ static const struct bus_rule router_accepts[] = {
 	/* kind			from		while	handler */
 	{ KIND_ROUTES,		PEER_OWNERS,	0,	on_routes },
 	{ KIND_FIB_CONFIRM,	PEER_READERS,	0,	on_confirm },
+	{ KIND_LINK_STATE,	PEER_LINK,	0,	on_link_state },
 	{ KIND_QUERY,		PEER_TOOL,	0,	on_query },
 };
 
@@ -500,10 +510,13 @@ main(int argc, char **argv)
 	if ((rc = router_bus_open(&r)) < 0)
 		fatal(EX_OSERR, "bus.open", "cannot bind '%s': %s",
 		    proc_endpoint(r.proc), err_str(rc));
+	if ((rc = nodes_open(&r)) < 0)
+		fatal(EX_OSERR, "router.nodes", "%s", err_str(rc));
 	watchers_start(&r);
 
 	rc = proc_run(r.proc);
 
+	nodes_close(&r);
 	bus_close(&r.bus);
 	owners_free(&r);
 	readers_close(&r);

@@ -73,10 +73,41 @@ ask_again(struct router *r, struct owner *o, const char *why)
 	ack_send(r, &o->addr, o->incarnation, o->acked, true);
 }
 
+/* Remember that what was taken just now waits for other nodes. Without room the
+ * last one waits longer. */
+static void
+wait_add(struct router *r, struct owner *o)
+{
+	if (o->due <= nodes_rows_acked(r))
+		return;
+	if (o->nwaits == OWNER_WAITS)
+		o->nwaits--;
+	o->waits[o->nwaits].seq = o->seq;
+	o->waits[o->nwaits++].due = o->due;
+}
+
+/* Up to where all its rows are with the nodes that are waited for. */
+static uint64_t
+shared_seq(struct router *r, struct owner *o)
+{
+	uint64_t	acked = nodes_rows_acked(r);
+	unsigned	n = 0;
+
+	while (n < o->nwaits && o->waits[n].due <= acked)
+		n++;
+	if (n > 0) {
+		o->nwaits -= n;
+		memmove(o->waits, o->waits + n,
+		    o->nwaits * sizeof(o->waits[0]));
+	}
+	return o->nwaits > 0 ? MIN(o->seq, o->waits[0].seq - 1) : o->seq;
+}
+
 static void
 acks_flush(struct router *r)
 {
 	struct owner	*o;
+	uint64_t	 seq;
 	bool		 due = false;
 
 	for (o = r->owners; o != NULL; o = o->next) {
@@ -88,8 +119,12 @@ acks_flush(struct router *r)
 			due = true;
 			continue;
 		}
-		ack_send(r, &o->addr, o->incarnation, o->seq, false);
-		o->acked = o->seq;
+		seq = shared_seq(r, o);
+		due |= seq < o->seq;
+		if (seq <= o->acked)
+			continue;
+		ack_send(r, &o->addr, o->incarnation, seq, false);
+		o->acked = seq;
 		o->repeat = 1;
 	}
 	r->acks_due = due;
@@ -176,12 +211,11 @@ owner_back(struct router *r, struct owner *o)
 {
 	o->incarnation = o->member->incarnation;
 	o->seq = o->acked = 0;
-	o->repeat = 0;
+	o->repeat = o->nwaits = 0;
 	rib_owner_set(r->rib, o->rib, FIB_UP, o->incarnation);
 }
 
-/* Does anybody forward already, by what another router knew? */
-static bool
+bool
 node_is_warm(const struct router *r)
 {
 	const struct member *m;
@@ -401,20 +435,25 @@ static int
 routes_apply(struct router *r, const struct bus_frame *f)
 {
 	struct routes		*m = &r->part.routes;
+	struct owner		*o = r->part.owner;
 	struct route_row	 row;
 	unsigned		 n = 0;
+	int			 rc = 0;
 	bool			 add;
 
 	m->in.at = f->body + r->part.at;
 	m->in.end = f->body + f->len;
+	nodes_rows_begin(r);
 	while (routes_next(m, &row, &add) == 1) {
 		row_apply(r, r->part.owner, &row, add);
 		if (++n % TURN_ROWS == 0 && turn_is_over(r)) {
 			r->part.at = (size_t)(m->in.at - f->body);
-			return ERR_AGAIN;
+			rc = ERR_AGAIN;
+			break;
 		}
 	}
-	return 0;
+	o->due = MAX(o->due, nodes_rows_seq(r));
+	return rc;
 }
 
 int
@@ -439,6 +478,7 @@ on_routes(void *ctx, struct bus_frame *f)
 		return ERR_AGAIN;
 	r->part.owner = NULL;
 	r->acks_due = true;
+	wait_add(r, o);
 	if (r->part.routes.snapshot_end)
 		snapshot_end(r, o);
 	return 0;

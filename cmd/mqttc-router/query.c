@@ -25,6 +25,8 @@ enum {
 	PAGE_FILTERS	= 4096,		/* looked at for one page */
 	PAGE_ANCHORS	= 65536,	/* likewise */
 	PAGE_MEMBERS	= 128,
+	PAGE_NODES	= 32,
+	NODE_DEST_MAX	= 300,		/* NAME@HOST/durable */
 	MATCH_ROWS_MAX	= 65536,	/* told of one topic */
 	CURSOR_LEN	= 12
 };
@@ -43,24 +45,27 @@ struct page {
 
 /* The name of a destination: "listener.0". */
 static const char *
-dest_name(enum fib_kind kind, uint32_t instance, char *out, size_t size)
+dest_name(const struct router *r, const struct fib_slot *d, char *out,
+    size_t size)
 {
-	switch (kind) {
+	const char	*kind = NULL;
+
+	switch (d->kind) {
 	case FIB_LISTENER:
-		snprintf(out, size, "%s.%" PRIu32,
-		    proc_kind_name(PROC_LISTENER), instance);
-		return out;
+		kind = proc_kind_name(PROC_LISTENER);
+		break;
 	case FIB_STORE:
-		snprintf(out, size, "%s.%" PRIu32,
-		    proc_kind_name(PROC_SESSION_STORE), instance);
-		return out;
+		kind = proc_kind_name(PROC_SESSION_STORE);
+		break;
 	case FIB_NODE:
-		snprintf(out, size, "node.%" PRIu32, instance);
+		snprintf(out, size, "%s%s", fib_node_name(r->eye, d->node),
+		    d->instance > 0 ? "/durable" : "");
 		return out;
 	case FIB_NONE:
-		break;
+		return "?";
 	}
-	return "?";
+	snprintf(out, size, "%s.%" PRIu32, kind, d->instance);
+	return out;
 }
 
 static const struct owner *
@@ -98,6 +103,8 @@ static int
 put_row(struct page *p, const struct rib_row *row)
 {
 	static uint8_t		 wide[TOPIC_MAX + 2];
+	char			 name[NODE_DEST_MAX];
+	const char		*node;
 	const struct owner	*o = owner_by_number(p->r, row->owner);
 	struct route_info	 i = {
 		.filter = { row->filter, row->len },
@@ -105,14 +112,18 @@ put_row(struct page *p, const struct rib_row *row)
 		.widened = row->widened,
 	};
 
-	i.dest = text(o != NULL && o->member != NULL ? o->member->name : "");
-	i.state = text(o == NULL || o->state == OWNER_GONE ? "leaving" :
-	    phase_has_index(p->r) ? "installed" : "learned");
+	node = o != NULL ? NULL : nodes_owner_name(p->r, row->owner, name,
+	    sizeof(name));
+	i.dest = text(node != NULL ? node : o != NULL && o->member != NULL ?
+	    o->member->name : "");
+	i.state = text(node == NULL && (o == NULL || o->state == OWNER_GONE) ?
+	    "leaving" : phase_has_index(p->r) ? "installed" : "learned");
 	if (row->widened)
 		i.as = wide_form(row, wide);
 	if (row->name != NULL) {
 		i.share = (struct slice){ row->name, row->nlen };
-		i.members = group_count_all(row->members, o != NULL &&
+		i.members = group_count_all(row->members, node != NULL ?
+		    strchr(node, '/') != NULL : o != NULL &&
 		    o->member != NULL && o->member->kind ==
 		    PROC_SESSION_STORE);
 	}
@@ -161,7 +172,7 @@ owner_by_name(const struct router *r, struct slice name)
 		if (strlen(m->name) == name.len &&
 		    memcmp(m->name, name.data, name.len) == 0)
 			return m->owner != NULL ? (int)m->owner->rib : -1;
-	return -1;
+	return nodes_owner_find(r, name);
 }
 
 static void
@@ -215,19 +226,20 @@ put_slot(struct page *p, unsigned slot, const struct rib_row *group)
 {
 	struct route_info	 i = { .qos = 0 };
 	struct fib_slot		 d;
-	char			 name[64];
+	char			 name[NODE_DEST_MAX];
 
 	if (p->nth++ < p->skip || fib_slot(p->r->eye, slot, &d) < 0)
 		return 0;
 	if (p->w.rows >= p->limit)
 		return ERR_FULL;
-	i.dest = text(dest_name(d.kind, d.instance, name, sizeof(name)));
+	i.dest = text(dest_name(p->r, &d, name, sizeof(name)));
 	i.state = text(d.state == FIB_UP ? "index" : "index-down");
 	if (group != NULL) {
 		i.filter = (struct slice){ group->filter, group->len };
 		i.share = (struct slice){ group->name, group->nlen };
 		i.members = group_count_all(group->members,
-		    d.kind == FIB_STORE);
+		    d.kind == FIB_STORE || (d.kind == FIB_NODE &&
+		    d.instance > 0));
 	}
 	return reply_route(&p->w, &i);
 }
@@ -326,7 +338,7 @@ put_of(struct page *p, const char *name, const char *what, const char *fmt,
     ...)
 {
 	struct kv_row	row;
-	char		key[128], value[128];
+	char		key[NODE_DEST_MAX + 32], value[128];
 	va_list		ap;
 
 	snprintf(key, sizeof(key), "%s%s%s", name, name[0] ? "." : "", what);
@@ -419,8 +431,16 @@ put_anchor(void *ctx, const struct rib_anchor *a)
 	(void)reply_kv(&p->w, &row);
 }
 
-/* Page by page: the figures, the processes, anchors with many shapes. */
-enum stats_part { STATS_FIGURES, STATS_MEMBERS, STATS_ANCHORS, STATS_END };
+static void
+put_node(void *ctx, const char *name, const char *what, const char *value)
+{
+	put_of(ctx, name, what, "%s", value);
+}
+
+/* Page by page: the figures, the processes, the nodes, anchors with many
+ * shapes. */
+enum stats_part { STATS_FIGURES, STATS_MEMBERS, STATS_NODES, STATS_ANCHORS,
+	STATS_END };
 
 /* One page of a part. 0: it is complete. */
 static int
@@ -447,6 +467,13 @@ put_part(struct page *p, enum stats_part part, uint64_t *at)
 				put_member(p, m);
 		}
 		return 0;
+	case STATS_NODES:
+		for (i = 0; i < PAGE_NODES; i++)
+			if (!nodes_tell(p->r, (unsigned)*at + (unsigned)i,
+			    put_node, p))
+				return 0;
+		*at += i;
+		return 1;
 	case STATS_ANCHORS:
 		return rib_anchors(p->r->rib, at, PAGE_ANCHORS,
 		    MAX(p->r->conf->router_anchor_shapes / 2, 2), put_anchor,

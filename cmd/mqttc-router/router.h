@@ -8,6 +8,7 @@
  *	owners.c	routes: snapshots, changes, acknowledgements, the dead
  *	readers.c	who reads which generation; epochs
  *	query.c		questions of the tools
+ *	nodes.c		other nodes: theirs and ours, see nodes.h
  *
  * Phases. A router that starts may find owners that run already, and readers
  * that are served by the generation of the router before it. It *learns* in
@@ -34,7 +35,10 @@
 #include "rib/rib.h"
 #include "shm/segment.h"
 
+struct nodeset;
+
 enum {
+	OWNER_WAITS	= 32,		/* acknowledgements that wait apart */
 	TURN_NS		= 3000000,	/* of rows, then others' turn */
 	TURN_ROWS	= 64,		/* between two looks at the clock */
 	TURN_CLEAR	= 512,		/* filters, likewise */
@@ -70,6 +74,11 @@ struct owner {
 	uint64_t	 seq;		/* last ROUTES taken, */
 	uint64_t	 acked;		/* and acknowledged */
 	unsigned	 repeat;	/* times the last RouteAck goes again */
+	/* Rows that other nodes are to have first: up to seq of ROUTES those
+	 * up to due of our stream. Ascending. */
+	uint64_t	 due;		/* of the rows taken last */
+	struct { uint64_t seq, due; } waits[OWNER_WAITS];
+	unsigned	 nwaits;
 	bool		 sweep;		/* a snapshot left rows to remove */
 	bool		 short_of;	/* memory, for some row: not acked */
 	uint64_t	 retry_ms;	/* then ask for everything again */
@@ -129,6 +138,7 @@ struct router {
 	bool		 said_full;	/* of a group, since the last tick */
 
 	uint8_t		*reply;		/* scratch of query.c */
+	struct nodeset	*nodes;		/* NULL: there is no cluster */
 };
 
 static inline bool
@@ -165,6 +175,8 @@ void owner_away(struct router *r, struct owner *o);
 bool owner_is_waited(const struct router *r, const struct member *m);
 /* ... and it is not even started, which it may be when we are ready. */
 bool owner_is_unstarted(const struct router *r, const struct member *m);
+/* Does anybody forward already, by what another router knew? */
+bool node_is_warm(const struct router *r);
 /* End of turn: remove what is to be removed, acknowledge what may be. */
 void owners_turn(struct router *r);
 void owners_tick(struct router *r, uint64_t now);
@@ -187,6 +199,39 @@ void readers_turn(struct router *r);
 /* --- query.c --- */
 
 int on_query(void *ctx, struct bus_frame *f);
+
+/* --- nodes.c: all of it does nothing without a cluster --- */
+
+int nodes_open(struct router *r);
+void nodes_close(struct router *r);
+void nodes_tick(struct router *r, uint64_t now);
+/* Take what came a step further; before owners_turn. */
+void nodes_turn(struct router *r);
+/* Say what is to be said; the last of the turn. */
+void nodes_flush(struct router *r);
+/* Is somebody waited for before a router that takes another's place publishes? */
+bool nodes_are_waited(const struct router *r);
+/* Rows applied from begin on are told to other nodes: the highest seq of them
+ * as they stand in our stream (0: none is to be waited for), and up to where
+ * all that are waited for have it. */
+void nodes_rows_begin(struct router *r);
+uint64_t nodes_rows_seq(const struct router *r);
+uint64_t nodes_rows_acked(const struct router *r);
+/* NAME@HOST of an owner of the rib, with /durable behind it; NULL: it is no
+ * node. And back; -1. */
+const char *nodes_owner_name(const struct router *r, unsigned owner,
+    char *out, size_t size);
+int nodes_owner_find(const struct router *r, struct slice name);
+/* What there is to say of the at-th node. False: there are not so many. */
+bool nodes_tell(const struct router *r, unsigned at, void (*put)(void *ctx,
+    const char *name, const char *what, const char *value), void *ctx);
+/* This join id left, was forced out or cleaned: its routes go. */
+int nodes_bar(struct router *r, uint64_t id);
+/* Every running reader reads this generation: what was held back may go. */
+void nodes_confirm(struct router *r);
+void nodes_link_seen(struct router *r, const struct proc_peer *peer);
+void nodes_link_gone(struct router *r, const char *name);
+int on_link_state(void *ctx, struct bus_frame *f);
 
 /* --- metrics, in main.c --- */
 

@@ -599,7 +599,7 @@ link_down(struct mesh_node *n, enum mesh_status why, const char *words)
 	if (why == MESH_SILENT)
 		metric_inc(&m_silent);
 	n->last = why;
-	n->failed = 1;
+	n->failed = 0;
 	n->retry_ms = now_ms() + mesh_pause_ms(1, why, random_number());
 	m->o.events->down(m->o.ctx, n, why);
 	gauges(m);
@@ -1498,7 +1498,7 @@ mesh_look(const struct mesh_node *n, struct mesh_look *out)
 		.ports = n->ports, .clock = n->clock,
 		.heard_ms = n->heard_ms,
 		.queued = n->link != NULL ? n->link->queued : 0,
-		.refused = n->last,
+		.refused = n->last, .failed = n->failed,
 	};
 }
 

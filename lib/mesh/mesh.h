@@ -50,6 +50,7 @@ struct mesh_look {
 	uint64_t	 heard_ms;	/* monotonic; 0: never */
 	size_t		 queued;	/* bytes that wait for it */
 	enum mesh_status refused;	/* why the last attempt failed */
+	unsigned	 failed;	/* attempts of ours since the last link */
 };
 
 /* The answer of judge: `member` is told with it. */

@@ -60,6 +60,12 @@ id_hash(const struct rlog *r, struct rlog_id id)
 	return h ^ h >> 32;
 }
 
+struct rlog_id
+rlog_stream_id(const struct rlog_stream *s)
+{
+	return s->id;
+}
+
 struct rlog_stream *
 rlog_find(struct rlog *r, struct rlog_id id)
 {

@@ -9,7 +9,8 @@
  * said on a link follows from where the other one is, and is written when the
  * caller asks for it (rlog_next), so a link that is slow costs nothing.
  *
- * No function here may be called from a callback.
+ * No function here may be called from a callback, but rlog_stream_id and
+ * rlog_link_data.
  */
 #ifndef RLOG_RLOG_H
 #define RLOG_RLOG_H
@@ -182,6 +183,7 @@ struct rlog_status {
 };
 
 struct rlog_stream *rlog_find(struct rlog *r, struct rlog_id id);
+struct rlog_id rlog_stream_id(const struct rlog_stream *s);
 void rlog_look(const struct rlog_stream *s, struct rlog_status *out);
 
 /* A row as it is seen. *old: it is of an earlier incarnation. ERR_NOTFOUND. */

@@ -1,0 +1,149 @@
+/*
+ * nodes.h: the other nodes of the cluster, as this router has them; shared by
+ * the files that speak of them.
+ *
+ *	nodes.c		who there is: links (lib/mesh), what is copied (lib/rlog),
+ *			numbers in the index, liveness, what cluster-links are told
+ *	share.c		the rows: ours out of the rib into our stream, others'
+ *			out of theirs into the rib
+ *	follow.c	a replicant: which core it follows
+ *
+ * A node without a cluster has no struct nodeset: router.nodes is NULL, and
+ * nothing of this costs anything.
+ */
+#ifndef NODES_H
+#define NODES_H
+
+#include "mesh/mesh.h"
+#include "proto/nodes.h"
+#include "rlog/message.h"
+#include "rlog/rlog.h"
+#include "router.h"
+
+enum {
+	TABLE_ROUTE	= 1,		/* of rlog: route.<node> */
+
+	NODES_BIND_MS	= 2000,		/* between tries to bind */
+	NODES_LEARN_MS	= 5000,		/* routes of others are waited for */
+	NODES_TIDY	= 512,		/* rows, between two looks at the clock */
+	NODES_FOLLOW_MS	= 60000,	/* with one core, then look for a better */
+	NODES_LINKS	= 64,		/* cluster-links heard of their flow */
+};
+
+enum node_class { CLASS_LIVE, CLASS_DURABLE, NCLASSES };
+
+struct node {
+	UT_hash_handle	 hh;		/* by id */
+	uint64_t	 id;		/* in rlog: its join id */
+	char		 name[NODE_NAME_MAX + 1];	/* "": not known yet */
+	unsigned	 index;		/* in the index; 0: none */
+	int		 owner[NCLASSES];	/* in the rib; -1: none yet */
+	enum node_state	 state;		/* its router, as it seems to us */
+	enum fib_state	 fib;		/* as it is in the index */
+
+	struct mesh_node *mesh;		/* linked, else NULL */
+	struct rlog_link *link;		/* rlog's on it; NULL: none */
+	uint64_t	 incarnation;	/* of its router, as heard last */
+	bool		 core;
+	uint32_t	 ports[NODE_LINKS_MAX];
+	bool		 dirty;		/* rlog has something to say there */
+
+	bool		 fill;		/* rows wait to be put into the rib */
+	uint64_t	 fill_at;
+	bool		 barred;	/* no member any more: it goes */
+	uint64_t	 flows, told;	/* bits by cluster-link: what it says */
+	uint64_t	 boot_ms;	/* a scan began then; 0: none under way */
+};
+
+/* A cluster-link of this node. */
+struct linkproc {
+	struct linkproc	*next;
+	char		 name[BUS_NAME_MAX];
+	uint32_t	 instance;
+	uint64_t	 incarnation;
+	struct bus_peer	*peer;
+	bool		 due;		/* NODES are to be told */
+	uint32_t	 port;		/* that it has bound; 0: none yet */
+};
+
+struct nodeset {
+	struct router	*r;
+	struct mesh	*mesh;		/* NULL: not bound (yet) */
+	struct secret	 secret;
+	char		 host[MESH_HOST_MAX];
+	uint16_t	 port;
+	uint64_t	 bind_ms;	/* try again then */
+	uint64_t	 id;
+	bool		 core;
+
+	struct rlog	*rlog;
+	struct rlog_stream *own;
+	bool		 ended;		/* rlog_end was said */
+	bool		 fill;		/* our rows are not all in it */
+	uint64_t	 fill_at;
+	uint64_t	 row_seq;	/* of rows put since somebody asked */
+	bool		 confirm;	/* something may be to be confirmed */
+	bool		 state_due;	/* somebody's state may be another one */
+	bool		 tidy;
+
+	struct node	*all;		/* uthash, by id */
+	char		 names[FIB_NODES][NODE_NAME_MAX + 1];
+	unsigned	 nnames;	/* numbers given so far */
+
+	struct node	*follows;	/* replicant: the core */
+	struct node	*leaving;	/* ... and the one before, for a while */
+	uint64_t	 follows_ms;
+
+	struct linkproc	*links;
+	uint64_t	 version;	/* of NODES */
+
+	uint64_t	 boot_time_ms;	/* the longest bootstrap */
+	uint8_t		 buf[RLOG_BUF_MIN];
+};
+
+static inline struct node *
+node_by_id(struct nodeset *ns, uint64_t id)
+{
+	struct node	*n;
+
+	HASH_FIND(hh, ns->all, &id, sizeof(id), n);
+	return n;
+}
+
+/* --- nodes.c --- */
+
+/* The node of this id, made if need be; NULL: no memory. */
+struct node *node_get(struct nodeset *ns, uint64_t id);
+/* It is called so: from now on its rows can be put into the index. */
+void node_named(struct nodeset *ns, struct node *n, const void *name,
+    size_t len);
+/* rlog begins, or ends, to use the connection with n. 0 or ERR_NOMEM. */
+int node_link(struct nodeset *ns, struct node *n);
+void node_unlink(struct node *n, bool left);
+/* Say to n what rlog has to say. True: nothing is left. */
+bool node_flush(struct nodeset *ns, struct node *n);
+
+/* --- share.c --- */
+
+int share_open(struct nodeset *ns);
+/* Of a stream that is followed; as rlog calls it. */
+int share_row(void *ctx, struct rlog_stream *s, const struct rlog_row *row);
+/* Put what is there into the rib, a slice. True: there is more. */
+bool share_fill(struct nodeset *ns, struct node *n);
+/* The same of what we have, into our stream. */
+bool share_fill_own(struct nodeset *ns);
+/* Take rows of a node that is no member any more out. True: there is more. */
+bool share_clear(struct nodeset *ns, struct node *n);
+
+/* --- follow.c --- */
+
+void follow_tick(struct nodeset *ns, uint64_t now);
+void follow_down(struct nodeset *ns, struct node *n);
+void follow_turn(struct nodeset *ns);
+/* A replicant says that it follows us, or no longer. */
+int follow_asked(struct nodeset *ns, struct node *n, const void *body,
+    size_t len);
+
+extern struct metric m_node_rows, m_node_rows_refused;
+
+#endif
