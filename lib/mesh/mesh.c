@@ -692,7 +692,7 @@ node_call(struct mesh_node *n)
 	    watch(m, c->mon, &c->mio, &c->todo) < 0 ||
 	    watch(m, c->z, &c->io, &c->todo) < 0 ||
 	    zmq_connect(c->z, where) < 0)
-		call_failed(c, MESH_NONSENSE, zmq_strerror(errno));
+		call_failed(c, MESH_UNREACHED, zmq_strerror(errno));
 }
 
 /* --- Hello -------------------------------------------------------------------- */
@@ -1062,16 +1062,16 @@ call_over(struct conn *c)
 	struct mesh	*m = c->m;
 
 	if (c->state == CONN_UP) {
-		conn_over(c, MESH_OK, "the connection closed");
+		conn_over(c, MESH_CLOSED, "the connection closed");
 	} else if (!c->connected) {
-		conn_over(c, MESH_OK, "nobody answers there");
+		conn_over(c, MESH_UNREACHED, "nobody answers there");
 	} else if (!c->shaken) {
 		metric_inc(&m_handshakes);
-		conn_over(c, MESH_NO_MEMBER, m->secret.curve ?
+		conn_over(c, MESH_NO_HANDSHAKE, m->secret.curve ?
 		    "no handshake: wrong cookie?" :
 		    "no handshake: cluster.curve is on there?");
 	} else {
-		conn_over(c, MESH_OK, "the connection closed");
+		conn_over(c, MESH_CLOSED, "the connection closed");
 	}
 }
 
@@ -1207,7 +1207,8 @@ on_check(EV_P_ ev_check *w, int revents UNUSED)
 			if (c->out)
 				call_over(c);
 			else
-				conn_over(c, MESH_OK, "the connection closed");
+				conn_over(c, MESH_CLOSED,
+				    "the connection closed");
 		}
 	}
 	conns_reap(m);
@@ -1264,7 +1265,7 @@ conn_tick(struct conn *c, uint64_t now, uint64_t lost)
 	c->heard_ms += MIN(lost, now - c->heard_ms);
 	if (c->state == CONN_CALLING) {
 		if (now - c->since_ms > MESH_CALL_MS)
-			conn_over(c, MESH_OK, c->shaken ?
+			conn_over(c, MESH_UNREACHED, c->shaken ?
 			    "no answer to HELLO" : "nobody answers there");
 		return;
 	}

@@ -75,7 +75,8 @@ mesh_pause_ms(unsigned failed, enum mesh_status last, uint64_t random)
 		base *= 2;
 	base = MIN(base, (uint64_t)MESH_RETRY_MAX_MS);
 	if (last != MESH_OK && last != MESH_DUPLICATE && last != MESH_GOING &&
-	    last != MESH_SILENT)
+	    last != MESH_SILENT && last != MESH_CLOSED &&
+	    last != MESH_UNREACHED)
 		base = MESH_REFUSED_MS;
 	return base / 2 + random % base;	/* not all at once */
 }

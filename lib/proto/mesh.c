@@ -138,7 +138,11 @@ mesh_status_name(uint32_t status)
 		[MESH_GOING] = "going",
 		[MESH_SILENT] = "silent",
 		[MESH_ANSWERED] = "answered",
+		[MESH_CLOSED] = "closed",
+		[MESH_UNREACHED] = "unreached",
+		[MESH_NO_HANDSHAKE] = "no_handshake",
 	};
 
-	return status < NELEM(names) ? names[status] : "unknown";
+	return status < NELEM(names) && names[status] != NULL ?
+	    names[status] : "unknown";
 }

@@ -54,6 +54,11 @@ enum mesh_status {		/* never reused */
 	MESH_GOING	= 13,	/* the sender ends */
 	MESH_SILENT	= 14,	/* nothing was heard for too long */
 	MESH_ANSWERED	= 15,	/* what was asked for is in `member` */
+
+	/* Never said, but why a connection ended or did not come about. */
+	MESH_CLOSED	= 128,
+	MESH_UNREACHED	= 129,
+	MESH_NO_HANDSHAKE = 130,
 };
 
 struct mesh_msg {
