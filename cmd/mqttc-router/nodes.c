@@ -82,7 +82,7 @@ node_get(struct nodeset *ns, uint64_t id)
 	if ((n = calloc(1, sizeof(*n))) == NULL)
 		return NULL;
 	n->id = id;
-	n->owner[CLASS_LIVE] = n->owner[CLASS_DURABLE] = -1;
+	n->owner[NODEROW_LIVE] = n->owner[NODEROW_DURABLE] = -1;
 	n->state = NODE_DOWN;
 	n->fib = FIB_DOWN;
 	HASH_ADD(hh, ns->all, id, sizeof(n->id), n);
@@ -115,7 +115,7 @@ owners_open(struct nodeset *ns, struct node *n)
 	unsigned	owner;
 	int		c, rc;
 
-	for (c = 0; c < NCLASSES; c++) {
+	for (c = 0; c < NODEROW_CLASSES; c++) {
 		d.instance = (uint32_t)c;
 		if ((rc = rib_owner_open(ns->r->rib, &d, &owner)) < 0)
 			goto close;
@@ -267,10 +267,10 @@ node_judge(struct nodeset *ns, struct node *n)
 		n->state = state;
 		links_due(ns);
 	}
-	if (n->owner[CLASS_LIVE] < 0)
+	if (n->owner[NODEROW_LIVE] < 0)
 		return;
 	n->fib = fib;
-	for (c = 0; c < NCLASSES; c++)
+	for (c = 0; c < NODEROW_CLASSES; c++)
 		rib_owner_set(ns->r->rib, (unsigned)n->owner[c], fib,
 		    n->incarnation);
 }
@@ -619,10 +619,10 @@ nodes_owner_name(const struct router *r, unsigned owner, char *out,
 
 	for (n = r->nodes != NULL ? r->nodes->all : NULL; n != NULL;
 	    n = n->hh.next)
-		for (c = 0; c < NCLASSES; c++)
+		for (c = 0; c < NODEROW_CLASSES; c++)
 			if (n->owner[c] == (int)owner) {
 				snprintf(out, size, "%s%s", n->name,
-				    c == CLASS_DURABLE ? "/durable" : "");
+				    c == NODEROW_DURABLE ? "/durable" : "");
 				return out;
 			}
 	return NULL;
@@ -637,9 +637,9 @@ nodes_owner_find(const struct router *r, struct slice name)
 
 	for (n = r->nodes != NULL ? r->nodes->all : NULL; n != NULL;
 	    n = n->hh.next)
-		for (c = 0; c < NCLASSES; c++) {
+		for (c = 0; c < NODEROW_CLASSES; c++) {
 			snprintf(text, sizeof(text), "%s%s", n->name,
-			    c == CLASS_DURABLE ? "/durable" : "");
+			    c == NODEROW_DURABLE ? "/durable" : "");
 			if (n->owner[c] >= 0 && strlen(text) == name.len &&
 			    memcmp(text, name.data, name.len) == 0)
 				return n->owner[c];
@@ -723,9 +723,9 @@ nodes_tell(const struct router *r, unsigned at, void (*put)(void *ctx,
 	PUT("index", "%u", n->index);
 	PUT("forward", "%s", n->fib == FIB_UP ? "up" : "down");
 	PUT("incarnation", "%" PRIu64, n->incarnation);
-	PUT("routes", "%" PRIu64, n->owner[CLASS_LIVE] < 0 ? 0 :
-	    rib_owner_routes(r->rib, (unsigned)n->owner[CLASS_LIVE]) +
-	    rib_owner_routes(r->rib, (unsigned)n->owner[CLASS_DURABLE]));
+	PUT("routes", "%" PRIu64, n->owner[NODEROW_LIVE] < 0 ? 0 :
+	    rib_owner_routes(r->rib, (unsigned)n->owner[NODEROW_LIVE]) +
+	    rib_owner_routes(r->rib, (unsigned)n->owner[NODEROW_DURABLE]));
 	PUT("seq", "%" PRIu64, st.seq);
 	PUT("lag", "%" PRIu64, st.head > st.seq ? st.head - st.seq : 0);
 	PUT("phase", "%s", s == NULL || st.phase == RLOG_DOWN ? "down" :
@@ -778,7 +778,7 @@ confirm(struct nodeset *ns)
 		rlog_look(s, &st);
 		n = st.own ? NULL : node_by_id(ns, st.id.writer);
 		if (!st.own && (n == NULL || n->fill ||
-		    (n->owner[CLASS_LIVE] < 0 && !n->barred))) {
+		    (n->owner[NODEROW_LIVE] < 0 && !n->barred))) {
 			ns->confirm = true;	/* not in the index yet */
 			continue;
 		}
@@ -852,7 +852,7 @@ nodes_turn(struct router *r)
 		if (!share_fill_own(ns))
 			break;
 	for (n = ns->all; n != NULL; n = n->hh.next)
-		while (n->fill && n->owner[CLASS_LIVE] >= 0 &&
+		while (n->fill && n->owner[NODEROW_LIVE] >= 0 &&
 		    !turn_is_over(r))
 			if (!share_fill(ns, n))
 				break;

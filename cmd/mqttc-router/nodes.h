@@ -15,6 +15,7 @@
 #define NODES_H
 
 #include "mesh/mesh.h"
+#include "proto/noderow.h"
 #include "proto/nodes.h"
 #include "rlog/message.h"
 #include "rlog/rlog.h"
@@ -30,14 +31,12 @@ enum {
 	NODES_LINKS	= 64,		/* cluster-links heard of their flow */
 };
 
-enum node_class { CLASS_LIVE, CLASS_DURABLE, NCLASSES };
-
 struct node {
 	UT_hash_handle	 hh;		/* by id */
 	uint64_t	 id;		/* in rlog: its join id */
 	char		 name[NODE_NAME_MAX + 1];	/* "": not known yet */
 	unsigned	 index;		/* in the index; 0: none */
-	int		 owner[NCLASSES];	/* in the rib; -1: none yet */
+	int		 owner[NODEROW_CLASSES];	/* in the rib; -1: none yet */
 	enum node_state	 state;		/* its router, as it seems to us */
 	enum fib_state	 fib;		/* as it is in the index */
 
