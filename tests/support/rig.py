@@ -305,6 +305,18 @@ class Process:
         self.rig.do("connect", self.name)
         self.rig.wait("up", name=self.name)
 
+    def links(self, port, flows=None):
+        """As a cluster-link: what is bound, and for which nodes it flows."""
+        self.rig.do("links", self.name, port, *(
+            "%s=%d" % kv for kv in (flows or {}).items()))
+
+    def wait_nodes(self, predicate):
+        """The NODES that this process is told, once they are as wanted."""
+        while True:
+            nodes = self.rig.wait("nodes", name=self.name)["nodes"]
+            if predicate(nodes):
+                return nodes
+
     def die(self, tell=True):
         self.rig.do("close", self.name)
         if tell:
