@@ -9,7 +9,7 @@
  * Rows. A node that comes in takes a random *join id* and says so in a row of
  * its own; the row's state is `in`, and later, once, `left` (it said so),
  * `cleaned` (down too long) or `forced` (sent away). Of two values of a row the
- * one further on wins (in, left, cleaned, forced), of two in one state the one
+ * one further on wins (in, cleaned, left, forced), of two in one state the one
  * with the higher version {clock, node}; so a row never comes back, and all who
  * have the same rows, in whatever order they came, hold the same table.
  * A *member* is who is `in`, whose data uuid was never forced, and, of several
@@ -20,7 +20,8 @@
  * `rows.<core>` once it is on its disk (members_say after members_saved). So a
  * row in the stream of a core says that this core has it on disk: that is what
  * members_acks counts, and no core takes rows away with it when it goes.
- * A replicant tells its core the rows it has written (members_say as well).
+ * A replicant tells the core it follows what that one lacks: what it has written
+ * itself, or heard from somebody else (members_say as well).
  *
  * Cluster uid. With cluster.discovery = manual it is random, and a node that
  * joins takes over that of whom it asked; else it is a hash of cluster.name,
@@ -65,8 +66,10 @@ enum {
 	MEMBERS_MAX	= 255,		/* in a cluster (FIB_NODES - 1) */
 	MEMBERS_IN_MAX	= 1024,		/* rows that are `in`: members, and
 					 * those superseded a moment ago */
-	MEMBERS_ENDED_MAX = 1024,	/* left or cleaned rows that are kept,
-					 * the newest; as many forced ones */
+	/* Left and cleaned rows that are kept, the newest; as many forced ones.
+	 * CAVEAT: who comes after so many others with a row of before them
+	 * that is still `in`, brings it back, as a member that is down. */
+	MEMBERS_ENDED_MAX = 1024,
 	MEMBER_KEY	= 9,		/* 'M', join id big-endian */
 	MEMBER_ROW_MAX	= 2048,		/* encoded */
 	MEMBER_HELLO_MAX = 4096,
@@ -79,8 +82,8 @@ enum member_role { MEMBER_CORE = 1, MEMBER_REPLICANT = 2 };
 
 enum member_state {		/* in the order in which they win */
 	MEMBER_IN	= 1,
-	MEMBER_LEFT	= 2,
-	MEMBER_CLEANED	= 3,
+	MEMBER_CLEANED	= 2,
+	MEMBER_LEFT	= 3,	/* also of one that was cleaned meanwhile */
 	MEMBER_FORCED	= 4,
 };
 
@@ -105,22 +108,25 @@ struct member_row {
 /* --- What is to be told ---------------------------------------------------- */
 
 enum member_event_kind {
-	/* row is a member now; row is none any more (state says why; `in`: a
-	 * later one has its name, or its data uuid was forced). */
+	/* row is a member now; row is none any more. Its state says why; `in`:
+	 * a later one has its name, or its data uuid was forced. Close the
+	 * connection with it. What it has that is durable ends, unless a member
+	 * has that data uuid. */
 	MEMBER_EV_CAME = 1,
 	MEMBER_EV_WENT,
-	/* old went, row came under its name with another data uuid: the disk of
-	 * that node was lost. End old's durable routes and spools; alarm. */
+	/* After these two: old went, row came under its name with another data
+	 * uuid. The disk of that node was lost: end old's durable routes and
+	 * spools; alarm. */
 	MEMBER_EV_DISK_LOST,
-	/* Of this node. Close every connection: who we are has changed (uid,
-	 * join id: see members_self), then go on as members_is_out says. */
+	/* Of this node. Close every connection: who we are has changed (join
+	 * id; out: uid and rows too, see members_self, and nobody `went`). */
 	MEMBER_EV_SELF_CLEANED,		/* in again already, a new join id */
 	MEMBER_EV_SELF_FORCED,		/* out */
 	MEMBER_EV_SELF_NAME_LOST,	/* out: row has our name */
 	MEMBER_EV_SELF_LEFT,		/* out: we said so once, and somebody
 					 * remembers (an older data_dir) */
-	/* Somebody knows a higher incarnation of our name (`incarnation`): go
-	 * above it. */
+	/* Somebody knew a later incarnation of our name: ours is not to be
+	 * below `incarnation`. */
 	MEMBER_EV_RAISE,
 	/* autoheal off: with row all is parked until heal; it was healed. */
 	MEMBER_EV_PARKED,
@@ -157,8 +163,8 @@ struct members_opts {
 
 /*
  * Make it from the image that members_image wrote, or of a first start if
- * image is empty. clock is the hybrid clock. Then something is to be saved
- * (members_unsaved). Errors, with a text for a human in why:
+ * image is empty. clock is the hybrid clock. No events are told of it; something
+ * may be to be saved (members_unsaved). Errors, with a text for a human in why:
  * ERR_INVAL	the configuration is at odds with the data (another name after
  *		it was in a cluster, another cluster.name): EX_CONFIG
  * ERR_CORRUPT	the image is damaged
@@ -180,8 +186,8 @@ struct members_self {
 	uint8_t		uid[MEMBER_ID];	/* of the cluster */
 	enum member_out	out;
 	uint64_t	incarnation;	/* ours, of opts */
-	uint64_t	floor;		/* the highest that others know of our
-					 * name: be above it */
+	uint64_t	floor;		/* not below this: others knew one of
+					 * our name */
 	bool		joined;		/* it has been with others: its name
 					 * cannot change any more */
 };
@@ -206,13 +212,15 @@ void members_saved(struct members *m, uint64_t serial);
 /* --- Rows: the stream rows.<core> ------------------------------------------ */
 
 /*
- * The next row to say: put it into our stream (core), or send it to our core
- * (replicant), then call again. 1; 0: none. After a start a core says all its
- * rows (again). row is of the call.
+ * The next row to say, then call again: 1; 0: none is left.
+ * A core (`core` 0) puts it into its stream; *len 0: deletes it there. After a
+ * start it says all rows, then its end mark.
+ * A replicant sends it to `core`, the one it follows, once it has caught up
+ * with the streams that come from there.
  */
-int members_say(struct members *m, uint8_t key[MEMBER_KEY],
+int members_say(struct members *m, uint64_t core, uint8_t key[MEMBER_KEY],
     uint8_t row[MEMBER_ROW_MAX], size_t *len);
-/* All rows are to be said again (another core is asked, a new stream). */
+/* All rows are to be said again: another core, a new stream. */
 void members_say_again(struct members *m);
 
 /* Is a key of `rows` one of ours? */
@@ -289,10 +297,12 @@ enum member_reason {
 	MEMBER_HAS_LEFT,	/* its join id */
 	MEMBER_IS_OUT,		/* whom it called belongs no more to that
 				 * cluster */
-	MEMBER_NAME_TAKEN,	/* by a later one, or one that is up */
+	MEMBER_NAME_TAKEN,	/* by a later one: whom it is about is out */
+	MEMBER_NAME_IN_USE,	/* by one that is up: it tries again, and is let
+				 * in once that one is down */
 	MEMBER_WRONG_DATA,	/* this join id has another data uuid */
 	MEMBER_SKEW,		/* its clock is too far ahead */
-	MEMBER_STALE,		/* a later incarnation was here: go above it */
+	MEMBER_STALE,		/* a later incarnation was here */
 	MEMBER_NOT_CORE,	/* join: ask a core */
 	MEMBER_TOO_MANY,	/* the cluster is full */
 	MEMBER_NREASONS
@@ -306,20 +316,21 @@ struct member_hello {
 	uint8_t		uid[MEMBER_ID];
 	struct member_row row;
 	uint64_t	incarnation;	/* of its router */
-	uint64_t	seen;		/* highest incarnation known of the
-					 * receiver's name, 0: none */
+	uint64_t	seen;		/* what the incarnation of the receiver
+					 * is not to be below, 0: not known */
 	uint64_t	clock;
-	bool		join;		/* MEMBER_JOIN */
+	bool		join;		/* it asks to be let in */
 	char		to[MEMBER_NAME_MAX];	/* who is called; empty: who is
 					 * called is not known by name */
 };
 
-enum { MEMBER_JOIN = 1 };
+enum member_hello_flag { MEMBER_JOIN = 1 };
 
 /*
  * The hello for the node `to` (its name, if known): as caller, or in answer to
  * a hello that was accepted. flags: MEMBER_JOIN to ask to be let in. Returns
- * its length; size is at least MEMBER_HELLO_MAX.
+ * its length, or 0 while our row is not saved: what others hear of a node its
+ * own disk knows. size is at least MEMBER_HELLO_MAX.
  */
 size_t members_hello(const struct members *m, const char *to, unsigned flags,
     uint64_t clock, void *buf, size_t size);
@@ -362,7 +373,7 @@ int members_met(struct members *m, const struct member_hello *h,
 /* --- Joining --------------------------------------------------------------- */
 
 /* Core: the answer to a hello with `join` that was judged MEMBER_OK: uid and
- * rows. malloc'ed. ERR_NOMEM. */
+ * rows. malloc'ed. ERR_AGAIN: save first; ERR_NOMEM. */
 int members_join_answer(const struct members *m, const struct member_hello *h,
     uint8_t **out, size_t *len);
 
@@ -385,8 +396,9 @@ int members_join_take(struct members *m, const void *bytes, size_t len,
 int members_leave(struct members *m, uint64_t clock);
 int members_left(struct members *m, uint64_t clock);
 
-/* Send a member away for good, by its name. *join: its row, for members_acks.
- * ERR_NOTFOUND; ERR_INVAL: this node itself. ERR_NOMEM */
+/* Send a member away for good, by its name; or who had the name last, and left
+ * or was cleaned. *join: its row, for members_acks. ERR_NOTFOUND; ERR_INVAL:
+ * this node itself; ERR_NOMEM. */
 int members_force(struct members *m, const char *name, uint64_t clock,
     uint64_t *join);
 
