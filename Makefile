@@ -36,8 +36,8 @@ endif
 # `make lint` prints what goes the other way) and the libraries it brings.
 
 MODULES	:= base log metric conf fault topic share mqtt window session retain \
-	   fib rib rlog registrar move load proto member dump shm store journal report \
-	   bus kv keep proc route
+	   fib rib rlog registrar move load proto member dump shm store journal \
+	   report bus secret kv keep proc route
 
 DEPS_base    :=
 DEPS_log     := base
@@ -64,6 +64,7 @@ DEPS_shm     := base fault
 DEPS_journal := base fault
 DEPS_report  := base
 DEPS_bus     := base log metric conf proto
+DEPS_secret  := base log conf
 DEPS_kv      := base fault
 DEPS_keep    := base
 DEPS_proc    := base log metric conf fault proto shm
@@ -73,6 +74,7 @@ LIBS_conf    := -linih
 LIBS_report  := -ljansson
 LIBS_dump    := -ljansson
 LIBS_bus     := -lzmq -lev
+LIBS_secret  := -lzmq -lcrypto
 LIBS_kv      := -ltokyocabinet -lev -lpthread
 LIBS_proc    := -lev
 LIBS_proto   := -lprotobuf-nanopb
@@ -94,7 +96,7 @@ closure	 = $(1) $(foreach d,$(DEPS_$(1)),$(call closure,$(d)))
 uniq	 = $(if $(1),$(firstword $(1)) $(call uniq,$(filter-out $(firstword $(1)),$(1))))
 LINK_ALL := -Wl,--start-group $(LIBS_A) -Wl,--end-group -lprotobuf-nanopb \
 	    -lzmq -lev -linih -ljansson -lm -lpthread -Wl,--as-needed \
-	    -ltokyocabinet -Wl,--no-as-needed
+	    -ltokyocabinet -lcrypto -Wl,--no-as-needed
 
 .PHONY: all help clean setup run
 all: $(BINS)

@@ -161,6 +161,19 @@ conf_split_node(const char *node, char *name, size_t nsize, char *host,
 	return 0;
 }
 
+unsigned
+conf_node_suffix(const char *node)
+{
+	size_t	 at = strcspn(node, "@"), n = at;
+	unsigned v = 0;
+
+	while (n > 0 && at - n < 4 && node[n - 1] >= '0' && node[n - 1] <= '9')
+		n--;
+	for (; n < at; n++)
+		v = v * 10 + (unsigned)(node[n] - '0');
+	return v;
+}
+
 int
 conf_sync_parse(const char *text, enum conf_sync *sync, uint32_t *ms)
 {
@@ -183,11 +196,23 @@ conf_sync_parse(const char *text, enum conf_sync *sync, uint32_t *ms)
 
 /* --- Finding a key -------------------------------------------------------- */
 
+/* Names that others gave to keys of ours. */
+static const struct {
+	const char	*also, *name;
+} aliases[] = {
+	{ "node.role", "node.db_role" },
+	{ "cluster.proto_dist", "node.proto_dist" },
+	{ "cluster.discovery_strategy", "cluster.discovery" },
+};
+
 const struct conf_key *
 conf_find(const char *name)
 {
 	size_t	 i;
 
+	for (i = 0; i < NELEM(aliases); i++)
+		if (strcmp(aliases[i].also, name) == 0)
+			name = aliases[i].name;
 	for (i = 0; i < conf_nkeys; i++)
 		if (strcmp(conf_keys[i].name, name) == 0)
 			return &conf_keys[i];
@@ -641,5 +666,9 @@ conf_check(const struct conf *c, struct conf_error *e)
 		return wrong(e, "mqtt.wildcard_shapes_all (%u) must not be "
 		    "less than mqtt.wildcard_shapes (%u)",
 		    c->mqtt_wildcard_shapes_all, c->mqtt_wildcard_shapes);
+	if (c->node_dist_listen_max < c->node_dist_listen_min)
+		return wrong(e, "node.dist_listen_max (%u) must not be less "
+		    "than node.dist_listen_min (%u)", c->node_dist_listen_max,
+		    c->node_dist_listen_min);
 	return 0;
 }

@@ -24,6 +24,13 @@ struct conf {
 	char		node_data_dir[CONF_STR_MAX];
 	char		node_run_dir[CONF_STR_MAX];
 	char		node_user[CONF_STR_MAX];
+	char		node_cookie[CONF_STR_MAX];	/* lib/secret */
+	char		node_cookie_file[CONF_STR_MAX];
+	uint32_t	node_db_role;			/* enum conf_role */
+	uint32_t	node_proto_dist;		/* enum conf_dist */
+	char		node_ssl_dist_optfile[CONF_STR_MAX];	/* not read */
+	uint32_t	node_dist_listen_min;		/* ports */
+	uint32_t	node_dist_listen_max;
 
 	char		listener_tcp_external[CONF_STR_MAX];	/* HOST:PORT */
 	char		listener_tcp_each[CONF_STR_MAX];	/* HOST:PORT */
@@ -65,6 +72,11 @@ struct conf {
 	uint32_t	router_reader_lag_ms;
 	uint32_t	router_anchor_shapes;
 
+	uint32_t	cluster_discovery;		/* enum conf_discovery */
+	char		cluster_static_seeds[CONF_STR_MAX];
+	bool		cluster_curve;
+	uint32_t	cluster_meta_port;		/* of suffix 0 */
+	uint32_t	cluster_message_port;
 	uint32_t	cluster_suback_timeout_ms;
 	uint32_t	cluster_max_skew_ms;
 
@@ -101,6 +113,11 @@ enum conf_type {
 	CONF_T_ENUM, CONF_T_ADDR, CONF_T_NODE_NAME, CONF_T_DIR, CONF_T_SYNC
 };
 
+/* In the order of their names in keys.c. */
+enum conf_role { CONF_ROLE_CORE, CONF_ROLE_REPLICANT };
+enum conf_dist { CONF_DIST_INET, CONF_DIST_INET6, CONF_DIST_TLS };
+enum conf_discovery { CONF_DISCOVERY_MANUAL, CONF_DISCOVERY_STATIC };
+
 enum { CONF_RELOAD = 1 };	/* takes effect on reload, without a restart */
 
 struct conf_key {
@@ -118,7 +135,7 @@ struct conf_key {
 extern const struct conf_key conf_keys[];
 extern const size_t conf_nkeys;
 
-/* The row of a key, NULL if there is none. */
+/* The row of a key, or of what else it is called; NULL if there is none. */
 const struct conf_key *conf_find(const char *name);
 
 /* What a key takes, in words: "a number from 0 to 2". */
@@ -201,6 +218,11 @@ enum conf_sync {
 /* "always", "interval:100" (ms; or interval:2s), "never". *ms is 0 unless
  * CONF_SYNC_INTERVAL. ERR_INVAL. */
 int conf_sync_parse(const char *text, enum conf_sync *sync, uint32_t *ms);
+
+/* The number at the end of the name of a node, 0 if there is none: what is
+ * added to the ports of a cluster. emqx1@host has 1. Of too many digits the
+ * last four count. */
+unsigned conf_node_suffix(const char *node);
 
 /* The name before '@' and the host after it; ERR_INVAL if not name@host. */
 int conf_split_node(const char *node, char *name, size_t nsize, char *host,

@@ -52,6 +52,34 @@ const struct conf_key conf_keys[] = {
 	STR("node.user", node_user, "", 0, 64, 0,
 	    "The user to become once the ports are bound, when started by "
 	    "root. Empty: stay who we are."),
+	STR("node.cookie", node_cookie, "", 0, 255, 0,
+	    "The secret that the nodes of a cluster share: only who has it can "
+	    "connect to their metadata and message channels, and it never "
+	    "travels. Long and random is good. A configuration can be read by "
+	    "others more easily than node.cookie_file; neither is logged."),
+	STR("node.cookie_file", node_cookie_file, "", 0, 400, 0,
+	    "A file whose first line is the secret, used if node.cookie is "
+	    "empty. If both are empty it is node.data_dir/cookie, made at "
+	    "random at the first start in a cluster: copy it to the others."),
+	ENUM("node.db_role", node_db_role, "core", "core|replicant", 0,
+	    "A core keeps what the cluster knows on its disk and speaks to all "
+	    "other cores; a replicant speaks to one core at a time, and can "
+	    "come and go. Also called node.role."),
+	ENUM("node.proto_dist", node_proto_dist, "inet_tcp",
+	    "inet_tcp|inet6_tcp|inet_tls", 0,
+	    "Over what nodes speak to each other: IPv4 or IPv6. All are "
+	    "encrypted (cluster.curve), and inet_tls is inet_tcp. Also called "
+	    "cluster.proto_dist."),
+	STR("node.ssl_dist_optfile", node_ssl_dist_optfile, "", 0, 400, 0,
+	    "Taken and ignored, with a warning: there are no certificates "
+	    "between nodes."),
+	U32("node.dist_listen_min", node_dist_listen_min, "6369", 1024, 65535,
+	    NULL, 0,
+	    "The first of the ports of which each cluster link but link 0 "
+	    "takes a free one."),
+	U32("node.dist_listen_max", node_dist_listen_max, "6384", 1024, 65535,
+	    NULL, 0,
+	    "The last of them."),
 
 	/* Listeners. */
 	ADDR("listener.tcp.external", listener_tcp_external, "0.0.0.0:1883", 0,
@@ -204,6 +232,27 @@ const struct conf_key conf_keys[] = {
 	    "but loses nothing."),
 
 	/* The cluster. */
+	ENUM("cluster.discovery", cluster_discovery, "manual", "manual|static",
+	    0,
+	    "How a node finds the others: it is told (mqttc-cluster join), or "
+	    "it asks those in cluster.static.seeds. Also called "
+	    "cluster.discovery_strategy."),
+	STR("cluster.static.seeds", cluster_static_seeds, "", 0, 511, 0,
+	    "Names of nodes, separated by commas, that are asked at the start "
+	    "if cluster.discovery is static. The node itself may be among "
+	    "them."),
+	BOOL("cluster.curve", cluster_curve, "on", 0,
+	    "Whether what nodes say to each other is encrypted and authorised "
+	    "by node.cookie (CURVE). With off, on all nodes, anybody who "
+	    "reaches their ports is one of them; each start warns of it."),
+	U32("cluster.meta_port", cluster_meta_port, "4370", 1024, 55535, NULL,
+	    0,
+	    "Port of the metadata channel, to which the number at the end of "
+	    "the node's name is added: emqx1@host has 4371. The same on all "
+	    "nodes."),
+	U32("cluster.message_port", cluster_message_port, "5370", 1024, 55535,
+	    NULL, 0,
+	    "Port of the message channel (of cluster link 0), likewise."),
 	DURATION("cluster.suback_timeout", cluster_suback_timeout_ms, "1s", 0,
 	    MINUTE, CONF_RELOAD,
 	    "The longest that a SUBACK waits until everybody knows the "

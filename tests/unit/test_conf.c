@@ -272,6 +272,30 @@ a_node_name_has_a_name_and_a_host(void **state UNUSED)
 }
 
 static void
+the_suffix_of_a_node_is_the_number_at_its_end(void **state UNUSED)
+{
+	assert_int_equal(conf_node_suffix("emqx1@10.0.0.7"), 1);
+	assert_int_equal(conf_node_suffix("emqx@10.0.0.7"), 0);
+	assert_int_equal(conf_node_suffix("n2k12@h3"), 12);
+	assert_int_equal(conf_node_suffix("n0123456@h"), 3456);
+	assert_int_equal(conf_node_suffix("7@h"), 7);
+	assert_int_equal(conf_node_suffix("none"), 0);
+}
+
+static void
+a_key_may_have_another_name(void **state UNUSED)
+{
+	assert_int_equal(set("node.role", "replicant"), 0);
+	assert_int_equal(c.node_db_role, CONF_ROLE_REPLICANT);
+	assert_int_equal(set("cluster.discovery_strategy", "static"), 0);
+	assert_int_equal(c.cluster_discovery, CONF_DISCOVERY_STATIC);
+	assert_int_equal(set("cluster.proto_dist", "inet6_tcp"), 0);
+	assert_int_equal(c.node_proto_dist, CONF_DIST_INET6);
+	assert_ptr_equal(conf_find("node.role"), conf_find("node.db_role"));
+	assert_int_equal(set("node.role", "king"), ERR_INVAL);
+}
+
+static void
 directories_become_absolute(void **state UNUSED)
 {
 	char	 cwd[400], want[512];
@@ -565,6 +589,8 @@ main(void)
 		T(addresses_are_checked),
 		T(addresses_split_into_host_and_port),
 		T(a_node_name_has_a_name_and_a_host),
+		T(the_suffix_of_a_node_is_the_number_at_its_end),
+		T(a_key_may_have_another_name),
 		T(directories_become_absolute),
 		T(a_file_sets_keys),
 		T(hashes_and_semicolons_are_bytes_of_a_value),
