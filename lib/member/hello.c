@@ -11,7 +11,7 @@
 /* member.proto, MemberHello and MemberAnswer. */
 enum {
 	H_VERSION = 1, H_VERSION_MIN, H_UID, H_ROW, H_INCARNATION, H_SEEN,
-	H_CLOCK, H_JOIN, H_TO
+	H_CLOCK, H_JOIN, H_TO, H_TO_JOIN
 };
 enum {
 	A_REASON = 1, A_UID, A_NAME, A_TEXT, A_SEEN, A_EXCEED, A_ROW, A_ROWS,
@@ -58,8 +58,7 @@ seen_of(const struct members *m, const char *name, const uint8_t *uuid)
 		if (e->incarnation == 0 || strcmp(e->row.name, name) != 0)
 			continue;
 		/* With other data it is another life. */
-		least = e->incarnation + (uuid != NULL &&
-		    !id_is(e->row.uuid, uuid));
+		least = e->incarnation + !id_is(e->row.uuid, uuid);
 		seen = MAX(seen, least);
 	}
 	return seen;
@@ -82,8 +81,9 @@ members_hello(const struct members *m, const char *to, unsigned flags,
 	wire_put_bytes(&w, H_UID, id_of(m->uid));
 	put_row(&w, H_ROW, &m->self->row);
 	wire_put_fixed64(&w, H_INCARNATION, m->incarnation);
-	wire_put_fixed64(&w, H_SEEN,
-	    seen_of(m, to, e != NULL ? e->row.uuid : NULL));
+	/* Of that one alone: two of one name are not to outbid each other. */
+	wire_put_fixed64(&w, H_SEEN, e != NULL ? e->incarnation : 0);
+	wire_put_fixed64(&w, H_TO_JOIN, e != NULL ? e->row.join : 0);
 	wire_put_fixed64(&w, H_CLOCK, clock);
 	wire_put_uint(&w, H_JOIN, (flags & MEMBER_JOIN) != 0);
 	wire_put_bytes(&w, H_TO, text_of(to));
@@ -102,7 +102,7 @@ hello_bytes(struct member_hello *h, const struct wire_field *f)
 	case H_TO:
 		return get_text(h->to, sizeof(h->to), f->bytes);
 	}
-	return f->number > H_TO;
+	return f->number > H_TO_JOIN;
 }
 
 static bool
@@ -124,11 +124,14 @@ hello_number(struct member_hello *h, const struct wire_field *f)
 	case H_CLOCK:
 		h->clock = f->value;
 		return true;
+	case H_TO_JOIN:
+		h->to_join = f->value;
+		return true;
 	case H_JOIN:
 		h->join = f->value != 0;
 		return true;
 	}
-	return f->number > H_TO;
+	return f->number > H_TO_JOIN;
 }
 
 /* The version first: the rest of one we do not speak need make no sense. */
@@ -530,7 +533,8 @@ members_met(struct members *m, const struct member_hello *h, uint64_t clock,
 	/* Somebody joined one that was out of its own will. */
 	if (m->out == MEMBER_OUT_LEFT && e->member)
 		m->out = MEMBER_NOT_OUT;
-	self_raise(m, h->seen);
+	if (h->to_join == m->self_join)
+		self_raise(m, h->seen);
 	members_reach(m, h->row.join, true, now_ms);
 	return self_check(m, clock);
 }

@@ -125,8 +125,7 @@ void self_raise(struct members *m, uint64_t incarnation);
 
 /* --- hello.c --- */
 
-/* What an incarnation of this name with this data (NULL: not known) is not to
- * be below. */
+/* What an incarnation of this name with this data is not to be below. */
 uint64_t seen_of(const struct members *m, const char *name,
     const uint8_t *uuid);
 

@@ -316,8 +316,9 @@ struct member_hello {
 	uint8_t		uid[MEMBER_ID];
 	struct member_row row;
 	uint64_t	incarnation;	/* of its router */
-	uint64_t	seen;		/* what the incarnation of the receiver
-					 * is not to be below, 0: not known */
+	uint64_t	seen;		/* the highest incarnation known of the
+					 * receiver, 0: none, */
+	uint64_t	to_join;	/* if this is its join id */
 	uint64_t	clock;
 	bool		join;		/* it asks to be let in */
 	char		to[MEMBER_NAME_MAX];	/* who is called; empty: who is

@@ -1061,6 +1061,7 @@ check_rest(void)
 {
 	struct member_look	l;
 	struct members_self	s;
+	struct members_count	n;
 	uint64_t		at;
 	unsigned		i;
 
@@ -1070,9 +1071,13 @@ check_rest(void)
 		if (nodes[i].m == NULL)
 			continue;
 		self_of(&nodes[i], &s);
-		if ((nodes[i].left && !nodes[i].unsure) ||
-		    is_barred(nodes[i].uuid))
+		if (nodes[i].left && !nodes[i].unsure)
 			CHECK(s.out != MEMBER_NOT_OUT);
+		/* An old copy of its disk may be of before it joined. */
+		if (is_barred(nodes[i].uuid)) {
+			members_count(nodes[i].m, &n);
+			CHECK(s.out != MEMBER_NOT_OUT || n.members == 1);
+		}
 		/* One of two with a name may find nobody to talk to. */
 		for (at = 0; expected(i) &&
 		    members_next(nodes[i].m, &at, &l) == 1;)
