@@ -2,6 +2,7 @@
  * mqttc-router: wiring, who is there, the phases, the turn. See router.h.
  */
 #include "router.h"
+#include "cluster.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -117,6 +118,7 @@ on_prepare(EV_P_ ev_prepare *w, int revents UNUSED)
 	(void)loop;
 	owners_turn(r);
 	readers_turn(r);
+	cluster_turn(r);
 	r->turn_end_ns = 0;
 }
 
@@ -375,6 +377,7 @@ on_tick(EV_P_ ev_timer *w, int revents UNUSED)
 	if (r->phase == PHASE_LEARNING)
 		phase_check(r);
 	owners_tick(r, now);
+	cluster_tick(r, now);
 	alarm_check(r, now);
 	gauges_set(r);
 }
@@ -500,10 +503,12 @@ main(int argc, char **argv)
 	if ((rc = router_bus_open(&r)) < 0)
 		fatal(EX_OSERR, "bus.open", "cannot bind '%s': %s",
 		    proc_endpoint(r.proc), err_str(rc));
+	cluster_open(&r);
 	watchers_start(&r);
 
 	rc = proc_run(r.proc);
 
+	cluster_close(&r);
 	bus_close(&r.bus);
 	owners_free(&r);
 	readers_close(&r);

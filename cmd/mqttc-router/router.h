@@ -8,6 +8,7 @@
  *	owners.c	routes: snapshots, changes, acknowledgements, the dead
  *	readers.c	who reads which generation; epochs
  *	query.c		questions of the tools
+ *	cluster.c	who belongs to the cluster, see cluster.h
  *
  * Phases. A router that starts may find owners that run already, and readers
  * that are served by the generation of the router before it. It *learns* in
@@ -129,6 +130,7 @@ struct router {
 	bool		 said_full;	/* of a group, since the last tick */
 
 	uint8_t		*reply;		/* scratch of query.c */
+	struct cluster	*cluster;
 };
 
 static inline bool
