@@ -9,6 +9,7 @@
  *	readers.c	who reads which generation; epochs
  *	query.c		questions of the tools
  *	nodes.c		other nodes: theirs and ours, see nodes.h
+ *	cluster.c	who belongs to the cluster, see cluster.h
  *
  * Phases. A router that starts may find owners that run already, and readers
  * that are served by the generation of the router before it. It *learns* in
@@ -139,6 +140,7 @@ struct router {
 
 	uint8_t		*reply;		/* scratch of query.c */
 	struct nodeset	*nodes;		/* NULL: there is no cluster */
+	struct cluster	*cluster;
 };
 
 static inline bool
