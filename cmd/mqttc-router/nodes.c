@@ -18,13 +18,11 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sysexits.h>
+#include <unistd.h>
 #include <utlist.h>
 
 #include "base/err.h"
 #include "log/log.h"
-
-#define XXH_STATIC_LINKING_ONLY
-#include <xxhash.h>
 
 #define GAUGE(id, name, help) \
 	static struct metric id = METRIC_GAUGE(name, help)
@@ -265,6 +263,7 @@ node_judge(struct nodeset *ns, struct node *n)
 		    log_quote(n->name), node_state_name(state),
 		    node_state_name(n->state));
 		n->state = state;
+		belong_reach(ns, n);
 		links_due(ns);
 	}
 	if (n->owner[NODEROW_LIVE] < 0)
@@ -311,7 +310,8 @@ on_up(void *ctx, struct mesh_node *mn)
 	node_named(ns, n, l.name, strlen(l.name));
 	ns->state_due = true;
 	links_due(ns);
-	if (ns->core && n->core && node_link(ns, n) < 0)
+	if (belong_met(ns) < 0 || (ns->core && n->core &&
+	    !belong_is_parked(ns, n) && node_link(ns, n) < 0))
 		mesh_drop(mn, MESH_NONSENSE, "no memory");
 	else if (!ns->core)
 		follow_tick(ns, now_ms());
@@ -344,6 +344,8 @@ on_message(void *ctx, struct mesh_node *mn, unsigned kind, const void *body,
 		return 0;
 	if (kind == MESH_FOLLOW)
 		return follow_asked(ns, n, body, len);
+	if (kind == MESH_MEMBER)
+		return belong_message(ns, n, body, len);
 	if (kind != MESH_RLOG || n->link == NULL)
 		return 0;		/* of a later version; let go of */
 	rlog_tick(ns->rlog, now_ms());
@@ -386,6 +388,9 @@ on_enough(void *ctx)
 }
 
 static const struct mesh_events mesh_events = {
+	.fill = belong_fill,
+	.judge = belong_judge,
+	.refused = belong_refused,
 	.up = on_up,
 	.down = on_down,
 	.message = on_message,
@@ -683,8 +688,8 @@ nodes_are_waited(const struct router *r)
 	for (s = rlog_walk(ns->rlog, NULL); s != NULL;
 	    s = rlog_walk(ns->rlog, s)) {
 		rlog_look(s, &st);
-		if (!st.own && st.phase != RLOG_NORMAL &&
-		    st.phase != RLOG_DOWN)
+		if (!st.own && st.id.table == TABLE_ROUTE &&
+		    st.phase != RLOG_NORMAL && st.phase != RLOG_DOWN)
 			return true;
 	}
 	return false;
@@ -752,7 +757,7 @@ nodes_bar(struct router *r, uint64_t id)
 	ns->tidy = true;
 	if ((n = node_by_id(ns, id)) == NULL)
 		return 0;
-	n->barred = true;
+	n->gone = n->barred = true;
 	if (n->mesh != NULL)
 		mesh_drop(n->mesh, MESH_NO_MEMBER, "it is no member any more");
 	links_due(ns);
@@ -776,6 +781,13 @@ confirm(struct nodeset *ns)
 	for (s = rlog_walk(ns->rlog, NULL); s != NULL;
 	    s = rlog_walk(ns->rlog, s)) {
 		rlog_look(s, &st);
+		if (st.id.table != TABLE_ROUTE) {
+			if (belong_is_saved(ns))
+				rlog_confirm(s, st.seq);
+			else
+				ns->confirm = true;
+			continue;
+		}
 		n = st.own ? NULL : node_by_id(ns, st.id.writer);
 		if (!st.own && (n == NULL || n->fill ||
 		    (n->owner[NODEROW_LIVE] < 0 && !n->barred))) {
@@ -876,6 +888,7 @@ nodes_flush(struct router *r)
 
 	if (ns == NULL)
 		return;
+	belong_turn(ns);
 	for (n = ns->all; n != NULL; n = n->hh.next)
 		if (n->dirty && n != ns->leaving)
 			(void)node_flush(ns, n);
@@ -907,6 +920,8 @@ gauges(struct nodeset *ns)
 	for (s = rlog_walk(ns->rlog, NULL); s != NULL;
 	    s = rlog_walk(ns->rlog, s)) {
 		rlog_look(s, &st);
+		if (st.id.table != TABLE_ROUTE)
+			continue;
 		if (st.own) {
 			metric_set(&m_trans, st.seq);
 			metric_set(&m_server_mql, st.seq - st.acked);
@@ -969,7 +984,7 @@ mesh_try(struct nodeset *ns)
 		.self = {
 			.node = proc_node(ns->r->proc),
 			.cluster = "",
-			.incarnation = ns->r->incarnation,
+			.incarnation = cluster_incarnation(ns->r),
 			.core = ns->core,
 			.version = MESH_VERSION,
 			.oldest = MESH_OLDEST,
@@ -996,6 +1011,8 @@ mesh_try(struct nodeset *ns)
 	ports_tell(ns);
 	if (conf->cluster_discovery == CONF_DISCOVERY_STATIC)
 		seeds_add(ns);
+	cluster_connect(ns->r, &belong_calls, ns);
+	ns->members_due = true;
 }
 
 void
@@ -1022,8 +1039,12 @@ nodes_tick(struct router *r, uint64_t now)
 static bool
 is_wanted(const struct conf *conf)
 {
+	char	path[CONF_STR_MAX + 16];
+
+	snprintf(path, sizeof(path), "%s/cookie", conf->node_data_dir);
 	return conf->cluster_discovery != CONF_DISCOVERY_MANUAL ||
-	    conf->node_cookie[0] != '\0' || conf->node_cookie_file[0] != '\0';
+	    conf->node_cookie[0] != '\0' ||
+	    conf->node_cookie_file[0] != '\0' || access(path, F_OK) == 0;
 }
 
 static int
@@ -1031,7 +1052,7 @@ rlog_begin(struct nodeset *ns)
 {
 	struct rlog_opts	o = {
 		.node = ns->id,
-		.incarnation = ns->r->incarnation,
+		.incarnation = cluster_incarnation(ns->r),
 		.core = ns->core,
 		.confirms = true,
 		.timeout_ms = ns->r->conf->cluster_suback_timeout_ms,
@@ -1045,6 +1066,9 @@ rlog_begin(struct nodeset *ns)
 	if ((rc = rlog_new(&ns->rlog, &o)) < 0)
 		return rc;
 	rlog_tick(ns->rlog, now_ms());
+	if (ns->core && (rc = rlog_open(ns->rlog, TABLE_ROWS, NULL, NULL,
+	    &ns->rows)) < 0)
+		return rc;
 	return share_open(ns);
 }
 
@@ -1053,6 +1077,7 @@ nodes_open(struct router *r)
 {
 	const struct conf	*conf = r->conf;
 	char			 name[CONF_STR_MAX], why[512] = "";
+	struct members_self	 self;
 	struct nodeset		*ns;
 	int			 rc;
 
@@ -1066,8 +1091,8 @@ nodes_open(struct router *r)
 	    ns->host, sizeof(ns->host));
 	ns->port = (uint16_t)(conf->cluster_meta_port +
 	    conf_node_suffix(proc_node(r->proc)));
-	ns->id = XXH3_64bits(proc_node(r->proc), strlen(proc_node(r->proc)));
-	ns->id += ns->id == 0;
+	members_self(cluster_members(r), &self);
+	ns->id = self.row->join;
 	if ((rc = secret_load(&ns->secret, conf, why, sizeof(why))) < 0)
 		fatal(rc == ERR_INVAL ? EX_CONFIG : EX_OSERR, "router.secret",
 		    "%s", why);
@@ -1090,6 +1115,7 @@ nodes_close(struct router *r)
 
 	if (ns == NULL)
 		return;
+	cluster_connect(r, NULL, NULL);
 	mesh_close(&ns->mesh);
 	rib_watch(r->rib, 0, NULL, NULL);
 	rlog_free(&ns->rlog);
@@ -1100,6 +1126,7 @@ nodes_close(struct router *r)
 	LL_FOREACH_SAFE(ns->links, p, pnext)
 		free(p);		/* the bus closes its peers */
 	secret_fini(&ns->secret);
+	free(ns->answer);
 	free(ns);
 	r->nodes = NULL;
 }

@@ -191,6 +191,8 @@ share_row(void *ctx, struct rlog_stream *s, const struct rlog_row *row)
 	struct rlog_id	 id = rlog_stream_id(s);
 	struct node	*n;
 
+	if (id.table == TABLE_ROWS)
+		return belong_row(ns, id.writer, row);
 	if (id.table != TABLE_ROUTE)
 		return 0;		/* of a later version */
 	if ((n = node_get(ns, id.writer)) == NULL)
