@@ -119,6 +119,7 @@ owners_open(struct nodeset *ns, struct node *n)
 			goto close;
 		n->owner[c] = (int)owner;
 	}
+	n->fib_incarnation = n->incarnation;
 	return 0;
 
 close:
@@ -266,9 +267,12 @@ node_judge(struct nodeset *ns, struct node *n)
 		belong_reach(ns, n);
 		links_due(ns);
 	}
-	if (n->owner[NODEROW_LIVE] < 0)
+	/* Each setting is a new version of the index to all readers. */
+	if (n->owner[NODEROW_LIVE] < 0 || (fib == n->fib &&
+	    n->incarnation == n->fib_incarnation))
 		return;
 	n->fib = fib;
+	n->fib_incarnation = n->incarnation;
 	for (c = 0; c < NODEROW_CLASSES; c++)
 		rib_owner_set(ns->r->rib, (unsigned)n->owner[c], fib,
 		    n->incarnation);
@@ -609,6 +613,22 @@ nodes_rows_seq(const struct router *r)
 	return r->nodes == NULL ? 0 : r->nodes->row_seq;
 }
 
+bool
+nodes_rows_short(const struct router *r)
+{
+	return r->nodes != NULL && r->nodes->fill;
+}
+
+uint64_t
+nodes_rows_all(const struct router *r)
+{
+	struct rlog_status	st = { 0 };
+
+	if (r->nodes != NULL)
+		rlog_look(r->nodes->own, &st);
+	return st.seq;
+}
+
 uint64_t
 nodes_rows_acked(const struct router *r)
 {
@@ -890,7 +910,7 @@ nodes_flush(struct router *r)
 		return;
 	belong_turn(ns);
 	for (n = ns->all; n != NULL; n = n->hh.next)
-		if (n->dirty && n != ns->leaving)
+		if (n->dirty)
 			(void)node_flush(ns, n);
 	follow_turn(ns);
 	LL_FOREACH(ns->links, p)

@@ -41,7 +41,8 @@ struct node {
 	unsigned	 index;		/* in the index; 0: none */
 	int		 owner[NODEROW_CLASSES];	/* in the rib; -1: none yet */
 	enum node_state	 state;		/* its router, as it seems to us */
-	enum fib_state	 fib;		/* as it is in the index */
+	enum fib_state	 fib;		/* as it is in the index, */
+	uint64_t	 fib_incarnation;	/* with this one */
 
 	struct mesh_node *mesh;		/* linked, else NULL */
 	struct rlog_link *link;		/* rlog's on it; NULL: none */

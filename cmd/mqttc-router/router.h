@@ -219,6 +219,9 @@ bool nodes_are_waited(const struct router *r);
 void nodes_rows_begin(struct router *r);
 uint64_t nodes_rows_seq(const struct router *r);
 uint64_t nodes_rows_acked(const struct router *r);
+/* Some row found no memory and is not told yet; and the seq of all that are. */
+bool nodes_rows_short(const struct router *r);
+uint64_t nodes_rows_all(const struct router *r);
 /* NAME@HOST of an owner of the rib, with /durable behind it; NULL: it is no
  * node. And back; -1. */
 const char *nodes_owner_name(const struct router *r, unsigned owner,
