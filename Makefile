@@ -36,8 +36,8 @@ endif
 # `make lint` prints what goes the other way) and the libraries it brings.
 
 MODULES	:= base log metric conf fault topic share mqtt window session retain \
-	   fib rib rlog ledger registrar move load proto dump shm store journal report \
-	   bus secret mesh kv keep proc route
+	   fib rib rlog ledger registrar move load proto member dump shm store \
+	   journal report bus secret mesh kv keep proc route
 
 DEPS_base    :=
 DEPS_log     := base
@@ -58,6 +58,7 @@ DEPS_ledger  := base
 DEPS_move    := base
 DEPS_load    := base
 DEPS_proto   := base
+DEPS_member  := base fault proto
 DEPS_dump    := base mqtt topic proto
 DEPS_store   := base mqtt topic session proto
 DEPS_shm     := base fault

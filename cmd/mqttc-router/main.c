@@ -2,6 +2,7 @@
  * mqttc-router: wiring, who is there, the phases, the turn. See router.h.
  */
 #include "router.h"
+#include "cluster.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -118,6 +119,7 @@ on_prepare(EV_P_ ev_prepare *w, int revents UNUSED)
 	nodes_turn(r);
 	owners_turn(r);
 	readers_turn(r);
+	cluster_turn(r);
 	nodes_flush(r);
 	r->turn_end_ns = 0;
 }
@@ -384,6 +386,7 @@ on_tick(EV_P_ ev_timer *w, int revents UNUSED)
 		phase_check(r);
 	owners_tick(r, now);
 	nodes_tick(r, now);
+	cluster_tick(r, now);
 	alarm_check(r, now);
 	gauges_set(r);
 }
@@ -510,6 +513,7 @@ main(int argc, char **argv)
 	if ((rc = router_bus_open(&r)) < 0)
 		fatal(EX_OSERR, "bus.open", "cannot bind '%s': %s",
 		    proc_endpoint(r.proc), err_str(rc));
+	cluster_open(&r);
 	if ((rc = nodes_open(&r)) < 0)
 		fatal(EX_OSERR, "router.nodes", "%s", err_str(rc));
 	watchers_start(&r);
@@ -517,6 +521,7 @@ main(int argc, char **argv)
 	rc = proc_run(r.proc);
 
 	nodes_close(&r);
+	cluster_close(&r);
 	bus_close(&r.bus);
 	owners_free(&r);
 	readers_close(&r);

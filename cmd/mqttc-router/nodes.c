@@ -18,13 +18,11 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sysexits.h>
+#include <unistd.h>
 #include <utlist.h>
 
 #include "base/err.h"
 #include "log/log.h"
-
-#define XXH_STATIC_LINKING_ONLY
-#include <xxhash.h>
 
 #define GAUGE(id, name, help) \
 	static struct metric id = METRIC_GAUGE(name, help)
@@ -121,6 +119,7 @@ owners_open(struct nodeset *ns, struct node *n)
 			goto close;
 		n->owner[c] = (int)owner;
 	}
+	n->fib_incarnation = n->incarnation;
 	return 0;
 
 close:
@@ -251,6 +250,26 @@ node_state_name(enum node_state s)
 	return "?";
 }
 
+/*
+ * Is anything sent to its live sessions? As long as messages flow, whatever its
+ * router does. When they do not it may be a link that is started anew, here or
+ * there: it is given up when its router is gone as well, or after a while.
+ */
+static enum fib_state
+forwarding_now(struct node *n, enum node_state state)
+{
+	uint64_t	now = now_ms();
+
+	if (n->flows != 0) {
+		n->still_ms = 0;
+		return FIB_UP;
+	}
+	if (n->still_ms == 0)
+		n->still_ms = now;
+	return (n->told != 0 && state == NODE_DOWN) ||
+	    now - n->still_ms >= NODES_STILL_MS ? FIB_DOWN : FIB_UP;
+}
+
 static void
 node_judge(struct nodeset *ns, struct node *n)
 {
@@ -258,18 +277,21 @@ node_judge(struct nodeset *ns, struct node *n)
 	enum fib_state	fib;
 	int		c;
 
-	fib = n->told != 0 ? n->flows != 0 ? FIB_UP : FIB_DOWN :
-	    state != NODE_DOWN ? FIB_UP : FIB_DOWN;
+	fib = forwarding_now(n, state);
 	if (state != n->state) {
 		log_info("router.node_state", "node=%s state=%s before=%s",
 		    log_quote(n->name), node_state_name(state),
 		    node_state_name(n->state));
 		n->state = state;
+		belong_reach(ns, n);
 		links_due(ns);
 	}
-	if (n->owner[NODEROW_LIVE] < 0)
+	/* Each setting is a new version of the index to all readers. */
+	if (n->owner[NODEROW_LIVE] < 0 || (fib == n->fib &&
+	    n->incarnation == n->fib_incarnation))
 		return;
 	n->fib = fib;
+	n->fib_incarnation = n->incarnation;
 	for (c = 0; c < NODEROW_CLASSES; c++)
 		rib_owner_set(ns->r->rib, (unsigned)n->owner[c], fib,
 		    n->incarnation);
@@ -311,7 +333,8 @@ on_up(void *ctx, struct mesh_node *mn)
 	node_named(ns, n, l.name, strlen(l.name));
 	ns->state_due = true;
 	links_due(ns);
-	if (ns->core && n->core && node_link(ns, n) < 0)
+	if (belong_met(ns) < 0 || (ns->core && n->core &&
+	    !belong_is_parked(ns, n) && node_link(ns, n) < 0))
 		mesh_drop(mn, MESH_NONSENSE, "no memory");
 	else if (!ns->core)
 		follow_tick(ns, now_ms());
@@ -344,6 +367,8 @@ on_message(void *ctx, struct mesh_node *mn, unsigned kind, const void *body,
 		return 0;
 	if (kind == MESH_FOLLOW)
 		return follow_asked(ns, n, body, len);
+	if (kind == MESH_MEMBER)
+		return belong_message(ns, n, body, len);
 	if (kind != MESH_RLOG || n->link == NULL)
 		return 0;		/* of a later version; let go of */
 	rlog_tick(ns->rlog, now_ms());
@@ -386,6 +411,9 @@ on_enough(void *ctx)
 }
 
 static const struct mesh_events mesh_events = {
+	.fill = belong_fill,
+	.judge = belong_judge,
+	.refused = belong_refused,
 	.up = on_up,
 	.down = on_down,
 	.message = on_message,
@@ -604,6 +632,22 @@ nodes_rows_seq(const struct router *r)
 	return r->nodes == NULL ? 0 : r->nodes->row_seq;
 }
 
+bool
+nodes_rows_short(const struct router *r)
+{
+	return r->nodes != NULL && r->nodes->fill;
+}
+
+uint64_t
+nodes_rows_all(const struct router *r)
+{
+	struct rlog_status	st = { 0 };
+
+	if (r->nodes != NULL)
+		rlog_look(r->nodes->own, &st);
+	return st.seq;
+}
+
 uint64_t
 nodes_rows_acked(const struct router *r)
 {
@@ -683,8 +727,8 @@ nodes_are_waited(const struct router *r)
 	for (s = rlog_walk(ns->rlog, NULL); s != NULL;
 	    s = rlog_walk(ns->rlog, s)) {
 		rlog_look(s, &st);
-		if (!st.own && st.phase != RLOG_NORMAL &&
-		    st.phase != RLOG_DOWN)
+		if (!st.own && st.id.table == TABLE_ROUTE &&
+		    st.phase != RLOG_NORMAL && st.phase != RLOG_DOWN)
 			return true;
 	}
 	return false;
@@ -752,7 +796,7 @@ nodes_bar(struct router *r, uint64_t id)
 	ns->tidy = true;
 	if ((n = node_by_id(ns, id)) == NULL)
 		return 0;
-	n->barred = true;
+	n->gone = n->barred = true;
 	if (n->mesh != NULL)
 		mesh_drop(n->mesh, MESH_NO_MEMBER, "it is no member any more");
 	links_due(ns);
@@ -776,6 +820,13 @@ confirm(struct nodeset *ns)
 	for (s = rlog_walk(ns->rlog, NULL); s != NULL;
 	    s = rlog_walk(ns->rlog, s)) {
 		rlog_look(s, &st);
+		if (st.id.table != TABLE_ROUTE) {
+			if (belong_is_saved(ns))
+				rlog_confirm(s, st.seq);
+			else
+				ns->confirm = true;
+			continue;
+		}
 		n = st.own ? NULL : node_by_id(ns, st.id.writer);
 		if (!st.own && (n == NULL || n->fill ||
 		    (n->owner[NODEROW_LIVE] < 0 && !n->barred))) {
@@ -876,8 +927,9 @@ nodes_flush(struct router *r)
 
 	if (ns == NULL)
 		return;
+	belong_turn(ns);
 	for (n = ns->all; n != NULL; n = n->hh.next)
-		if (n->dirty && n != ns->leaving)
+		if (n->dirty)
 			(void)node_flush(ns, n);
 	follow_turn(ns);
 	LL_FOREACH(ns->links, p)
@@ -907,6 +959,8 @@ gauges(struct nodeset *ns)
 	for (s = rlog_walk(ns->rlog, NULL); s != NULL;
 	    s = rlog_walk(ns->rlog, s)) {
 		rlog_look(s, &st);
+		if (st.id.table != TABLE_ROUTE)
+			continue;
 		if (st.own) {
 			metric_set(&m_trans, st.seq);
 			metric_set(&m_server_mql, st.seq - st.acked);
@@ -969,7 +1023,7 @@ mesh_try(struct nodeset *ns)
 		.self = {
 			.node = proc_node(ns->r->proc),
 			.cluster = "",
-			.incarnation = ns->r->incarnation,
+			.incarnation = cluster_incarnation(ns->r),
 			.core = ns->core,
 			.version = MESH_VERSION,
 			.oldest = MESH_OLDEST,
@@ -996,6 +1050,8 @@ mesh_try(struct nodeset *ns)
 	ports_tell(ns);
 	if (conf->cluster_discovery == CONF_DISCOVERY_STATIC)
 		seeds_add(ns);
+	cluster_connect(ns->r, &belong_calls, ns);
+	ns->members_due = true;
 }
 
 void
@@ -1026,7 +1082,7 @@ rlog_begin(struct nodeset *ns)
 {
 	struct rlog_opts	o = {
 		.node = ns->id,
-		.incarnation = ns->r->incarnation,
+		.incarnation = cluster_incarnation(ns->r),
 		.core = ns->core,
 		.confirms = true,
 		.timeout_ms = ns->r->conf->cluster_suback_timeout_ms,
@@ -1040,6 +1096,9 @@ rlog_begin(struct nodeset *ns)
 	if ((rc = rlog_new(&ns->rlog, &o)) < 0)
 		return rc;
 	rlog_tick(ns->rlog, now_ms());
+	if (ns->core && (rc = rlog_open(ns->rlog, TABLE_ROWS, NULL, NULL,
+	    &ns->rows)) < 0)
+		return rc;
 	return share_open(ns);
 }
 
@@ -1048,6 +1107,7 @@ nodes_open(struct router *r)
 {
 	const struct conf	*conf = r->conf;
 	char			 name[CONF_STR_MAX], why[512] = "";
+	struct members_self	 self;
 	struct nodeset		*ns;
 	int			 rc;
 
@@ -1061,8 +1121,8 @@ nodes_open(struct router *r)
 	    ns->host, sizeof(ns->host));
 	ns->port = (uint16_t)(conf->cluster_meta_port +
 	    conf_node_suffix(proc_node(r->proc)));
-	ns->id = XXH3_64bits(proc_node(r->proc), strlen(proc_node(r->proc)));
-	ns->id += ns->id == 0;
+	members_self(cluster_members(r), &self);
+	ns->id = self.row->join;
 	if ((rc = secret_load(&ns->secret, conf, why, sizeof(why))) < 0)
 		fatal(rc == ERR_INVAL ? EX_CONFIG : EX_OSERR, "router.secret",
 		    "%s", why);
@@ -1085,6 +1145,7 @@ nodes_close(struct router *r)
 
 	if (ns == NULL)
 		return;
+	cluster_connect(r, NULL, NULL);
 	mesh_close(&ns->mesh);
 	rib_watch(r->rib, 0, NULL, NULL);
 	rlog_free(&ns->rlog);
@@ -1095,6 +1156,7 @@ nodes_close(struct router *r)
 	LL_FOREACH_SAFE(ns->links, p, pnext)
 		free(p);		/* the bus closes its peers */
 	secret_fini(&ns->secret);
+	free(ns->answer);
 	free(ns);
 	r->nodes = NULL;
 }

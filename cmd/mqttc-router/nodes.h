@@ -7,6 +7,7 @@
  *	share.c		the rows: ours out of the rib into our stream, others'
  *			out of theirs into the rib
  *	follow.c	a replicant: which core it follows
+ *	belong.c	who belongs to the cluster (cluster.h), over these links
  *
  * A node without a cluster has no struct nodeset: router.nodes is NULL, and
  * nothing of this costs anything.
@@ -14,6 +15,7 @@
 #ifndef NODES_H
 #define NODES_H
 
+#include "cluster.h"
 #include "mesh/mesh.h"
 #include "proto/noderow.h"
 #include "proto/nodes.h"
@@ -23,9 +25,11 @@
 
 enum {
 	TABLE_ROUTE	= 1,		/* of rlog: route.<node> */
+	TABLE_ROWS	= 2,		/* rows.<core>: members */
 
 	NODES_BIND_MS	= 2000,		/* between tries to bind */
 	NODES_LEARN_MS	= 5000,		/* routes of others are waited for */
+	NODES_STILL_MS	= 5000,		/* nothing flows: it is given up */
 	NODES_TIDY	= 512,		/* rows, between two looks at the clock */
 	NODES_FOLLOW_MS	= 60000,	/* with one core, then look for a better */
 	NODES_LINKS	= 64,		/* cluster-links heard of their flow */
@@ -38,7 +42,8 @@ struct node {
 	unsigned	 index;		/* in the index; 0: none */
 	int		 owner[NODEROW_CLASSES];	/* in the rib; -1: none yet */
 	enum node_state	 state;		/* its router, as it seems to us */
-	enum fib_state	 fib;		/* as it is in the index */
+	enum fib_state	 fib;		/* as it is in the index, */
+	uint64_t	 fib_incarnation;	/* with this one */
 
 	struct mesh_node *mesh;		/* linked, else NULL */
 	struct rlog_link *link;		/* rlog's on it; NULL: none */
@@ -49,7 +54,9 @@ struct node {
 
 	bool		 fill;		/* rows wait to be put into the rib */
 	uint64_t	 fill_at;
-	bool		 barred;	/* no member any more: it goes */
+	bool		 gone;		/* no member any more: to be barred */
+	bool		 barred;	/* its routes go, then it */
+	uint64_t	 still_ms;	/* nothing flows since; 0: it does */
 	uint64_t	 flows, told;	/* bits by cluster-link: what it says */
 	uint64_t	 boot_ms;	/* a scan began then; 0: none under way */
 };
@@ -92,6 +99,15 @@ struct nodeset {
 	struct node	*follows;	/* replicant: the core */
 	struct node	*leaving;	/* ... and the one before, for a while */
 	uint64_t	 follows_ms;
+
+	struct rlog_stream *rows;	/* core: of members */
+	bool		 rows_ended;
+	bool		 members_due;	/* members came, went, changed */
+	bool		 forget_due;	/* somebody may be no peer any more */
+	uint64_t	 view_ms;	/* when our view is to be told */
+	struct member_verdict verdict;	/* of the hello judged last */
+	uint8_t		*answer;	/* to a join, told last */
+	char		 joining[MEMBER_NAME_MAX];	/* whom we asked */
 
 	struct linkproc	*links;
 	uint64_t	 version;	/* of NODES */
@@ -142,6 +158,26 @@ void follow_turn(struct nodeset *ns);
 /* A replicant says that it follows us, or no longer. */
 int follow_asked(struct nodeset *ns, struct node *n, const void *body,
     size_t len);
+
+/* --- belong.c --- */
+
+extern const struct cluster_calls belong_calls;
+size_t belong_fill(void *ctx, const char *to, void *buf, size_t size);
+enum mesh_status belong_judge(void *ctx, const struct mesh_msg *m,
+    bool called, struct mesh_answer *a);
+void belong_refused(void *ctx, struct mesh_node *mn,
+    const struct mesh_msg *m);
+/* Whose hello was judged last is linked with us. 0 or ERR_*. */
+int belong_met(struct nodeset *ns);
+/* Its state is another one. */
+void belong_reach(struct nodeset *ns, const struct node *n);
+int belong_row(struct nodeset *ns, uint64_t writer,
+    const struct rlog_row *row);
+int belong_message(struct nodeset *ns, struct node *n, const void *body,
+    size_t len);
+bool belong_is_parked(struct nodeset *ns, const struct node *n);
+bool belong_is_saved(struct nodeset *ns);
+void belong_turn(struct nodeset *ns);
 
 extern struct metric m_node_rows, m_node_rows_refused;
 

@@ -453,6 +453,8 @@ routes_apply(struct router *r, const struct bus_frame *f)
 		}
 	}
 	o->due = MAX(o->due, nodes_rows_seq(r));
+	if (nodes_rows_short(r) && r->phase == PHASE_SERVING)
+		row_short(r, o, ERR_NOMEM);
 	return rc;
 }
 
@@ -478,6 +480,9 @@ on_routes(void *ctx, struct bus_frame *f)
 		return ERR_AGAIN;
 	r->part.owner = NULL;
 	r->acks_due = true;
+	/* What it tells again was no change, and may be under way all the same. */
+	if (r->part.routes.snapshot_end)
+		o->due = MAX(o->due, nodes_rows_all(r));
 	wait_add(r, o);
 	if (r->part.routes.snapshot_end)
 		snapshot_end(r, o);

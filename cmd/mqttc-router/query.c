@@ -3,6 +3,7 @@
  * each; the cursor says where to go on. Nothing is kept between two pages.
  */
 #include "router.h"
+#include "cluster.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -521,6 +522,13 @@ answer(struct page *p, const char **why)
 		return n;
 	case QUERY_STATS:
 		return answer_stats(p);
+	case QUERY_CLUSTER:
+	case QUERY_CLUSTER_JOIN:
+	case QUERY_CLUSTER_LEAVE:
+	case QUERY_CLUSTER_FORCE:
+	case QUERY_CLUSTER_HEAL:
+	case QUERY_CLUSTER_TASK:
+		return cluster_answer(p->r, &p->q, &p->w, p->limit);
 	default:
 		*why = "the router knows no such question";
 		return ERR_INVAL;

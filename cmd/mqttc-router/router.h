@@ -9,6 +9,7 @@
  *	readers.c	who reads which generation; epochs
  *	query.c		questions of the tools
  *	nodes.c		other nodes: theirs and ours, see nodes.h
+ *	cluster.c	who belongs to the cluster, see cluster.h
  *
  * Phases. A router that starts may find owners that run already, and readers
  * that are served by the generation of the router before it. It *learns* in
@@ -139,6 +140,7 @@ struct router {
 
 	uint8_t		*reply;		/* scratch of query.c */
 	struct nodeset	*nodes;		/* NULL: there is no cluster */
+	struct cluster	*cluster;
 };
 
 static inline bool
@@ -217,6 +219,9 @@ bool nodes_are_waited(const struct router *r);
 void nodes_rows_begin(struct router *r);
 uint64_t nodes_rows_seq(const struct router *r);
 uint64_t nodes_rows_acked(const struct router *r);
+/* Some row found no memory and is not told yet; and the seq of all that are. */
+bool nodes_rows_short(const struct router *r);
+uint64_t nodes_rows_all(const struct router *r);
 /* NAME@HOST of an owner of the rib, with /durable behind it; NULL: it is no
  * node. And back; -1. */
 const char *nodes_owner_name(const struct router *r, unsigned owner,

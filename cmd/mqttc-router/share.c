@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "fault/fault.h"
 #include "log/log.h"
 #include "topic/filter.h"
 
@@ -39,7 +40,9 @@ own_put(struct nodeset *ns, const struct rib_change *c)
 	row.members = noderow_members(row.class, c->first, c->second);
 	if (noderow_encode(&row, key, &k.len, value, &v.len) < 0)
 		return;			/* what no owner can have told */
-	if (c->owners == 0) {
+	if (fault_hit("router.share")) {
+		rc = ERR_NOMEM;
+	} else if (c->owners == 0) {
 		rc = rlog_del(ns->own, k, &seq);
 		rc = rc == ERR_NOTFOUND ? 0 : rc;
 	} else if ((rc = rlog_put(ns->own, k, v, &seq)) == 0) {
@@ -48,8 +51,8 @@ own_put(struct nodeset *ns, const struct rib_change *c)
 	ns->confirm = true;
 	if (rc == 0)
 		return;
-	/* Nobody is told that it is there, so nothing is acknowledged for it:
-	 * go through all of them again. */
+	/* Nobody is told that it is there, so it is not acknowledged either
+	 * (nodes_rows_short): go through all of them again. */
 	log_error("router.share_failed", "why=%s filter=%s",
 	    log_quote(err_str(rc)), log_quote_n(c->filter, c->len));
 	ns->fill = true;
@@ -191,6 +194,8 @@ share_row(void *ctx, struct rlog_stream *s, const struct rlog_row *row)
 	struct rlog_id	 id = rlog_stream_id(s);
 	struct node	*n;
 
+	if (id.table == TABLE_ROWS)
+		return belong_row(ns, id.writer, row);
 	if (id.table != TABLE_ROUTE)
 		return 0;		/* of a later version */
 	if ((n = node_get(ns, id.writer)) == NULL)

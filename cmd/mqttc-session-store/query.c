@@ -324,6 +324,12 @@ answer(struct store *st, const struct query *q, uint64_t from, uint8_t *buf)
 	case QUERY_ROUTES:
 	case QUERY_MATCH:
 	case QUERY_KICK:
+	case QUERY_CLUSTER:
+	case QUERY_CLUSTER_JOIN:
+	case QUERY_CLUSTER_LEAVE:
+	case QUERY_CLUSTER_FORCE:
+	case QUERY_CLUSTER_HEAL:
+	case QUERY_CLUSTER_TASK:
 		break;
 	}
 	return reply_error(buf, SMALL, q->id, EX_USAGE,

@@ -72,9 +72,12 @@ struct conf {
 	uint32_t	router_reader_lag_ms;
 	uint32_t	router_anchor_shapes;
 
+	char		cluster_name[CONF_STR_MAX];
 	uint32_t	cluster_discovery;		/* enum conf_discovery */
 	char		cluster_static_seeds[CONF_STR_MAX];
 	uint32_t	cluster_link_processes;
+	uint32_t	cluster_autoclean_ms;		/* 0: never */
+	bool		cluster_autoheal;
 	bool		cluster_curve;
 	uint32_t	cluster_meta_port;		/* of suffix 0 */
 	uint32_t	cluster_message_port;

@@ -232,6 +232,11 @@ const struct conf_key conf_keys[] = {
 	    "but loses nothing."),
 
 	/* The cluster. */
+	STR("cluster.name", cluster_name, "mqttc", 1, 255, 0,
+	    "Which cluster a node belongs to that finds the others by itself "
+	    "(cluster.discovery is not manual): who has the same name is one "
+	    "cluster. It cannot change once a node has been in it. Joining by "
+	    "hand does not look at it."),
 	ENUM("cluster.discovery", cluster_discovery, "manual",
 	    "manual|static|singleton", 0,
 	    "How a node finds the others: it is told (mqttc-cluster join), or "
@@ -246,6 +251,15 @@ const struct conf_key conf_keys[] = {
 	    "Names of nodes, separated by commas, that are asked at the start "
 	    "if cluster.discovery is static. The node itself may be among "
 	    "them."),
+	DURATION("cluster.autoclean", cluster_autoclean_ms, "24h", 0, 168 * HOUR,
+	    CONF_RELOAD,
+	    "A node that is down for so long is taken out of the cluster, by "
+	    "the side that has over half of the core nodes; when it is back it "
+	    "comes in again by itself. 0: never."),
+	BOOL("cluster.autoheal", cluster_autoheal, "on", 0,
+	    "Whether two parts of a cluster that were apart go on with each "
+	    "other when they are in reach again. Off: not before "
+	    "mqttc-cluster heal."),
 	BOOL("cluster.curve", cluster_curve, "on", 0,
 	    "Whether what nodes say to each other is encrypted and authorised "
 	    "by node.cookie (CURVE). With off, on all nodes, anybody who "

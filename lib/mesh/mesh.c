@@ -870,7 +870,7 @@ on_why(struct conn *c, unsigned kind, const uint8_t *body, size_t len)
 	    h.why.data);
 	if (kind == MESH_REFUSED) {
 		metric_inc(&m_refused);
-		if (m->o.events->refused != NULL && n->link != c &&
+		if (m->o.events->refused != NULL &&
 		    h.status != MESH_DUPLICATE)
 			m->o.events->refused(m->o.ctx, n, &h);
 		if (c->state == CONN_DEAD)
@@ -1447,6 +1447,8 @@ mesh_add(struct mesh *m, const char *name, const char *host, uint16_t port)
 		return ERR_INVAL;
 	if ((n = node_get(m, name, &rc)) == NULL)
 		return rc;
+	if (!n->added || strcmp(n->host, host) != 0 || n->port != port)
+		n->retry_ms = 0;	/* news: at once */
 	snprintf(n->host, sizeof(n->host), "%s", host);
 	n->port = port;
 	n->added = true;

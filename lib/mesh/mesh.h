@@ -72,7 +72,8 @@ struct mesh_events {
 	enum mesh_status (*judge)(void *ctx, const struct mesh_msg *m,
 	    bool called, struct mesh_answer *answer);
 
-	/* We called and were refused. May be NULL. */
+	/* We called and were refused; or who called refuses our answer. May be
+	 * NULL. */
 	void (*refused)(void *ctx, struct mesh_node *n,
 	    const struct mesh_msg *m);
 

@@ -69,8 +69,27 @@ static const struct wire_col kv_cols[] = {
 	COL(2, WIRE_SLICE, kv_row, value),
 };
 
+static const struct wire_col node_cols[] = {
+	COL(1, WIRE_SLICE, node_row, name),
+	COL(2, WIRE_U64, node_row, join),
+	COL(3, WIRE_SLICE, node_row, role),
+	COL(4, WIRE_SLICE, node_row, state),
+	COL(5, WIRE_BOOL, node_row, self),
+	COL(6, WIRE_BOOL, node_row, parked),
+	COL(7, WIRE_U64, node_row, since_ms),
+	COL(8, WIRE_U64, node_row, incarnation),
+	COL(9, WIRE_SLICE, node_row, sync),
+	COL(10, WIRE_U64, node_row, lag),
+	COL(11, WIRE_U64, node_row, seq),
+	COL(12, WIRE_U64, node_row, routes),
+	COL(13, WIRE_U64, node_row, digest),
+	COL(14, WIRE_SLICE, node_row, sees),
+	COL(15, WIRE_BOOL, node_row, heard),
+	COL(16, WIRE_SLICE, node_row, addrs),
+};
+
 enum { REPLY_F_CURSOR = 2, REPLY_F_CLIENTS = 3, REPLY_F_ROUTES = 4,
-	REPLY_F_KV = 5, REPLY_F_ITEMS = 8 };
+	REPLY_F_KV = 5, REPLY_F_ITEMS = 8, REPLY_F_NODES = 9 };
 static const struct wire_col reply_cols[] = {
 	COL(1, WIRE_U32, reply, status),
 	COL(REPLY_F_CURSOR, WIRE_SLICE, reply, cursor),
@@ -204,6 +223,12 @@ reply_kv(struct reply_writer *w, const struct kv_row *row)
 }
 
 int
+reply_node(struct reply_writer *w, const struct node_row *row)
+{
+	return put_row(w, REPLY_F_NODES, node_cols, NELEM(node_cols), row);
+}
+
+int
 reply_item(struct reply_writer *w, struct item_row *row)
 {
 	if (item_put(&w->out, REPLY_F_ITEMS, row, w->rows == 0) < 0)
@@ -285,6 +310,13 @@ get_row(struct reply_row *row, const struct wire_field *f)
 		memset(&row->kv, 0, sizeof(row->kv));
 		if (!f->is_bytes || decode(kv_cols, NELEM(kv_cols), &row->kv,
 		    f->bytes.data, f->bytes.len) < 0)
+			return ERR_PROTO;
+		return 1;
+	case REPLY_F_NODES:
+		row->kind = REPLY_NODE;
+		memset(&row->node, 0, sizeof(row->node));
+		if (!f->is_bytes || decode(node_cols, NELEM(node_cols),
+		    &row->node, f->bytes.data, f->bytes.len) < 0)
 			return ERR_PROTO;
 		return 1;
 	case REPLY_F_ITEMS:

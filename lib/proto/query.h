@@ -59,6 +59,26 @@ enum query_what {
 				 * answer to the batch before said. Answered
 				 * with kv rows, see IMPORT_KEYS; status 0 says
 				 * that it is in the log */
+
+	/* To the router, of the cluster. */
+	QUERY_CLUSTER	= 13,	/* a node row for each member, page by page;
+				 * then, on the last page, kv rows: "cluster"
+				 * (uid), "name", "out" (why this node is alone:
+				 * "left", "forced", "name"; empty: it is not),
+				 * "joined" (it has been with others), "split",
+				 * "majority", "cores", "rows", "digest" (of
+				 * who belongs to it), "unsaved" */
+	QUERY_CLUSTER_JOIN = 14,	/* begin to join the cluster of the
+				 * node in arg */
+	QUERY_CLUSTER_LEAVE = 15,	/* begin to leave */
+	QUERY_CLUSTER_FORCE = 16,	/* send away the node in arg */
+	QUERY_CLUSTER_HEAL = 17,	/* kv "parked": how many were */
+	/* How that goes which the answer to one of the three gave "task" for
+	 * (in handle): kv "state" ("running", "done", "partial", "failed"),
+	 * "have" and "cores" (of those who need to write it down, have), "why".
+	 * One that is not known: EX_NOINPUT; a router starts anew when it has
+	 * joined or left. */
+	QUERY_CLUSTER_TASK = 18,
 };
 
 enum query_flag {
@@ -123,6 +143,12 @@ struct route_info {
 	bool		widened;
 };
 
+struct node_row {
+	struct slice	name, role, state, sync, sees, addrs;
+	uint64_t	join, since_ms, incarnation, lag, seq, routes, digest;
+	bool		self, parked, heard;
+};
+
 struct kv_row {
 	struct slice	key, value;
 };
@@ -145,6 +171,7 @@ void reply_begin(struct reply_writer *w, void *buf, size_t size, uint64_t id);
 int reply_client(struct reply_writer *w, const struct client_row *row);
 int reply_route(struct reply_writer *w, const struct route_info *row);
 int reply_kv(struct reply_writer *w, const struct kv_row *row);
+int reply_node(struct reply_writer *w, const struct node_row *row);
 /* The same from row->at on, which becomes what is to be told next: all is told
  * when it is item_size(row). In parts only if nothing else is in the page. */
 int reply_item(struct reply_writer *w, struct item_row *row);
@@ -176,7 +203,8 @@ struct reply {
 	struct wire_in	in;
 };
 
-enum reply_row_kind { REPLY_CLIENT = 1, REPLY_ROUTE, REPLY_KV, REPLY_ITEM };
+enum reply_row_kind { REPLY_CLIENT = 1, REPLY_ROUTE, REPLY_KV, REPLY_ITEM,
+	REPLY_NODE };
 
 struct reply_row {
 	enum reply_row_kind kind;
@@ -185,6 +213,7 @@ struct reply_row {
 		struct route_info route;
 		struct kv_row	  kv;
 		struct item_row	  item;
+		struct node_row	  node;
 	};
 };
 

@@ -54,6 +54,10 @@ walk(struct reply_row *row)
 		touch(row->kv.key);
 		touch(row->kv.value);
 		break;
+	case REPLY_NODE:
+		touch(row->node.name);
+		touch(row->node.sees);
+		break;
 	case REPLY_ITEM:
 		walk_item(&row->item);
 		break;

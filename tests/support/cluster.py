@@ -12,6 +12,7 @@ do not meet: 127.0.0.0/8 is all loopback, and ports follow from names.
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import time
@@ -79,6 +80,8 @@ class Cluster:
                 node.stop(check=exc is None)
             except mqttc.Failed as e:
                 failed = failed or e
+        for node in self.nodes:
+            shutil.rmtree(node.dir, ignore_errors=True)
         if failed is not None and exc is None:
             raise failed
 
@@ -97,7 +100,11 @@ class Cluster:
             self.wait_linked()
 
     def stop(self, i):
-        self.nodes[i].stop()
+        """Stop node i; it can be started again, with what is on its disk."""
+        node = self.nodes[i]
+        node.own_dir = False
+        node.stop()
+        node.own_dir = True
 
     def kill(self, i):
         """kill -9 of every process of node i: the machine is gone."""

@@ -47,6 +47,7 @@ class Rig:
         self.dir = tempfile.mkdtemp(prefix="mqttc-rig-")
         self.run_dir = os.path.join(self.dir, "run")
         os.mkdir(self.run_dir, 0o700)
+        os.mkdir(os.path.join(self.dir, "data"), 0o700)
         self.options = {"node.name": "rig@127.0.0.1",
                         "cluster.discovery": "singleton",
                         "node.run_dir": self.run_dir,
@@ -305,6 +306,18 @@ class Process:
         self.seq = self.acked = 0
         self.rig.do("connect", self.name)
         self.rig.wait("up", name=self.name)
+
+    def links(self, port, flows=None):
+        """As a cluster-link: what is bound, and for which nodes it flows."""
+        self.rig.do("links", self.name, port, *(
+            "%s=%d" % kv for kv in (flows or {}).items()))
+
+    def wait_nodes(self, predicate):
+        """The NODES that this process is told, once they are as wanted."""
+        while True:
+            nodes = self.rig.wait("nodes", name=self.name)["nodes"]
+            if predicate(nodes):
+                return nodes
 
     def die(self, tell=True):
         self.rig.do("close", self.name)

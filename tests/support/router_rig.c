@@ -19,6 +19,7 @@
  *	raw NAME KIND [HEX]		any message
  *	read NAME			map the newest index and confirm it
  *	map NAME			map it and do not confirm
+ *	links NAME PORT [NODE=0|1]...	LinkState: bound, and what flows
  *	enter NAME, leave NAME		hold an epoch, and no more
  *	match NAME TOPIC		where the index leads, and its groups
  *	id NAME FILTER			of that group
@@ -49,6 +50,7 @@
 #include "log/log.h"
 #include "proc/proc.h"
 #include "proc/sup.h"
+#include "proto/nodes.h"
 #include "proto/route.h"
 #include "proto/route.pb.h"
 #include "shm/segment.h"
@@ -336,6 +338,34 @@ on_route_ack(void *ctx, struct bus_frame *f)
 	return 0;
 }
 
+static int
+on_nodes(void *ctx, struct bus_frame *f)
+{
+	struct fake	*k = ctx;
+	struct nodes	 m;
+	struct node_info info;
+	unsigned	 i;
+	const char	*sep = "";
+
+	must(nodes_decode(&m, f->body, f->len) == 0, "Nodes");
+	printf("{\"event\":\"nodes\",\"name\":\"%s\",\"version\":%" PRIu64
+	    ",\"router\":%" PRIu64 ",\"nodes\":{", k->name, m.version,
+	    m.router_incarnation);
+	for (; nodes_next(&m, &info) == 1; sep = ",") {
+		printf("%s\"%.*s\":{\"host\":\"%.*s\",\"state\":%u,"
+		    "\"incarnation\":%" PRIu64 ",\"index\":%u,\"core\":%s,"
+		    "\"ports\":[", sep, (int)info.name.len, info.name.data,
+		    (int)info.host.len, info.host.data, info.state,
+		    info.incarnation, info.index, info.core ? "true" :
+		    "false");
+		for (i = 0; i < NODE_LINKS_MAX; i++)
+			printf("%s%u", i > 0 ? "," : "", info.ports[i]);
+		printf("]}");
+	}
+	printf("}}\n");
+	return 0;
+}
+
 static void
 on_up(void *ctx, struct bus_peer *p UNUSED)
 {
@@ -346,6 +376,7 @@ on_up(void *ctx, struct bus_peer *p UNUSED)
 
 static const struct bus_rule fake_accepts[] = {
 	{ KIND_ROUTE_ACK, PEER_ROUTER, 0, on_route_ack },
+	{ KIND_NODES, PEER_ROUTER, 0, on_nodes },
 };
 static const struct bus_events fake_events = { .up = on_up };
 
@@ -640,6 +671,26 @@ do_ping(uint64_t seq)
 			(void)sup_send(conns[i].fd, &msg, NULL, 0);
 }
 
+static void
+do_links(struct fake *k, char **word, size_t n)
+{
+	static uint8_t	 buf[LINK_STATE_BUF];
+	struct wire_out	 w;
+	struct link_flow flow;
+	size_t		 i, len;
+
+	must(n >= 1, "links");
+	link_state_begin(&w, buf, sizeof(buf), (uint32_t)atoi(word[0]));
+	for (i = 1; i < n; i++) {
+		len = strcspn(word[i], "=");
+		flow = (struct link_flow){ { (uint8_t *)word[i], len },
+		    strcmp(word[i] + len, "=1") == 0 };
+		must(link_state_add(&w, &flow) == 0, word[i]);
+	}
+	must(bus_send(k->router, KIND_LINK_STATE, buf, wire_out_len(&w)) == 0,
+	    "bus_send");
+}
+
 /* --- Commands ---------------------------------------------------------------------- */
 
 static void
@@ -659,6 +710,8 @@ fake_command(const char *what, char **word, size_t n)
 		do_bulk(k, word + 1, n - 1);
 	else if (strcmp(what, "raw") == 0 && n >= 2)
 		do_raw(k, (unsigned)atoi(word[1]), n > 2 ? word[2] : "");
+	else if (strcmp(what, "links") == 0)
+		do_links(k, word + 1, n - 1);
 	else if (strcmp(what, "map") == 0 || strcmp(what, "read") == 0)
 		do_map(k);
 	else if (strcmp(what, "enter") == 0)

@@ -261,6 +261,10 @@ a_page_of_every_kind_of_row(void **state UNUSED)
 		.as = S("a/#"), .state = S("installed"),
 	};
 	struct kv_row	    kv = { S("k"), S("v") };
+	struct node_row	    node = {
+		.name = S("a@h"), .role = S("core"), .sees = S("b@h c@h"),
+		.join = UINT64_MAX, .digest = 9, .self = true,
+	};
 	struct reply_writer w;
 	struct reply	    r;
 	struct reply_row    row;
@@ -272,13 +276,14 @@ a_page_of_every_kind_of_row(void **state UNUSED)
 	assert_int_equal(reply_client(&w, &client), 0);
 	assert_int_equal(reply_route(&w, &route), 0);
 	assert_int_equal(reply_kv(&w, &kv), 0);
+	assert_int_equal(reply_node(&w, &node), 0);
 	n = reply_end(&w, S("next"));
 	assert_true(n > 0);
 
 	assert_int_equal(reply_decode(&r, buf, (size_t)n), 0);
 	assert_int_equal(r.status, 0);
 	assert_int_equal(r.id, 42);
-	assert_int_equal(r.rows, 3);
+	assert_int_equal(r.rows, 4);
 	assert_text(r.cursor, "next");
 	assert_int_equal(reply_next(&r, &row), 1);
 	assert_int_equal(row.kind, REPLY_CLIENT);
@@ -300,6 +305,11 @@ a_page_of_every_kind_of_row(void **state UNUSED)
 	assert_int_equal(reply_next(&r, &row), 1);
 	assert_int_equal(row.kind, REPLY_KV);
 	assert_text(row.kv.value, "v");
+	assert_int_equal(reply_next(&r, &row), 1);
+	assert_int_equal(row.kind, REPLY_NODE);
+	assert_text(row.node.sees, "b@h c@h");
+	assert_true(row.node.join == UINT64_MAX && row.node.self);
+	assert_false(row.node.parked);
 	assert_int_equal(reply_next(&r, &row), 0);
 }
 
