@@ -131,6 +131,11 @@ uint64_t seen_of(const struct members *m, const char *name,
 
 /* --- reach.c --- */
 
+/* Does a core that is heard from say that it reaches it? */
+bool is_seen(const struct members *m, const struct entry *e);
+/* Is it in reach: ours, or, as a replicant is linked with one core, of one who
+ * would know? */
+bool counts_as_up(const struct members *m, const struct entry *e);
 /* Does anybody who is heard from reach it? */
 bool is_alive(const struct members *m, const struct entry *e);
 

@@ -254,7 +254,8 @@ struct member_acks members_acks(const struct members *m, uint64_t join);
 struct member_look {
 	const struct member_row *row;
 	bool		self;
-	bool		up;		/* members_reach */
+	bool		up;		/* members_reach; or of a replicant, or
+					 * to one: a core says that it is */
 	bool		parked;
 	uint64_t	since_ms;	/* when it went down, or came up */
 	uint64_t	incarnation;	/* the highest known of its name */

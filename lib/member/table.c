@@ -620,7 +620,7 @@ look(const struct members *m, const struct entry *e, struct member_look *out)
 {
 	out->row = &e->row;
 	out->self = e == m->self;
-	out->up = out->self || e->up;
+	out->up = counts_as_up(m, e);
 	out->parked = e->parked || e->parked_there;
 	out->since_ms = e->since_ms;
 	out->incarnation = out->self ? m->incarnation : e->incarnation;
@@ -711,7 +711,7 @@ members_count(const struct members *m, struct members_count *out)
 		    bytes, sizeof(bytes)));
 		if (!e->member)
 			continue;
-		up = e == m->self || e->up;
+		up = counts_as_up(m, e);
 		out->members++;
 		out->up += up;
 		out->cores += e->row.role == MEMBER_CORE;

@@ -1129,6 +1129,47 @@ a_split_shows_and_nobody_who_is_seen_is_cleaned(void **state)
 	end(&c);
 }
 
+/* A replicant is linked with one core: the others have that one's word. */
+static void
+a_replicant_is_up_where_its_core_is_heard(void **state)
+{
+	struct node		a, b, r;
+	struct members_opts	o = opts_of(&r, "r@h", "c");
+	struct member_look	l;
+
+	(void)state;
+	begin(&a, "a@h", "c", 0);
+	begin(&b, "b@h", "c", 100);
+	begin(&r, "r@h", "c", 200);
+	o.role = MEMBER_REPLICANT;
+	assert_int_equal(again_as(&r, &o), 0);
+	save(&r);
+	meet(&a, &b);
+	meet(&b, &r);
+	tell_all(&b, &a);
+	assert_int_equal(members_find(a.m, "r@h", &l), 0);
+	assert_false(l.up);
+	view_of(&b, &a);
+	assert_int_equal(members_find(a.m, "r@h", &l), 0);
+	assert_true(l.up);
+	assert_int_equal(count(&a).up, 3);
+	/* The same the other way round. */
+	members_say_again(b.m);
+	tell_all(&b, &r);
+	assert_int_equal(members_find(r.m, "a@h", &l), 0);
+	assert_false(l.up);
+	view_of(&b, &r);
+	assert_int_equal(members_find(r.m, "a@h", &l), 0);
+	assert_true(l.up);
+	/* Of a core another core has to know by itself. */
+	part(&a, &b);
+	assert_int_equal(members_find(a.m, "r@h", &l), 0);
+	assert_false(l.up);
+	end(&a);
+	end(&b);
+	end(&r);
+}
+
 static void
 without_autoheal_it_is_parked_until_healed(void **state)
 {
@@ -1207,6 +1248,7 @@ main(void)
 		cmocka_unit_test(a_majority_of_the_cores_is_done),
 		cmocka_unit_test(a_replicant_says_what_its_core_lacks),
 		cmocka_unit_test(a_split_shows_and_nobody_who_is_seen_is_cleaned),
+		cmocka_unit_test(a_replicant_is_up_where_its_core_is_heard),
 		cmocka_unit_test(without_autoheal_it_is_parked_until_healed),
 	};
 
