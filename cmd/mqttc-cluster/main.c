@@ -142,7 +142,7 @@ operands(void *ctx, int argc, char **argv)
 		tool_usage(&opts, "'%s' is no node name: NAME@HOST", a->node);
 }
 
-/* --- Asking the router ----------------------------------------------------- */
+/* --- Asking the router --------------------------------------------------- */
 
 /* One node as it was told. */
 struct node {
@@ -388,7 +388,7 @@ view_get(struct asker *a, struct view *v)
 	return rc;
 }
 
-/* --- Printing -------------------------------------------------------------- */
+/* --- Printing ------------------------------------------------------------ */
 
 static bool
 is_running(const struct node *n)
@@ -632,7 +632,7 @@ print_names(struct asker *a, const struct view *v)
 	return 0;
 }
 
-/* --- What changes something ------------------------------------------------ */
+/* --- What changes something ---------------------------------------------- */
 
 static bool
 get_number(struct slice s, uint64_t *out)

@@ -23,7 +23,7 @@ members_reach(struct members *m, uint64_t join, bool up, uint64_t now_ms)
 	}
 }
 
-/* --- Views ----------------------------------------------------------------- */
+/* --- Views --------------------------------------------------------------- */
 
 static void
 put_ids(struct wire_out *w, unsigned field, const struct members *m,
@@ -183,7 +183,7 @@ members_split(const struct members *m)
 	return false;
 }
 
-/* --- What may be done ------------------------------------------------------ */
+/* --- What may be done ---------------------------------------------------- */
 
 bool
 members_majority(const struct members *m)
