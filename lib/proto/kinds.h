@@ -26,6 +26,8 @@ enum kind {
 	KIND_ROUTES	= 18,	/* Routes: owner -> router (route.proto) */
 	KIND_SESSION	= 19,	/* Session: listener -> store (session.proto) */
 	KIND_SERVE	= 20,	/* Session: store -> listener */
+	KIND_CLAIM	= 24,	/* Claim: store <-> router <-> router (claim.proto) */
+	KIND_MOVE	= 25,	/* Move: store <-> store (move.proto) */
 
 	/* Single messages, unsequenced: lost with the connection. */
 	KIND_ROUTE_ACK	= 32,	/* RouteAck: router -> owner */
