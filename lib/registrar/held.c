@@ -90,6 +90,13 @@ write_cell(uint8_t *c, const struct held *h)
 	    (h->flags & 15))));
 }
 
+/* How far from cell a on to b. */
+static uint32_t
+way(const struct held_table *s, uint32_t a, uint32_t b)
+{
+	return b >= a ? b - a : b + s->ncells - a;
+}
+
 /* The cell of x and node (or ANY_NODE) from i on, or ncells. */
 static uint32_t
 find(const struct held_table *s, uint64_t x, unsigned node, uint32_t i)
@@ -114,23 +121,38 @@ place(const struct held_table *s, uint64_t low)
 	return i;
 }
 
+/* Into a table of so many cells, but for those that drop() says. */
 static int
-resize(struct held_table *s, uint64_t ncells)
+copy(struct held_table *s, uint64_t ncells, unsigned table,
+    bool (*drop)(const struct held *h, unsigned node), unsigned node)
 {
-	struct held_table	new = { NULL, 0, s->n, s->copies + 1 };
+	struct held_table	new = { NULL, 0, 0, s->copies + 1 };
+	struct held		h;
 
 	if (ncells > CELLS_MAX)
 		return ERR_FULL;
 	new.ncells = (uint32_t)ncells;
 	if ((new.cells = calloc(ncells, CELL)) == NULL)
 		return ERR_NOMEM;
-	for (uint32_t i = 0; i < s->ncells; i++)
-		if (!is_free(cell(s, i)))
-			memcpy(cell(&new, place(&new, low_bits(cell(s, i)))),
-			    cell(s, i), CELL);
+	for (uint32_t i = 0; i < s->ncells; i++) {
+		if (is_free(cell(s, i)))
+			continue;
+		read_cell(cell(s, i), table, &h);
+		if (drop != NULL && drop(&h, node))
+			continue;
+		memcpy(cell(&new, place(&new, low_bits(cell(s, i)))),
+		    cell(s, i), CELL);
+		new.n++;
+	}
 	free(s->cells);
 	*s = new;
 	return 0;
+}
+
+static int
+resize(struct held_table *s, uint64_t ncells)
+{
+	return copy(s, ncells, 0, NULL, 0);
 }
 
 int
@@ -174,15 +196,14 @@ void
 held_del(struct held_rows *t, uint64_t x, unsigned node)
 {
 	struct held_table	*s = &t->tables[table_of(x)];
-	uint32_t		 i, j, h, past;
+	uint32_t		 i, j, h;
 
 	if (s->ncells == 0 || (i = find(s, x, node, home(s, x << 8 >> 8))) ==
 	    s->ncells)
 		return;
 	for (j = after(s, i); !is_free(cell(s, j)); j = after(s, j)) {
 		h = home(s, low_bits(cell(s, j)));
-		past = (j + s->ncells - i) % s->ncells;
-		if ((j + s->ncells - h) % s->ncells >= past) {
+		if (way(s, h, j) >= way(s, i, j)) {
 			memcpy(cell(s, i), cell(s, j), CELL);
 			i = j;
 		}
@@ -239,6 +260,53 @@ held_walk_del(struct held_rows *t, struct held_walk *w, const struct held *h)
 {
 	held_del(t, h->x, h->node);
 	w->at--;		/* another one may have moved there */
+}
+
+void
+held_walk_set(struct held_rows *t, const struct held_walk *w,
+    const struct held *h)
+{
+	write_cell(cell(&t->tables[w->table], w->at - 1), h);
+}
+
+static uint32_t
+count(const struct held_table *s, unsigned table,
+    bool (*drop)(const struct held *h, unsigned node), unsigned node)
+{
+	struct held	h;
+	uint32_t	n = 0;
+
+	for (uint32_t i = 0; i < s->ncells; i++) {
+		if (is_free(cell(s, i)))
+			continue;
+		read_cell(cell(s, i), table, &h);
+		n += drop(&h, node);
+	}
+	return n;
+}
+
+void
+held_drop(struct held_rows *t, bool (*drop)(const struct held *h,
+    unsigned node), unsigned node)
+{
+	for (unsigned i = 0; i < HELD_TABLES; i++) {
+		struct held_table	*s = &t->tables[i];
+		struct held_walk	 w = { .table = i };
+		uint32_t		 gone = count(s, i, drop, node);
+		uint64_t		 left = s->n - gone;
+		struct held		 h;
+
+		if (gone == 0)
+			continue;
+		if (copy(s, left + left / 4 + CELLS_MIN, i, drop, node) == 0) {
+			t->n -= gone;
+			continue;
+		}
+		/* No memory for a copy: slowly. */
+		while (held_walk(t, &w, &h) && w.table == i)
+			if (drop(&h, node))
+				held_walk_del(t, &w, &h);
+	}
 }
 
 size_t

@@ -67,6 +67,14 @@ bool held_walk(const struct held_rows *t, struct held_walk *w,
 void held_walk_del(struct held_rows *t, struct held_walk *w,
     const struct held *h);
 
+/* Write the row just given anew; x and node as they are. */
+void held_walk_set(struct held_rows *t, const struct held_walk *w,
+    const struct held *h);
+
+/* Remove all rows of which drop() says so; far cheaper than one by one. */
+void held_drop(struct held_rows *t, bool (*drop)(const struct held *h,
+    unsigned node), unsigned node);
+
 /* Bytes that the tables take, whatever is in them. */
 size_t held_bytes(const struct held_rows *t);
 

@@ -682,7 +682,7 @@ went(struct registrar *r, uint64_t node, uint64_t now_ms)
 	while (held_walk(&r->rows, &at, &w))
 		if (w.node == n->number && w.flags & CLAIM_MOVING) {
 			w.flags = CLAIM_UNSURE;
-			(void)held_put(&r->rows, &w);	/* it is there */
+			held_walk_set(&r->rows, &at, &w);
 			moved(r, w.x, now_ms);
 		}
 	registrar_forget(r, node, now_ms);
@@ -743,24 +743,45 @@ upload(struct registrar *r, uint64_t node)
 	while (held_walk(&r->rows, &at, &w))
 		if (w.node == n->number && !w.stale) {
 			w.stale = true;
-			(void)held_put(&r->rows, &w);	/* it is there */
+			held_walk_set(&r->rows, &at, &w);
 		}
 	return 0;
 }
 
-/* Take away the rows of n, or the stale ones. */
+static bool
+is_of(const struct held *w, unsigned number)
+{
+	return w->node == number;
+}
+
+static bool
+is_stale_of(const struct held *w, unsigned number)
+{
+	return w->node == number && w->stale;
+}
+
+static bool
+is_live_of(const struct held *w, unsigned number)
+{
+	return w->node == number && !(w->flags & (CLAIM_DURABLE |
+	    CLAIM_MOVING | CLAIM_UNSURE));
+}
+
+/* Take away the rows of n that drop() names. Somebody waits for those alone
+ * whose move has not ended. */
 static void
-sweep(struct registrar *r, const struct registrar_member *n, bool stale,
-    uint64_t now_ms)
+sweep(struct registrar *r, const struct registrar_member *n,
+    bool (*drop)(const struct held *w, unsigned number), uint64_t now_ms)
 {
 	struct held_walk	at = { .table = 0 };
 	struct held		w;
 
 	while (held_walk(&r->rows, &at, &w))
-		if (w.node == n->number && (w.stale || !stale)) {
+		if (w.flags & CLAIM_MOVING && drop(&w, n->number)) {
 			held_walk_del(&r->rows, &at, &w);
 			moved(r, w.x, now_ms);
 		}
+	held_drop(&r->rows, drop, n->number);
 }
 
 static void
@@ -770,7 +791,7 @@ uploaded(struct registrar *r, uint64_t node, uint64_t told, uint64_t now_ms)
 
 	if (n == NULL || !n->uploading)
 		return;
-	sweep(r, n, true, now_ms);
+	sweep(r, n, is_stale_of, now_ms);
 	n->uploading = false;
 	n->told = told;
 	for (unsigned i = 0; i < r->npeers; i++)
@@ -826,18 +847,17 @@ registrar_node_down(struct registrar *r, uint64_t node, uint64_t now_ms)
 	struct held		 w;
 
 	registrar_left(r, node);
-	while (n != NULL && held_walk(&r->rows, &at, &w)) {
-		if (w.node != n->number ||
-		    w.flags == CLAIM_DURABLE || w.flags == CLAIM_UNSURE)
-			continue;
-		if (w.flags & (CLAIM_DURABLE | CLAIM_MOVING)) {
+	if (n == NULL)
+		return;
+	held_drop(&r->rows, is_live_of, n->number);
+	while (held_walk(&r->rows, &at, &w))
+		if (w.node == n->number && w.flags != CLAIM_DURABLE &&
+		    w.flags != CLAIM_UNSURE) {
 			w.flags = w.flags & CLAIM_DURABLE ? CLAIM_DURABLE :
 			    CLAIM_UNSURE;
-			(void)held_put(&r->rows, &w);	/* it is there */
-		} else
-			held_walk_del(&r->rows, &at, &w);
-		moved(r, w.x, now_ms);
-	}
+			held_walk_set(&r->rows, &at, &w);
+			moved(r, w.x, now_ms);
+		}
 }
 
 void
@@ -848,7 +868,7 @@ registrar_forget(struct registrar *r, uint64_t node, uint64_t now_ms)
 	registrar_left(r, node);
 	if (n == NULL)
 		return;
-	sweep(r, n, false, now_ms);
+	sweep(r, n, is_of, now_ms);
 	r->members[n->number] = NULL;
 	htab_del(&r->nodes, node, n);
 	free(n);

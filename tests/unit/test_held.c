@@ -186,6 +186,41 @@ a_walk_may_remove_and_add(void **state UNUSED)
 	free(seen);
 }
 
+static bool
+is_of(const struct held *h, unsigned node)
+{
+	return h->node == node;
+}
+
+static void
+all_of_a_node_go_at_once(void **state UNUSED)
+{
+	struct held_rows	t;
+	struct held		h;
+
+	held_init(&t);
+	held_drop(&t, is_of, 1);
+	for (uint64_t i = 0; i < 30000; i++) {
+		h = (struct held){ .x = hash(i), .epoch = i };
+		h.node = i % 3;
+		assert_int_equal(held_put(&t, &h), 0);
+	}
+	held_drop(&t, is_of, 7);
+	assert_int_equal(t.n, 30000);
+	held_drop(&t, is_of, 1);
+	assert_int_equal(t.n, 20000);
+	assert_true(held_bytes(&t) <= 20000 * 24);
+	for (uint64_t i = 0; i < 30000; i++) {
+		assert_int_equal(held_get(&t, hash(i), i % 3, &h), i % 3 != 1);
+		if (i % 3 != 1)
+			assert_true(h.epoch == i);
+	}
+	held_drop(&t, is_of, 0);
+	held_drop(&t, is_of, 2);
+	assert_int_equal(t.n, 0);
+	held_fini(&t);
+}
+
 /* 24 bytes a row: while they come, and when half of them went. */
 static void
 a_row_takes_at_most_24_bytes(void **state UNUSED)
@@ -226,6 +261,7 @@ main(void)
 		cmocka_unit_test(extremes_come_back_as_they_were),
 		cmocka_unit_test(agrees_with_a_list),
 		cmocka_unit_test(a_walk_may_remove_and_add),
+		cmocka_unit_test(all_of_a_node_go_at_once),
 		cmocka_unit_test(a_row_takes_at_most_24_bytes),
 	};
 
