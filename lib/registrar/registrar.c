@@ -30,6 +30,7 @@ struct registrar_member {
 	uint64_t	 told;		/* its last row, */
 	uint64_t	 marked;	/* and when the last mark was sent */
 	bool		 follows, uploading;
+	bool		 known;		/* all cores in reach have its rows */
 };
 
 void
@@ -411,14 +412,33 @@ tell_branch(struct registrar *r, uint8_t kind)
 }
 
 static void
+tell_uploaded(struct registrar *r, uint64_t core,
+    const struct registrar_member *n)
+{
+	struct claim_msg	m = { .kind = CLAIM_BRANCH, .node = n->node };
+
+	r->ops->peer(r->ctx, core, &m);
+}
+
+static void
 confirm(struct registrar *r)
 {
+	struct registrar_member	*n;
+
 	if (!r->confirming)
 		return;
 	for (unsigned i = 0; i < r->npeers; i++)
 		if (r->peers[i].echoed < r->peers[i].mark)
 			return;
 	r->confirming = false;
+	/* Not before: a claim asked us before the upload, and asks the core it
+	 * left after that has forgotten it. Now its core has seen the rows. */
+	for (size_t i = 0; (n = walk(&r->nodes, &i)) != NULL;)
+		if (n->follows && !n->uploading && !n->known) {
+			n->known = true;
+			for (unsigned k = 0; k < r->npeers; k++)
+				tell_uploaded(r, r->peers[k].node, n);
+		}
 	tell_branch(r, CLAIM_CONFIRMED);
 }
 
@@ -474,21 +494,9 @@ gone(struct registrar *r, uint64_t node, const struct claim_msg *m,
 }
 
 static void
-tell_uploaded(struct registrar *r, uint64_t core)
-{
-	struct claim_msg	 m = { .kind = CLAIM_BRANCH };
-	struct registrar_member		*n;
-
-	for (size_t i = 0; (n = walk(&r->nodes, &i)) != NULL;)
-		if (n->follows && !n->uploading) {
-			m.node = n->node;
-			r->ops->peer(r->ctx, core, &m);
-		}
-}
-
-static void
 send_all(struct registrar *r, uint64_t core)
 {
+	struct registrar_member	*n;
 	struct held_walk	at = { .table = 0 };
 	struct claim_holder	h;
 	struct held		w;
@@ -498,7 +506,9 @@ send_all(struct registrar *r, uint64_t core)
 		if (!(h.flags & CLAIM_MOVING))
 			send_row(r, core, w.x, &h);
 	}
-	tell_uploaded(r, core);
+	for (size_t i = 0; (n = walk(&r->nodes, &i)) != NULL;)
+		if (n->follows && n->known)
+			tell_uploaded(r, core, n);
 }
 
 static void
@@ -694,6 +704,7 @@ registrar_from_peer(struct registrar *r, uint64_t core,
 {
 	struct claim_holder	 h = { m->node, m->epoch, m->flags };
 	struct claim_msg	 out = { .kind = CLAIM_ECHO };
+	struct claim		*c;
 
 	switch (m->kind) {
 	case CLAIM_CLAIM:
@@ -704,6 +715,9 @@ registrar_from_peer(struct registrar *r, uint64_t core,
 		answered(r, core, m, now_ms);
 		return 0;
 	case CLAIM_ROW:
+		/* It may be news since that core answered. */
+		if ((c = claim_of(r, m->x)) != NULL && h.node != c->node)
+			claim_add(&c->found, &h);
 		compare(r, core, m->x, &h);
 		return 0;
 	case CLAIM_SYNC:
@@ -740,6 +754,7 @@ upload(struct registrar *r, uint64_t node)
 	if ((rc = find_or_make_member(r, node, &n)) < 0)
 		return rc;
 	n->follows = n->uploading = true;
+	n->known = false;
 	while (held_walk(&r->rows, &at, &w))
 		if (w.node == n->number && !w.stale) {
 			w.stale = true;
@@ -794,8 +809,6 @@ uploaded(struct registrar *r, uint64_t node, uint64_t told, uint64_t now_ms)
 	sweep(r, n, is_stale_of, now_ms);
 	n->uploading = false;
 	n->told = told;
-	for (unsigned i = 0; i < r->npeers; i++)
-		tell_uploaded(r, r->peers[i].node);
 	mark(r);
 	confirm(r);
 }
