@@ -53,6 +53,7 @@ static const struct wire_col item_cols[] = {
 	COL(20, WIRE_U32, sub_id),
 	COL(21, WIRE_SLICE, ids),
 	COL(22, WIRE_SLICE, data),
+	COL(23, WIRE_FIX64, began),
 };
 
 /* Up to `to` of the data; true if it fits. */

@@ -16,7 +16,8 @@
 
 enum move_item_kind {
 	/* version, expiry_s, away_ms (0: connected until the freeze), offset
-	 * (the next to be given), sent (below it was handed out). */
+	 * (the next to be given), sent (below it was handed out), began (the
+	 * epoch of its clean start). */
 	MOVE_ITEM_SESSION	= 1,
 	/* share, filter, options, sub_id. */
 	MOVE_ITEM_SUB		= 2,
@@ -27,7 +28,8 @@ enum move_item_kind {
 	/* QoS 2 of the client itself that is not released: pid, id_hi, id_lo
 	 * (the message it stands for: it comes here, too, from its source). */
 	MOVE_ITEM_INBOUND	= 4,
-	/* ids: of messages that came, whether they are still queued or not. */
+	/* ids: of messages that came, whether they are still queued or not, the
+	 * oldest first; id_hi, id_lo: the floor (move/seen.h). */
 	MOVE_ITEM_SEEN		= 5,
 	/* delay_s, away_ms, data (the packed record). */
 	MOVE_ITEM_WILL		= 6,
@@ -46,7 +48,7 @@ struct move_item {
 	uint32_t	total, at;	/* of data: bytes in all; this run's */
 	uint32_t	version, expiry_s, delay_s, state, pid, qos, options,
 			sub_id;
-	uint64_t	away_ms, offset, sent, id_hi, id_lo, group;
+	uint64_t	away_ms, offset, sent, id_hi, id_lo, group, began;
 	bool		retain;
 	struct slice	share, filter, ids, data;
 };

@@ -40,7 +40,7 @@ same_item(const struct move_item *a, const struct move_item *b)
 	    a->away_ms != b->away_ms || a->offset != b->offset ||
 	    a->sent != b->sent || a->id_hi != b->id_hi ||
 	    a->id_lo != b->id_lo || a->group != b->group ||
-	    a->retain != b->retain)
+	    a->retain != b->retain || a->began != b->began)
 		abort();
 	same(a->share, b->share);
 	same(a->filter, b->filter);
@@ -131,8 +131,9 @@ on_step(void *ctx, struct move *m)
 }
 
 static uint64_t
-on_state(void *ctx, struct move *m)
+on_state(void *ctx, struct move *m, uint64_t seq)
 {
+	(void)seq;
 	on_step(ctx, m);
 	return 3;
 }
@@ -161,7 +162,8 @@ hear(const uint8_t *data, size_t size, bool at_h)
 	memset(&m, 0, sizeof(m));
 	total = 0;
 	if (!at_h)
-		move_in_begin(&m, &ops, NULL, 7, 20, PEER, 0, now);
+		move_in_begin(&m, &ops, NULL, 7, 20, PEER, size % 5 == 0 ?
+		    MOVE_CLEAN : 0, now);
 	wire_in_init(&in, data, size);
 	while (move_msg_next(&in, &e) == 1) {
 		if (at_h)

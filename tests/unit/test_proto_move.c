@@ -43,7 +43,7 @@ extreme_item(uint32_t kind, size_t data)
 	it.pid = UINT16_MAX;
 	it.qos = 2;
 	it.away_ms = it.offset = it.sent = UINT64_MAX;
-	it.id_hi = it.id_lo = it.group = UINT64_MAX;
+	it.id_hi = it.id_lo = it.group = it.began = UINT64_MAX;
 	it.retain = true;
 	it.share = (struct slice){ bytes + 1, 65535 };
 	it.filter = (struct slice){ bytes + 2, 65535 };
@@ -84,7 +84,7 @@ expect_item(const struct move_item *a, const struct move_item *b)
 	assert_true(a->sub_id == b->sub_id && a->away_ms == b->away_ms);
 	assert_true(a->offset == b->offset && a->sent == b->sent);
 	assert_true(a->id_hi == b->id_hi && a->id_lo == b->id_lo);
-	assert_true(a->group == b->group);
+	assert_true(a->group == b->group && a->began == b->began);
 	assert_int_equal(a->retain, b->retain);
 	expect_slice(a->share, b->share);
 	expect_slice(a->filter, b->filter);
