@@ -76,7 +76,7 @@ struct session {
 	unsigned	nq;
 	uint32_t	next, frozen_at;
 	struct seen	seen;		/* ids remembered */
-	bool		thawed;		/* a move did not come to its end */
+	bool		unsure;		/* another one may have it, too */
 	struct inbound	inb[PIDS];
 	unsigned	conn;		/* that the grant was for, */
 	unsigned	will;		/* whose will is here; 0: none */
@@ -336,7 +336,7 @@ op_thaw(void *ctx, struct move *m UNUSED)
 	struct store	*t = ctx;
 
 	t->s.nrelays = 0;
-	t->s.thawed = true;
+	t->s.unsure = true;
 	all_thaws++;
 }
 
@@ -346,7 +346,7 @@ forget(struct store *t)
 {
 	t->s.have = false;
 	t->s.nq = t->s.naside = t->s.nrelays = 0;
-	t->s.thawed = false;
+	t->s.unsure = false;
 	t->s.will = 0;
 	t->s.clean = 0;
 	memset(t->s.inb, 0, sizeof(t->s.inb));
@@ -412,8 +412,10 @@ op_own(void *ctx, struct move *m)
 	t->s.epoch = m->epoch;
 	/* The session is resumed: its will is void, ours counts. */
 	t->s.will = t->s.conn;
-	if (m->alone)
+	if (m->alone) {
 		t->s.next += ITEMS;
+		t->s.unsure = true;
+	}
 	t->dirty = true;
 }
 
@@ -425,7 +427,7 @@ remembers(const struct session *s)
 	return (s->in.step >= MOVE_ASKING && s->in.step < MOVE_CLOSED) ||
 	    (s->merge.step >= MOVE_ASKING && s->merge.step < MOVE_CLOSED) ||
 	    (s->out.step != MOVE_OWN && s->out.step != MOVE_FORGOTTEN) ||
-	    s->thawed;
+	    s->unsure;
 }
 
 static void
@@ -819,6 +821,12 @@ restart(struct store *t)
 	memset(t->echoed, 0, sizeof(t->echoed));
 	for (unsigned s = 0; s < nnodes; s++)
 		want_epoch[s][t - st] = 0;
+	/* Not confirmed: it may have been frozen. */
+	if (t->s.have && !t->s.unsure) {
+		t->s.unsure = true;
+		for (unsigned i = 0; i < t->s.nq; i++)
+			CHECK(seen_add(&t->s.seen, id_of(&t->s.q[i])) == 0);
+	}
 	if (t->s.in.step != 0)
 		move_resume(&t->s.in, &ops, t, now);
 	if (t->s.merge.step != 0)
