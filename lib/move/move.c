@@ -118,25 +118,36 @@ move_out_take(struct move *m, const struct move_ops *ops, void *ctx,
 	if (same && is_giving(m)) {
 		if (in->kind == MOVE_SETTLED_ACK && m->step == MOVE_FORGETTING)
 			m->step = MOVE_FORGOTTEN;
+		else if (in->kind == MOVE_RELEASE && m->step == MOVE_FORGOTTEN)
+			reply(ops, ctx, from, in, MOVE_GONE, 0);
 		else if (in->snap == m->snap || in->kind == MOVE_RELEASE)
 			given_take(m, ops, ctx, in, now_ms);
 		return;
 	}
-	if (in->kind == MOVE_VISIBLE)
-		/* It went on without us, and we have not given it. */
+	if (in->kind == MOVE_VISIBLE) {
+		/* It went on without us, and we have not given it: nor shall
+		 * we, whatever comes late, for it ends the move now. */
 		reply(ops, ctx, from, in, MOVE_GONE, 0);
+		if (same)
+			move_peer_down(m, ops, ctx);
+	}
 	if (in->kind != MOVE_RELEASE && in->kind != MOVE_INSTALLED)
 		return;
 	if (own == 0) {
 		reply(ops, ctx, from, in, MOVE_GONE, 0);
 		return;
 	}
-	if (own > in->epoch || (m->step != MOVE_OWN && m->epoch > in->epoch)) {
+	/* Two that ask under one epoch would take it from each other for ever:
+	 * of these the higher node has it, as among holders. */
+	if (own > in->epoch || (m->step != MOVE_OWN && (m->epoch > in->epoch ||
+	    (m->epoch == in->epoch && m->peer > from)))) {
 		reply(ops, ctx, from, in, MOVE_REFUSED, MAX(own, m->epoch));
 		return;
 	}
 	if (is_giving(m))
 		return;		/* to another: A asks that one */
+	if (same)
+		m->since_ms = now_ms;
 	if (m->step == MOVE_DISCARDING || (same && m->step == MOVE_FREEZING))
 		return;
 	if (same && m->step == MOVE_FROZEN) {
@@ -239,6 +250,9 @@ move_in_take(struct move *m, const struct move_ops *ops, void *ctx,
 			log_step(m, ops, ctx, MOVE_ENDING);
 		else if (m->step == MOVE_DIRECT || m->step == MOVE_CLEARED)
 			log_step(m, ops, ctx, MOVE_CLOSED);
+		else if (m->step == MOVE_WAITING)
+			/* It was discarded, or went to a later one. */
+			log_step(m, ops, ctx, MOVE_LOST);
 		return false;
 	case MOVE_REFUSED:
 		if (m->step == MOVE_ASKING || m->step == MOVE_WAITING)
@@ -250,7 +264,9 @@ move_in_take(struct move *m, const struct move_ops *ops, void *ctx,
 	case MOVE_SETTLED:
 		if (m->step == MOVE_DIRECT && in->snap == m->snap)
 			log_step(m, ops, ctx, MOVE_CLOSED);
-		else if (m->step == MOVE_CLOSED && !m->pending)
+		else if ((m->step == MOVE_CLOSED && !m->pending) ||
+		    m->step == MOVE_ASKING)
+			/* (Asked for again under the same epoch.) */
 			say(m, ops, ctx, MOVE_SETTLED_ACK, 0);
 		return false;
 	default:
@@ -372,6 +388,12 @@ move_tick(struct move *m, const struct move_ops *ops, void *ctx,
 			ops->barrier(ctx, m);
 		if (m->done && !m->told)
 			say(m, ops, ctx, MOVE_DONE, 0);
+		break;
+	case MOVE_FREEZING:
+	case MOVE_FROZEN:
+		/* A has given up, or its client has. */
+		if (now_ms > m->since_ms + MOVE_SILENT_MS)
+			move_peer_down(m, ops, ctx);
 		break;
 	case MOVE_FORGETTING:
 		say(m, ops, ctx, MOVE_SETTLED, 0);

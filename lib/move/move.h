@@ -14,7 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { MOVE_REPEAT_MS = 300, MOVE_ACKS_MS = 1000, MOVE_ECHO_MS = 5000 };
+enum { MOVE_REPEAT_MS = 300, MOVE_ACKS_MS = 1000, MOVE_ECHO_MS = 5000,
+	MOVE_SILENT_MS = 10000 };
 
 enum move_kind {
 	MOVE_RELEASE = 1,	/* A: give me x, of snap from item seq on */
@@ -106,8 +107,9 @@ struct move_ops {
 
 /* --- H ------------------------------------------------------------------- */
 
-/* A step of A for x, whose epoch here is own (0: not here), snap: a number
- * that no freeze of this store ever had. m is zero when there is no move. */
+/* A step of A for x, whose epoch here is own (0: not here; one more if it is
+ * that of in and our node is the higher), snap: a number that no freeze of this
+ * store ever had. m is zero when there is no move. */
 void move_out_take(struct move *m, const struct move_ops *ops, void *ctx,
     uint64_t from, const struct move_msg *in, uint64_t own, uint64_t snap,
     uint64_t now_ms);

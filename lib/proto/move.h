@@ -29,7 +29,9 @@ enum move_item_kind {
 	 * (the message it stands for: it comes here, too, from its source). */
 	MOVE_ITEM_INBOUND	= 4,
 	/* ids: of messages that came, whether they are still queued or not, the
-	 * oldest first; id_hi, id_lo: the floor (move/seen.h). */
+	 * oldest first; id_hi, id_lo: the floor (move/seen.h). Also a RELAY, of
+	 * what a merge brought; then state RECEIVED: none of them waits there
+	 * any more, they were delivered. */
 	MOVE_ITEM_SEEN		= 5,
 	/* delay_s, away_ms, data (the packed record). */
 	MOVE_ITEM_WILL		= 6,

@@ -284,9 +284,9 @@ decide(struct registrar *r, struct claim *c, uint64_t now_ms)
 	m.node = c->node;
 	m.epoch = c->epoch;
 	m.asked = c->asked;
-	m.flags = c->provisional ? CLAIM_PROVISIONAL : 0;
+	m.flags = c->provisional || r->partial ? CLAIM_PROVISIONAL : 0;
 	r->stats.granted++;
-	r->stats.provisional += c->provisional;
+	r->stats.provisional += m.flags != 0;
 	drop_claim(r, c);
 	r->ops->desk(r->ctx, m.node, &m);
 	/* From here on it is granted: others wait for the end of its move. */
@@ -885,6 +885,12 @@ registrar_forget(struct registrar *r, uint64_t node, uint64_t now_ms)
 	r->members[n->number] = NULL;
 	htab_del(&r->nodes, node, n);
 	free(n);
+}
+
+void
+registrar_whole(struct registrar *r, bool whole)
+{
+	r->partial = !whole;
 }
 
 void

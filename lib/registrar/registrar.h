@@ -40,6 +40,7 @@ struct registrar {
 	unsigned		 npeers;
 	uint64_t		 marks, serials;
 	bool			 confirming;
+	bool			 partial;	/* see registrar_whole() */
 	struct held_rows	 rows;
 	struct registrar_member	*members[HELD_NODES];	/* by held.node */
 	unsigned		 nmembers;	/* above: none */
@@ -72,6 +73,11 @@ void registrar_node_down(struct registrar *r, uint64_t node, uint64_t now_ms);
 
 /* It is no member any more. */
 void registrar_forget(struct registrar *r, uint64_t node, uint64_t now_ms);
+
+/* Is every node that is a member up, and its rows with us or a core in reach?
+ * If not, what is granted is provisional: somebody may have it who cannot be
+ * asked, and the session has to remember what it gets. True at first. */
+void registrar_whole(struct registrar *r, bool whole);
 
 /* At least every half second. */
 void registrar_tick(struct registrar *r, uint64_t now_ms);

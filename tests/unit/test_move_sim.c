@@ -21,7 +21,7 @@
 #include "move/move.h"
 #include "move/seen.h"
 
-enum { NODES = 4, IDS = 96, ITEMS = NODES * IDS, STREAM = 2 * IDS + 64,
+enum { NODES = 4, IDS = 96, ITEMS = NODES * IDS, MANY = 4 * ITEMS, STREAM = 2 * IDS + 64,
 	MAIL = 8192, X = 7, DOWN_MS = 1000, FREEZES = 1024, PIDS = 4, KS = 512,
 	CONNS = 4096 };
 enum { F_LOSS = 1, F_DOUBLE = 2, F_CRASH = 4, F_STALL = 8, F_LATE = 16,
@@ -60,6 +60,8 @@ struct item {
 	uint8_t		qos, state;
 	bool		rec_logged;
 	uint64_t	gen;		/* of which session it is */
+	uint64_t	snap;		/* a relay: no message, but the ids
+					 * that were known at that freeze */
 };
 
 /* QoS 2 of the client itself that is not released: 1 + which message. */
@@ -72,7 +74,7 @@ struct session {
 	bool		have;		/* it is in our log */
 	uint64_t	epoch;
 	uint64_t	clean;		/* the epoch it began under */
-	struct item	q[ITEMS];
+	struct item	q[MANY];	/* QoS 1 may come again and again */
 	unsigned	nq;
 	uint32_t	next, frozen_at;
 	struct seen	seen;		/* ids remembered */
@@ -81,9 +83,11 @@ struct session {
 	unsigned	conn;		/* that the grant was for, */
 	unsigned	will;		/* whose will is here; 0: none */
 	unsigned	due[8], ndue;	/* wills to be published when logged */
-	struct item	aside[ITEMS];
+	struct item	aside[MANY];
 	unsigned	naside;
-	struct item	relays[ITEMS];	/* what came after the freeze */
+	struct item	relays[MANY];	/* what came after the freeze */
+	struct item	merged[MANY];	/* not ours before the other gave it */
+	unsigned	nmerged;
 	unsigned	nrelays;
 	unsigned	mark[NODES];	/* records taken of each stream */
 	struct move	in, merge, out;
@@ -100,6 +104,7 @@ struct store {
 		struct seen	seen;
 		struct inbound	inb[PIDS];
 		unsigned	will;
+		uint32_t	next;
 		uint64_t	clean;
 	}		frozen[FREEZES];
 };
@@ -143,7 +148,7 @@ static unsigned		 published[NODES];
 
 static struct {
 	unsigned	 at;		/* NODES: nowhere */
-	bool		 pend[ITEMS * 64];
+	bool		 pend[ITEMS * 256];
 	unsigned	 got[NODES][IDS];
 	uint64_t	 got_in[NODES][IDS];	/* which session */
 	unsigned	 last[NODES];
@@ -259,7 +264,7 @@ op_freeze(void *ctx, struct move *m)
 
 	CHECK((uint32_t)m->snap == t->serial + 1);
 	t->serial++;
-	t->s.frozen_at = t->s.next;
+	t->s.frozen_at = f->next = t->s.next;
 	t->s.nrelays = 0;
 	if (t->s.will != 0 && !will_delayed[t->s.will])
 		will_due(t);
@@ -370,8 +375,10 @@ op_restart(void *ctx, struct move *m)
 {
 	struct store	*t = ctx;
 
-	if (m->flags & MOVE_MERGE)
+	if (m->flags & MOVE_MERGE) {
+		t->s.nmerged = 0;
 		return;
+	}
 	CHECK(!t->s.have);
 	t->s.nq = 0;
 	t->s.next = 0;
@@ -397,26 +404,6 @@ anew(struct store *t, uint64_t at)
 	gen_node = (unsigned)(t - st);
 	gen_seq = route_seq[gen_node];
 	memset(gen_seen, 0, sizeof(gen_seen));
-}
-
-static void
-op_own(void *ctx, struct move *m)
-{
-	struct store	*t = ctx;
-
-	if (m->flags & MOVE_MERGE)
-		return;
-	if (m->anew)
-		anew(t, m->epoch);
-	t->s.have = true;
-	t->s.epoch = m->epoch;
-	/* The session is resumed: its will is void, ours counts. */
-	t->s.will = t->s.conn;
-	if (m->alone) {
-		t->s.next += ITEMS;
-		t->s.unsure = true;
-	}
-	t->dirty = true;
 }
 
 /* May it come by another way, too? Then its id is remembered. What is
@@ -447,7 +434,7 @@ append(struct store *t, struct item it)
 	}
 	if (remembers(s))
 		CHECK(seen_add(&s->seen, id_of(&it)) == 0);
-	CHECK(s->nq < ITEMS);
+	CHECK(s->nq < MANY);
 	it.off = s->next++;
 	it.state = QUEUED;
 	s->q[s->nq++] = it;
@@ -464,6 +451,60 @@ append_late(struct store *t, struct item it)
 		all_late++;
 	}
 	append(t, it);
+}
+
+/* What another one had remembered counts now, too; also where the session goes
+ * to. */
+static void
+take_seen(struct session *s, uint64_t snap)
+{
+	const struct seen	*f = &frozen_of(snap)->seen;
+
+	seen_raise(&s->seen, f->floor);
+	for (uint32_t i = 0; i < f->n; i++)
+		CHECK(seen_add(&s->seen, seen_at(f, i)) == 0);
+	if (s->out.step == MOVE_OWN || s->out.step == MOVE_FORGOTTEN)
+		return;
+	CHECK(s->nrelays < NELEM(s->relays));
+	s->relays[s->nrelays++] = (struct item){ .snap = snap };
+}
+
+/* Only now it is not the other's to deliver any more. Nothing counts of one
+ * that is older than our session. */
+static void
+merge_own(struct store *t, const struct move *m)
+{
+	if (t->s.have && !m->anew && m->epoch > t->s.clean) {
+		for (unsigned i = 0; i < t->s.nmerged; i++) {
+			t->s.merged[i].gen = t->s.clean;
+			append_late(t, t->s.merged[i]);
+		}
+		take_seen(&t->s, m->snap);
+	}
+	t->s.nmerged = 0;
+	t->dirty = true;
+}
+
+static void
+op_own(void *ctx, struct move *m)
+{
+	struct store	*t = ctx;
+
+	if (m->flags & MOVE_MERGE) {
+		merge_own(t, m);
+		return;
+	}
+	if (m->anew)
+		anew(t, m->epoch);
+	t->s.have = true;
+	t->s.epoch = m->epoch;
+	/* The session is resumed: its will is void, ours counts. */
+	t->s.will = t->s.conn;
+	if (m->alone) {
+		t->s.next += ITEMS;
+		t->s.unsure = true;
+	}
+	t->dirty = true;
 }
 
 static void
@@ -509,7 +550,7 @@ arrive(struct store *t, const struct record *r, unsigned src)
 		return;
 	}
 	if (lays_aside(&t->s)) {
-		CHECK(t->s.naside < ITEMS);
+		CHECK(t->s.naside < MANY);
 		t->s.aside[t->s.naside++] = r->it;
 	} else if (t->s.have) {
 		struct item	it = r->it;
@@ -525,17 +566,14 @@ state_item(struct store *t, const struct mail *l, bool merge)
 	struct item	it = l->it;
 
 	if (merge) {
-		if (t->s.have && t->s.merge.epoch > t->s.clean &&
-		    (it.qos < 2 || it.state == QUEUED)) {
-			it.gen = t->s.clean;
-			append_late(t, it);
-		}
+		CHECK(t->s.nmerged < MANY);
+		if (it.qos < 2 || it.state == QUEUED)
+			t->s.merged[t->s.nmerged++] = it;
 		return;
 	}
 	CHECK(seen_add(&t->s.seen, id_of(&it)) == 0);
-	CHECK(t->s.nq < ITEMS);
+	CHECK(t->s.nq < MANY);
 	t->s.q[t->s.nq++] = it;
-	t->s.next = MAX(t->s.next, it.off + 1);
 }
 
 static void
@@ -571,25 +609,24 @@ take(struct store *t, const struct mail *l)
 			state_item(t, l, merge);
 		else if (!t->s.have || in->epoch < t->s.clean)
 			;	/* of a session that ended here: just acknowledged */
+		else if (l->it.snap != 0)
+			take_seen(&t->s, l->it.snap);
 		else if (in->step == MOVE_DIRECT || merge)
 			append_late(t, l->it);
 		else
 			append(t, l->it);
 	}
 	/* One item more: what is remembered, the QoS 2 of the client, the will,
-	 * when it began. Ids of a merge count, too. */
+	 * when it began. */
 	if (m->kind == MOVE_END && in->step == MOVE_INSTALLING &&
-	    m->snap == in->snap && in->epoch > t->s.clean) {
+	    m->snap == in->snap && !merge) {
 		const struct frozen	*f = frozen_of(m->snap);
 
-		seen_raise(&t->s.seen, f->seen.floor);
-		for (uint32_t i = 0; i < f->seen.n; i++)
-			CHECK(seen_add(&t->s.seen, seen_at(&f->seen, i)) == 0);
-		if (!merge) {
-			memcpy(t->s.inb, f->inb, sizeof(t->s.inb));
-			t->s.will = f->will;
-			t->s.clean = f->clean;
-		}
+		take_seen(&t->s, m->snap);
+		memcpy(t->s.inb, f->inb, sizeof(t->s.inb));
+		t->s.will = f->will;
+		t->s.clean = f->clean;
+		t->s.next = f->next;
 	}
 	t->dirty = true;
 }
@@ -1067,6 +1104,7 @@ find_two(void)
 		    st[i].s.out.step <= MOVE_FROZEN) {
 			all_merges++;
 			s->epoch = ++epoch;
+			s->nmerged = 0;
 			move_in_begin(&s->merge, &ops, &st[w], X, epoch, i,
 			    MOVE_MERGE | (st[i].s.epoch < s->clean ?
 			    MOVE_CLEAN : 0), now);
