@@ -144,7 +144,7 @@ move_out_take(struct move *m, const struct move_ops *ops, void *ctx,
 		reply(ops, ctx, from, in, MOVE_REFUSED, MAX(own, m->epoch));
 		return;
 	}
-	if (is_giving(m))
+	if (is_giving(m) && m->step != MOVE_FORGOTTEN)
 		return;		/* to another: A asks that one */
 	if (same)
 		m->since_ms = now_ms;

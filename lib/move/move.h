@@ -69,7 +69,7 @@ struct move {
 	bool		pending;	/* log() was called, not yet synced */
 	bool		alone;		/* A: own() without a word of H: packet
 					 * identifiers far from those of H */
-	bool		anew;		/* A: own() of a session without a past */
+	bool		anew;		/* A: own() of one without a past */
 	bool		told;		/* H: DONE was acknowledged */
 	bool		done;		/* H: DONE may be said */
 };

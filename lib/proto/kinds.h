@@ -26,7 +26,7 @@ enum kind {
 	KIND_ROUTES	= 18,	/* Routes: owner -> router (route.proto) */
 	KIND_SESSION	= 19,	/* Session: listener -> store (session.proto) */
 	KIND_SERVE	= 20,	/* Session: store -> listener */
-	KIND_CLAIM	= 24,	/* Claim: store <-> router <-> router (claim.proto) */
+	KIND_CLAIM	= 24,	/* Claim: stores, routers (claim.proto) */
 	KIND_MOVE	= 25,	/* Move: store <-> store (move.proto) */
 
 	/* Single messages, unsequenced: lost with the connection. */

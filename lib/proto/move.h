@@ -83,12 +83,12 @@ int move_msg_put(struct wire_out *w, const struct move_msg *m,
  */
 int move_msg_next(struct wire_in *in, struct move_entry *e);
 
-/* --- Parts, put together: one of these for each move ----------------------- */
+/* --- Parts, put together: one of these for each move --------------------- */
 
 struct move_join {
 	struct move_entry e;		/* of the first part; slices in buf */
 	uint8_t		*buf;		/* NULL: nothing is under way */
-	size_t		 fixed, have, cap;	/* bytes of other slices; data */
+	size_t		 fixed, have, cap;	/* other slices; data */
 };
 
 /*

@@ -13,7 +13,7 @@ struct desk_attempt {
 	struct client		*client;
 	uint64_t		token, asked, deadline_ms;
 	uint64_t		told;		/* number of its row */
-	uint64_t		next;		/* token of the newest waiting */
+	uint64_t		next;		/* token of who waits */
 	bool			asking, waiting, provisional;
 };
 

@@ -53,9 +53,9 @@ bool held_next(const struct held_rows *t, uint64_t x, uint32_t *at,
     struct held *h);
 
 /*
- * All rows: *w starts as zero; false at the end. Meanwhile rows may be added and
- * replaced, and the one just given removed by held_walk_del(): each that was
- * there at the beginning is seen, perhaps more than once.
+ * All rows: *w starts as zero; false at the end. Meanwhile rows may be added
+ * and replaced, and the one just given removed by held_walk_del(): each that
+ * was there at the beginning is seen, perhaps more than once.
  */
 struct held_walk {
 	uint32_t	table, at;

@@ -56,8 +56,8 @@ void registrar_fini(struct registrar *r);
 int registrar_peer_up(struct registrar *r, uint64_t core, uint64_t now_ms);
 void registrar_peer_down(struct registrar *r, uint64_t core);
 
-/* A message of a core or of a desk of the branch. ERR_NOMEM; ERR_PROTO; ERR_FULL
- * beyond HELD_NODES nodes that are not forgotten. */
+/* A message of a core or of a desk of the branch. ERR_NOMEM; ERR_PROTO;
+ * ERR_FULL beyond HELD_NODES nodes that are not forgotten. */
 int registrar_from_peer(struct registrar *r, uint64_t core,
     const struct claim_msg *m, uint64_t now_ms);
 int registrar_from_desk(struct registrar *r, uint64_t node,

@@ -21,7 +21,8 @@
 #include "move/move.h"
 #include "move/seen.h"
 
-enum { NODES = 4, IDS = 96, ITEMS = NODES * IDS, MANY = 4 * ITEMS, STREAM = 2 * IDS + 64,
+enum { NODES = 4, IDS = 96, ITEMS = NODES * IDS, MANY = 4 * ITEMS,
+	STREAM = 2 * IDS + 64,
 	MAIL = 8192, X = 7, DOWN_MS = 1000, FREEZES = 1024, PIDS = 4, KS = 512,
 	CONNS = 4096 };
 enum { F_LOSS = 1, F_DOUBLE = 2, F_CRASH = 4, F_STALL = 8, F_LATE = 16,
@@ -154,10 +155,10 @@ static struct {
 	unsigned	 last[NODES];
 } client;
 static uint64_t		 gen, gen_of[NODES][IDS], published_at[NODES][IDS];
-static unsigned		 gen_node;	/* where it began; and seq of its route */
+static unsigned		 gen_node;	/* where it began, seq of its route */
 static uint64_t		 gen_seq;
 static bool		 gen_seen[NODES];	/* sources that see that */
-static bool		 excused[NODES][IDS];	/* not acknowledged, or unknown */
+static bool		 excused[NODES][IDS];	/* not acked, or unknown */
 static unsigned		 conns, will_count[CONNS];
 static bool		 will_delayed[CONNS], will_logged[CONNS],
 			 will_kept[CONNS];	/* withdrawn by DISCONNECT */
@@ -469,12 +470,13 @@ take_seen(struct session *s, uint64_t snap)
 	s->relays[s->nrelays++] = (struct item){ .snap = snap };
 }
 
-/* Only now it is not the other's to deliver any more. Nothing counts of one
- * that is older than our session. */
+/* Only now it is not the other's to deliver any more, and what that one has
+ * learnt meanwhile is here. Nothing counts of one that is older than our
+ * session. */
 static void
-merge_own(struct store *t, const struct move *m)
+merge_direct(struct store *t, const struct move *m)
 {
-	if (t->s.have && !m->anew && m->epoch > t->s.clean) {
+	if (t->s.have && m->epoch > t->s.clean) {
 		for (unsigned i = 0; i < t->s.nmerged; i++) {
 			t->s.merged[i].gen = t->s.clean;
 			append_late(t, t->s.merged[i]);
@@ -490,10 +492,8 @@ op_own(void *ctx, struct move *m)
 {
 	struct store	*t = ctx;
 
-	if (m->flags & MOVE_MERGE) {
-		merge_own(t, m);
+	if (m->flags & MOVE_MERGE)
 		return;
-	}
 	if (m->anew)
 		anew(t, m->epoch);
 	t->s.have = true;
@@ -512,8 +512,10 @@ op_direct(void *ctx, struct move *m)
 {
 	struct store	*t = ctx;
 
-	if (m->flags & MOVE_MERGE)
+	if (m->flags & MOVE_MERGE) {
+		merge_direct(t, m);
 		return;
+	}
 	for (unsigned i = 0; i < t->s.naside && t->s.have; i++) {
 		t->s.aside[i].gen = t->s.clean;
 		append(t, t->s.aside[i]);
@@ -608,7 +610,7 @@ take(struct store *t, const struct mail *l)
 		if (m->kind == MOVE_STATE)
 			state_item(t, l, merge);
 		else if (!t->s.have || in->epoch < t->s.clean)
-			;	/* of a session that ended here: just acknowledged */
+			;	/* of a session that ended: just acknowledged */
 		else if (l->it.snap != 0)
 			take_seen(&t->s, l->it.snap);
 		else if (in->step == MOVE_DIRECT || merge)
@@ -1096,8 +1098,8 @@ find_two(void)
 	if (w == NODES || !st[w].up)
 		return;
 	s = &st[w].s;
-	if (lays_aside(s) || s->out.step != MOVE_OWN || (s->merge.step != MOVE_OWN &&
-	    s->merge.step < MOVE_CLOSED))
+	if (lays_aside(s) || s->out.step != MOVE_OWN ||
+	    (s->merge.step != MOVE_OWN && s->merge.step < MOVE_CLOSED))
 		return;
 	for (unsigned i = 0; i < nnodes; i++)
 		if (i != w && st[i].up && st[i].s.have &&
