@@ -38,7 +38,7 @@ move_frozen(struct move *m, const struct move_ops *ops, void *ctx)
 	if (m->step != MOVE_FREEZING && m->step != MOVE_FROZEN)
 		return;
 	m->step = MOVE_FROZEN;
-	say(m, ops, ctx, MOVE_END, ops->state(ctx, m));
+	say(m, ops, ctx, MOVE_END, ops->state(ctx, m, 0));
 }
 
 static void
@@ -64,6 +64,10 @@ release(struct move *m, const struct move_ops *ops, void *ctx, uint64_t from,
 	m->flags = in->flags;
 	m->snap = snap;
 	m->since_ms = now_ms;
+	if (m->flags & MOVE_CLEAN) {
+		log_step(m, ops, ctx, MOVE_DISCARDING);
+		return;
+	}
 	m->step = MOVE_FREEZING;
 	ops->freeze(ctx, m);
 }
@@ -114,30 +118,42 @@ move_out_take(struct move *m, const struct move_ops *ops, void *ctx,
 	if (same && is_giving(m)) {
 		if (in->kind == MOVE_SETTLED_ACK && m->step == MOVE_FORGETTING)
 			m->step = MOVE_FORGOTTEN;
+		else if (in->kind == MOVE_RELEASE && m->step == MOVE_FORGOTTEN)
+			reply(ops, ctx, from, in, MOVE_GONE, 0);
 		else if (in->snap == m->snap || in->kind == MOVE_RELEASE)
 			given_take(m, ops, ctx, in, now_ms);
 		return;
 	}
-	if (in->kind == MOVE_VISIBLE)
-		/* It went on without us, and we have not given it. */
+	if (in->kind == MOVE_VISIBLE) {
+		/* It went on without us, and we have not given it: nor shall
+		 * we, whatever comes late, for it ends the move now. */
 		reply(ops, ctx, from, in, MOVE_GONE, 0);
+		if (same)
+			move_peer_down(m, ops, ctx);
+	}
 	if (in->kind != MOVE_RELEASE && in->kind != MOVE_INSTALLED)
 		return;
 	if (own == 0) {
 		reply(ops, ctx, from, in, MOVE_GONE, 0);
 		return;
 	}
-	if (own > in->epoch || (m->step != MOVE_OWN && m->epoch > in->epoch)) {
+	/* Two that ask under one epoch would take it from each other for ever:
+	 * of these the higher node has it, as among holders. */
+	if (own > in->epoch || (m->step != MOVE_OWN && (m->epoch > in->epoch ||
+	    (m->epoch == in->epoch && m->peer > from)))) {
 		reply(ops, ctx, from, in, MOVE_REFUSED, MAX(own, m->epoch));
 		return;
 	}
-	if (is_giving(m))
+	if (is_giving(m) && m->step != MOVE_FORGOTTEN)
 		return;		/* to another: A asks that one */
-	if (same && m->step == MOVE_FREEZING)
+	if (same)
+		m->since_ms = now_ms;
+	if (m->step == MOVE_DISCARDING || (same && m->step == MOVE_FREEZING))
 		return;
 	if (same && m->step == MOVE_FROZEN) {
 		if (in->kind == MOVE_RELEASE || in->snap != m->snap)
-			say(m, ops, ctx, MOVE_END, ops->state(ctx, m));
+			say(m, ops, ctx, MOVE_END, ops->state(ctx, m,
+			    in->snap == m->snap ? in->seq : 0));
 		else
 			log_step(m, ops, ctx, MOVE_GIVING);
 		return;
@@ -171,7 +187,8 @@ move_in_begin(struct move *m, const struct move_ops *ops, void *ctx,
 	m->peer = from;
 	m->flags = flags;
 	m->since_ms = now_ms;
-	log_step(m, ops, ctx, MOVE_ASKING);
+	log_step(m, ops, ctx, flags & MOVE_CLEAN ? MOVE_CLEARING :
+	    MOVE_ASKING);
 }
 
 static bool
@@ -186,7 +203,7 @@ state_take(struct move *m, const struct move_ops *ops, void *ctx,
 	if (in->snap > m->snap) {
 		/* H began again: so do we. */
 		m->snap = in->snap;
-		m->items = 0;
+		m->items = m->asked = 0;
 		m->step = MOVE_ASKING;
 		ops->restart(ctx, m);
 	}
@@ -198,8 +215,13 @@ state_take(struct move *m, const struct move_ops *ops, void *ctx,
 		m->items++;
 		return true;
 	}
-	if (m->items == in->seq)
+	if (m->items == in->seq) {
 		log_step(m, ops, ctx, MOVE_INSTALLING);
+	} else if (m->items > m->asked) {
+		/* Once for what came: END may come twice. */
+		m->asked = m->items;
+		say(m, ops, ctx, MOVE_RELEASE, m->items);
+	}
 	return false;
 }
 
@@ -226,17 +248,25 @@ move_in_take(struct move *m, const struct move_ops *ops, void *ctx,
 			log_step(m, ops, ctx, MOVE_EMPTY);
 		else if (m->step == MOVE_TAKEN)
 			log_step(m, ops, ctx, MOVE_ENDING);
-		else if (m->step == MOVE_DIRECT)
+		else if (m->step == MOVE_DIRECT || m->step == MOVE_CLEARED)
 			log_step(m, ops, ctx, MOVE_CLOSED);
+		else if (m->step == MOVE_WAITING)
+			/* It was discarded, or went to a later one. */
+			log_step(m, ops, ctx, MOVE_LOST);
 		return false;
 	case MOVE_REFUSED:
 		if (m->step == MOVE_ASKING || m->step == MOVE_WAITING)
 			log_step(m, ops, ctx, MOVE_LOST);
+		else if (m->step == MOVE_CLEARED)
+			/* It will release us. */
+			log_step(m, ops, ctx, MOVE_CLOSED);
 		return false;
 	case MOVE_SETTLED:
 		if (m->step == MOVE_DIRECT && in->snap == m->snap)
 			log_step(m, ops, ctx, MOVE_CLOSED);
-		else if (m->step == MOVE_CLOSED && !m->pending)
+		else if ((m->step == MOVE_CLOSED && !m->pending) ||
+		    m->step == MOVE_ASKING)
+			/* (Asked for again under the same epoch.) */
 			say(m, ops, ctx, MOVE_SETTLED_ACK, 0);
 		return false;
 	default:
@@ -294,11 +324,26 @@ move_synced(struct move *m, const struct move_ops *ops, void *ctx)
 		say(m, ops, ctx, MOVE_MOVED, 0);
 		ops->relay(ctx, m, 0);
 		break;
+	case MOVE_DISCARDING:
+		ops->drop(ctx, m);
+		m->step = MOVE_OWN;
+		say(m, ops, ctx, MOVE_GONE, 0);
+		break;
 	case MOVE_FORGETTING:
 		ops->drop(ctx, m);
 		say(m, ops, ctx, MOVE_SETTLED, 0);
 		break;
 	case MOVE_ASKING:
+		say(m, ops, ctx, MOVE_RELEASE, 0);
+		break;
+	case MOVE_CLEARING:
+		/* Once: it may be given on before H has answered. */
+		m->step = MOVE_CLEARED;
+		m->anew = true;
+		ops->own(ctx, m);
+		say(m, ops, ctx, MOVE_RELEASE, 0);
+		break;
+	case MOVE_CLEARED:
 		say(m, ops, ctx, MOVE_RELEASE, 0);
 		break;
 	case MOVE_INSTALLING:
@@ -310,6 +355,8 @@ move_synced(struct move *m, const struct move_ops *ops, void *ctx)
 		ops->own(ctx, m);
 		break;
 	case MOVE_EMPTY:
+		m->step = MOVE_CLOSED;
+		m->anew = true;
 		ops->own(ctx, m);
 		break;
 	case MOVE_ENDING:
@@ -342,10 +389,22 @@ move_tick(struct move *m, const struct move_ops *ops, void *ctx,
 		if (m->done && !m->told)
 			say(m, ops, ctx, MOVE_DONE, 0);
 		break;
+	case MOVE_FREEZING:
+	case MOVE_FROZEN:
+		/* A has given up, or its client has. */
+		if (now_ms > m->since_ms + MOVE_SILENT_MS)
+			move_peer_down(m, ops, ctx);
+		break;
 	case MOVE_FORGETTING:
 		say(m, ops, ctx, MOVE_SETTLED, 0);
 		break;
 	case MOVE_ASKING:
+		/* Not while it comes. */
+		if (m->items == m->asked)
+			say(m, ops, ctx, MOVE_RELEASE, m->items);
+		m->asked = m->items;
+		break;
+	case MOVE_CLEARED:
 		say(m, ops, ctx, MOVE_RELEASE, 0);
 		break;
 	case MOVE_WAITING:
@@ -374,6 +433,10 @@ move_peer_down(struct move *m, const struct move_ops *ops, void *ctx)
 	} else if (m->step == MOVE_TAKEN) {
 		/* Its relays are late, when it returns. */
 		log_step(m, ops, ctx, MOVE_ENDING);
+	} else if (m->step == MOVE_CLEARED) {
+		/* Rows are compared when it returns: then it is merged, and
+		 * discards. */
+		log_step(m, ops, ctx, MOVE_CLOSED);
 	}
 }
 
@@ -387,7 +450,7 @@ move_resume(struct move *m, const struct move_ops *ops, void *ctx,
 		m->step = MOVE_OWN;	/* never logged */
 	/* Items of a state half received are asked for again. */
 	if (m->step == MOVE_ASKING) {
-		m->items = 0;
+		m->items = m->asked = 0;
 		m->snap = 0;
 		ops->restart(ctx, m);
 	}

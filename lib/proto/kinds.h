@@ -27,6 +27,8 @@ enum kind {
 	KIND_SESSION	= 19,	/* Session: listener -> store (session.proto) */
 	KIND_SERVE	= 20,	/* Session: store -> listener */
 	KIND_NODES	= 21,	/* Nodes: router -> cluster-link (nodes.proto) */
+	KIND_CLAIM	= 24,	/* Claim: stores, routers (claim.proto) */
+	KIND_MOVE	= 25,	/* Move: store <-> store (move.proto) */
 
 	/* Single messages, unsequenced: lost with the connection. */
 	KIND_ROUTE_ACK	= 32,	/* RouteAck: router -> owner */

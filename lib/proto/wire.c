@@ -197,6 +197,9 @@ wire_put_cols(struct wire_out *w, const struct wire_col *cols, size_t n,
 		case WIRE_U64:
 			wire_put_uint(w, c->number, *(const uint64_t *)at);
 			break;
+		case WIRE_FIX64:
+			wire_put_fixed64(w, c->number, *(const uint64_t *)at);
+			break;
 		case WIRE_BOOL:
 			wire_put_uint(w, c->number, *(const bool *)at);
 			break;
@@ -228,6 +231,7 @@ wire_get_col(const struct wire_col *cols, size_t n, void *row,
 		*(uint32_t *)at = (uint32_t)f->value;
 		break;
 	case WIRE_U64:
+	case WIRE_FIX64:
 		*(uint64_t *)at = f->value;
 		break;
 	case WIRE_BOOL:

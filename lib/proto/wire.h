@@ -67,7 +67,7 @@ int wire_next(struct wire_in *in, struct wire_field *f);
 
 /* --- Rows told by a table ---------------------------------------------- */
 
-enum wire_type { WIRE_U32, WIRE_U64, WIRE_BOOL, WIRE_SLICE };
+enum wire_type { WIRE_U32, WIRE_U64, WIRE_FIX64, WIRE_BOOL, WIRE_SLICE };
 
 /* One field of a message and the member of the struct it goes to. */
 struct wire_col {

@@ -9,6 +9,8 @@
 #ifndef REGISTRAR_DESK_H
 #define REGISTRAR_DESK_H
 
+#include <sys/queue.h>
+
 #include "base/htab.h"
 #include "registrar/claim.h"
 
@@ -30,11 +32,15 @@ struct desk_ops {
 	void	(*merge)(void *ctx, const struct claim_msg *m);
 };
 
+TAILQ_HEAD(desk_attempts, desk_attempt);
+
 struct desk {
 	const struct desk_ops	*ops;
 	void			*ctx;
 	uint64_t		 node;
 	struct htab		 clients;
+	struct desk_attempts	 asking;	/* first whose time is over */
+	struct desk_attempts	 provisional;
 	uint64_t		 clock;		/* of the last epoch */
 	uint64_t		 told;		/* rows sent */
 	bool			 up;		/* registrar in reach */

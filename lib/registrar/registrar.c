@@ -6,12 +6,6 @@
 #include "base/err.h"
 #include "base/util.h"
 
-struct row {
-	uint64_t		 x;
-	struct claim_holder	 h;
-	bool			 stale;		/* from before the upload */
-};
-
 struct claim {
 	uint64_t	 x, node, epoch;
 	uint64_t	 asked;			/* by the desk, and */
@@ -30,11 +24,13 @@ struct waiter {
 	uint64_t	 x, core, node, serial;
 };
 
-struct member {
+struct registrar_member {
 	uint64_t	 node;
+	unsigned	 number;	/* in our rows */
 	uint64_t	 told;		/* its last row, */
 	uint64_t	 marked;	/* and when the last mark was sent */
 	bool		 follows, uploading;
+	bool		 known;		/* all cores in reach have its rows */
 };
 
 void
@@ -45,7 +41,7 @@ registrar_init(struct registrar *r, uint64_t self,
 	r->self = self;
 	r->ops = ops;
 	r->ctx = ctx;
-	htab_init(&r->rows);
+	held_init(&r->rows);
 	htab_init(&r->claims);
 	htab_init(&r->waiters);
 	htab_init(&r->nodes);
@@ -64,6 +60,14 @@ walk(const struct htab *t, size_t *cell)
 	return NULL;
 }
 
+/* Where a walk goes on that has just removed the item it was given: another one
+ * may have moved into its cell, or all into a smaller table. */
+static size_t
+again(const struct htab *t, size_t mask, size_t cell)
+{
+	return t->mask == mask ? cell - 1 : 0;
+}
+
 static void
 empty(struct htab *t)
 {
@@ -77,22 +81,10 @@ empty(struct htab *t)
 void
 registrar_fini(struct registrar *r)
 {
-	empty(&r->rows);
+	held_fini(&r->rows);
 	empty(&r->claims);
 	empty(&r->waiters);
 	empty(&r->nodes);
-}
-
-static struct row *
-row_of(const struct registrar *r, uint64_t x, uint64_t node)
-{
-	struct row	*w;
-
-	for (size_t i = htab_first(&r->rows, x);
-	    (w = htab_at(&r->rows, x, &i)) != NULL; i++)
-		if (w->h.node == node)
-			return w;
-	return NULL;
 }
 
 static struct claim *
@@ -103,7 +95,7 @@ claim_of(const struct registrar *r, uint64_t x)
 	return htab_at(&r->claims, x, &i);
 }
 
-static struct member *
+static struct registrar_member *
 member_of(const struct registrar *r, uint64_t node)
 {
 	size_t	i = htab_first(&r->nodes, node);
@@ -123,6 +115,45 @@ add(struct htab *t, uint64_t hash, size_t size)
 	return p;
 }
 
+/* Also who has not uploaded: its rows need a number. */
+static int
+find_or_make_member(struct registrar *r, uint64_t node,
+    struct registrar_member **out)
+{
+	struct registrar_member	*n = member_of(r, node);
+	unsigned		 i;
+
+	if (n == NULL) {
+		for (i = 0; i < r->nmembers && r->members[i] != NULL; i++)
+			;
+		if (i == HELD_NODES)
+			return ERR_FULL;
+		if ((n = add(&r->nodes, node, sizeof(*n))) == NULL)
+			return ERR_NOMEM;
+		n->node = node;
+		n->number = i;
+		r->members[i] = n;
+		r->nmembers = MAX(r->nmembers, i + 1);
+	}
+	*out = n;
+	return 0;
+}
+
+static bool
+row_of(const struct registrar *r, uint64_t x, uint64_t node, struct held *w)
+{
+	const struct registrar_member	*n = member_of(r, node);
+
+	return n != NULL && held_get(&r->rows, x, n->number, w);
+}
+
+static struct claim_holder
+holder(const struct registrar *r, const struct held *w)
+{
+	return (struct claim_holder){ r->members[w->node]->node, w->epoch,
+		w->flags };
+}
+
 static void
 drop_claim(struct registrar *r, struct claim *c)
 {
@@ -133,11 +164,10 @@ drop_claim(struct registrar *r, struct claim *c)
 static bool
 is_moving(const struct registrar *r, uint64_t x, uint64_t but)
 {
-	struct row	*w;
+	struct held	w;
 
-	for (size_t i = htab_first(&r->rows, x);
-	    (w = htab_at(&r->rows, x, &i)) != NULL; i++)
-		if (w->h.flags & CLAIM_MOVING && w->h.node != but)
+	for (uint32_t at = HELD_FIRST; held_next(&r->rows, x, &at, &w);)
+		if (w.flags & CLAIM_MOVING && holder(r, &w).node != but)
 			return true;
 	return false;
 }
@@ -147,19 +177,18 @@ static void
 gather(const struct registrar *r, uint64_t x, uint64_t node,
     struct claim_msg *m)
 {
-	struct row	*w;
-	struct member	*n;
+	struct registrar_member	*n;
+	struct claim_holder	 h;
+	struct held		 w;
 
-	for (size_t i = htab_first(&r->rows, x);
-	    (w = htab_at(&r->rows, x, &i)) != NULL; i++)
-		if (w->h.node != node)
-			claim_add(m, &w->h);
+	for (uint32_t at = HELD_FIRST; held_next(&r->rows, x, &at, &w);) {
+		h = holder(r, &w);
+		if (h.node != node)
+			claim_add(m, &h);
+	}
 	for (size_t i = 0; (n = walk(&r->nodes, &i)) != NULL;)
 		if (n->follows && n->uploading && n->node != node) {
-			struct claim_holder h = {
-				.node = n->node, .flags = CLAIM_UNSURE,
-			};
-
+			h = (struct claim_holder){ n->node, 0, CLAIM_UNSURE };
 			claim_add(m, &h);
 		}
 }
@@ -255,9 +284,9 @@ decide(struct registrar *r, struct claim *c, uint64_t now_ms)
 	m.node = c->node;
 	m.epoch = c->epoch;
 	m.asked = c->asked;
-	m.flags = c->provisional ? CLAIM_PROVISIONAL : 0;
+	m.flags = c->provisional || r->partial ? CLAIM_PROVISIONAL : 0;
 	r->stats.granted++;
-	r->stats.provisional += c->provisional;
+	r->stats.provisional += m.flags != 0;
 	drop_claim(r, c);
 	r->ops->desk(r->ctx, m.node, &m);
 	/* From here on it is granted: others wait for the end of its move. */
@@ -266,21 +295,15 @@ decide(struct registrar *r, struct claim *c, uint64_t now_ms)
 }
 
 static void
-send_row(struct registrar *r, uint64_t core, const struct row *w, uint8_t kind)
+send_row(struct registrar *r, uint64_t core, uint64_t x,
+    const struct claim_holder *h)
 {
-	struct claim_msg	m = { .kind = kind, .flags = w->h.flags };
+	struct claim_msg	m = { .kind = CLAIM_ROW, .flags = h->flags };
 
-	m.x = w->x;
-	m.node = w->h.node;
-	m.epoch = w->h.epoch;
+	m.x = x;
+	m.node = h->node;
+	m.epoch = h->epoch;
 	r->ops->peer(r->ctx, core, &m);
-}
-
-static void
-tell_cores(struct registrar *r, const struct row *w, uint8_t kind)
-{
-	for (unsigned i = 0; i < r->npeers; i++)
-		send_row(r, r->peers[i].node, w, kind);
 }
 
 static void
@@ -301,20 +324,21 @@ static void
 compare(struct registrar *r, uint64_t core, uint64_t x,
     const struct claim_holder *h)
 {
-	struct row	*w;
+	struct claim_holder	own;
+	struct held		w;
 
 	if (h->flags & (CLAIM_MOVING | CLAIM_UNSURE))
 		return;
-	for (size_t i = htab_first(&r->rows, x);
-	    (w = htab_at(&r->rows, x, &i)) != NULL; i++) {
-		if (w->h.node == h->node || w->h.flags & CLAIM_MOVING)
+	for (uint32_t at = HELD_FIRST; held_next(&r->rows, x, &at, &w);) {
+		own = holder(r, &w);
+		if (own.node == h->node || own.flags & CLAIM_MOVING)
 			continue;
-		if (claim_beats(&w->h, h))
-			merge(r, x, w->h.node, h);
+		if (claim_beats(&own, h))
+			merge(r, x, own.node, h);
 		else if (core == 0)
-			merge(r, x, h->node, &w->h);
+			merge(r, x, h->node, &own);
 		else
-			send_row(r, core, w, CLAIM_ROW);
+			send_row(r, core, x, &own);
 	}
 }
 
@@ -346,23 +370,15 @@ moved(struct registrar *r, uint64_t x, uint64_t now_ms)
 static int
 put_row(struct registrar *r, uint64_t node, const struct claim_msg *m)
 {
-	struct row	*w = row_of(r, m->x, node);
+	struct registrar_member	*n;
+	struct held		 w = { .x = m->x, .epoch = m->epoch };
+	int			 rc;
 
-	if (w == NULL && (w = add(&r->rows, m->x, sizeof(*w))) == NULL)
-		return ERR_NOMEM;
-	w->x = m->x;
-	w->h.node = node;
-	w->h.epoch = m->epoch;
-	w->h.flags = m->flags & (uint8_t)~CLAIM_PROVISIONAL;
-	w->stale = false;
-	return 0;
-}
-
-static void
-del_row(struct registrar *r, struct row *w)
-{
-	htab_del(&r->rows, w->x, w);
-	free(w);
+	if ((rc = find_or_make_member(r, node, &n)) < 0)
+		return rc;
+	w.node = (uint16_t)n->number;
+	w.flags = m->flags & (uint8_t)~CLAIM_PROVISIONAL;
+	return held_put(&r->rows, &w);
 }
 
 /* After the last rows: marks to all cores; their echoes confirm the branch. */
@@ -370,7 +386,7 @@ static void
 mark(struct registrar *r)
 {
 	struct claim_msg	 m = { .kind = CLAIM_MARK };
-	struct member		*n;
+	struct registrar_member		*n;
 
 	for (size_t i = 0; (n = walk(&r->nodes, &i)) != NULL;)
 		n->marked = n->told;
@@ -386,7 +402,7 @@ static void
 tell_branch(struct registrar *r, uint8_t kind)
 {
 	struct claim_msg	 m = { .kind = kind };
-	struct member		*n;
+	struct registrar_member		*n;
 
 	for (size_t i = 0; (n = walk(&r->nodes, &i)) != NULL;)
 		if (n->follows && !n->uploading) {
@@ -396,22 +412,41 @@ tell_branch(struct registrar *r, uint8_t kind)
 }
 
 static void
+tell_uploaded(struct registrar *r, uint64_t core,
+    const struct registrar_member *n)
+{
+	struct claim_msg	m = { .kind = CLAIM_BRANCH, .node = n->node };
+
+	r->ops->peer(r->ctx, core, &m);
+}
+
+static void
 confirm(struct registrar *r)
 {
+	struct registrar_member	*n;
+
 	if (!r->confirming)
 		return;
 	for (unsigned i = 0; i < r->npeers; i++)
 		if (r->peers[i].echoed < r->peers[i].mark)
 			return;
 	r->confirming = false;
+	/* Not before: a claim asked us before the upload, and asks the core it
+	 * left after that has forgotten it. Now its core has seen the rows. */
+	for (size_t i = 0; (n = walk(&r->nodes, &i)) != NULL;)
+		if (n->follows && !n->uploading && !n->known) {
+			n->known = true;
+			for (unsigned k = 0; k < r->npeers; k++)
+				tell_uploaded(r, r->peers[k].node, n);
+		}
 	tell_branch(r, CLAIM_CONFIRMED);
 }
 
 /* It crossed a grant of ours, which the desk will answer. */
 static bool
-is_outdated(const struct row *w, const struct claim_msg *m)
+is_outdated(const struct held *w, const struct claim_msg *m)
 {
-	return !w->stale && m->epoch < w->h.epoch;
+	return !w->stale && m->epoch < w->epoch;
 }
 
 static int
@@ -420,8 +455,8 @@ desk_row(struct registrar *r, uint64_t node, const struct claim_msg *m,
 {
 	struct claim_holder	 h = { node, m->epoch, m->flags };
 	struct claim		*c = claim_of(r, m->x);
-	struct member		*n = member_of(r, node);
-	struct row		*w;
+	struct registrar_member		*n = member_of(r, node);
+	struct held		 w;
 	int			 rc;
 
 	if (n != NULL)
@@ -429,13 +464,14 @@ desk_row(struct registrar *r, uint64_t node, const struct claim_msg *m,
 	/* It no longer waits for our answer. */
 	if (c != NULL && c->node == node && m->flags & CLAIM_MOVING)
 		drop_claim(r, c);
-	if ((w = row_of(r, m->x, node)) != NULL && is_outdated(w, m))
+	if (row_of(r, m->x, node, &w) && is_outdated(&w, m))
 		return 0;
 	if ((rc = put_row(r, node, m)) < 0)
 		return rc;
-	w = row_of(r, m->x, node);
+	h.flags &= (uint8_t)~CLAIM_PROVISIONAL;
 	if (!(m->flags & CLAIM_MOVING)) {
-		tell_cores(r, w, CLAIM_ROW);
+		for (unsigned i = 0; i < r->npeers; i++)
+			send_row(r, r->peers[i].node, m->x, &h);
 		compare(r, 0, m->x, &h);
 		moved(r, m->x, now_ms);
 		if (m->flags & CLAIM_PROVISIONAL)
@@ -449,36 +485,30 @@ static void
 gone(struct registrar *r, uint64_t node, const struct claim_msg *m,
     uint64_t now_ms)
 {
-	struct row	*w = row_of(r, m->x, node);
+	struct held	w;
 
-	if (w == NULL || is_outdated(w, m))
+	if (!row_of(r, m->x, node, &w) || is_outdated(&w, m))
 		return;
-	del_row(r, w);
+	held_del(&r->rows, w.x, w.node);
 	moved(r, m->x, now_ms);
-}
-
-static void
-tell_uploaded(struct registrar *r, uint64_t core)
-{
-	struct claim_msg	 m = { .kind = CLAIM_BRANCH };
-	struct member		*n;
-
-	for (size_t i = 0; (n = walk(&r->nodes, &i)) != NULL;)
-		if (n->follows && !n->uploading) {
-			m.node = n->node;
-			r->ops->peer(r->ctx, core, &m);
-		}
 }
 
 static void
 send_all(struct registrar *r, uint64_t core)
 {
-	struct row	*w;
+	struct registrar_member	*n;
+	struct held_walk	at = { .table = 0 };
+	struct claim_holder	h;
+	struct held		w;
 
-	for (size_t i = 0; (w = walk(&r->rows, &i)) != NULL;)
-		if (!(w->h.flags & CLAIM_MOVING))
-			send_row(r, core, w, CLAIM_ROW);
-	tell_uploaded(r, core);
+	while (held_walk(&r->rows, &at, &w)) {
+		h = holder(r, &w);
+		if (!(h.flags & CLAIM_MOVING))
+			send_row(r, core, w.x, &h);
+	}
+	for (size_t i = 0; (n = walk(&r->nodes, &i)) != NULL;)
+		if (n->follows && n->known)
+			tell_uploaded(r, core, n);
 }
 
 static void
@@ -517,6 +547,7 @@ registrar_peer_down(struct registrar *r, uint64_t core)
 {
 	struct claim	*c;
 	struct waiter	*w;
+	size_t		 mask;
 	unsigned	 i, k;
 
 	for (i = 0; i < r->npeers && r->peers[i].node != core; i++)
@@ -530,9 +561,10 @@ registrar_peer_down(struct registrar *r, uint64_t core)
 				c->open[k].deadline_ms = 0;
 	for (size_t at = 0; (w = walk(&r->waiters, &at)) != NULL;)
 		if (w->core == core) {
+			mask = r->waiters.mask;
 			htab_del(&r->waiters, w->x, w);
 			free(w);
-			at = 0;
+			at = again(&r->waiters, mask, at);
 		}
 	/* The claims go on at the next tick, the branch is confirmed by those
 	 * who are left. */
@@ -618,6 +650,7 @@ answered(struct registrar *r, uint64_t core, const struct claim_msg *m,
     uint64_t now_ms)
 {
 	struct claim	*c = claim_of(r, m->x);
+	struct held	 w;
 	unsigned	 i;
 
 	for (i = 0; c != NULL && i < c->nopen; i++)
@@ -627,7 +660,7 @@ answered(struct registrar *r, uint64_t core, const struct claim_msg *m,
 	    i == c->nopen) {
 		/* Late. If it was granted meanwhile, that node has one more
 		 * to release. */
-		if (m->kind == CLAIM_ANSWER && row_of(r, m->x, m->node) != NULL)
+		if (m->kind == CLAIM_ANSWER && row_of(r, m->x, m->node, &w))
 			for (i = 0; i < m->nholders; i++)
 				compare(r, core, m->x, &m->holders[i]);
 		return;
@@ -649,17 +682,18 @@ answered(struct registrar *r, uint64_t core, const struct claim_msg *m,
 static void
 went(struct registrar *r, uint64_t node, uint64_t now_ms)
 {
-	struct member	*n = member_of(r, node);
-	struct row	*w;
+	struct registrar_member	*n = member_of(r, node);
+	struct held_walk	 at = { .table = 0 };
+	struct held		 w;
 
 	if (n == NULL || n->follows)
 		return;
 	/* Who waits for a move of it here is told to ask it. */
-	for (size_t i = 0; (w = walk(&r->rows, &i)) != NULL;)
-		if (w->h.node == node && w->h.flags & CLAIM_MOVING) {
-			w->h.flags = CLAIM_UNSURE;
-			moved(r, w->x, now_ms);
-			i = 0;
+	while (held_walk(&r->rows, &at, &w))
+		if (w.node == n->number && w.flags & CLAIM_MOVING) {
+			w.flags = CLAIM_UNSURE;
+			held_walk_set(&r->rows, &at, &w);
+			moved(r, w.x, now_ms);
 		}
 	registrar_forget(r, node, now_ms);
 }
@@ -670,6 +704,7 @@ registrar_from_peer(struct registrar *r, uint64_t core,
 {
 	struct claim_holder	 h = { m->node, m->epoch, m->flags };
 	struct claim_msg	 out = { .kind = CLAIM_ECHO };
+	struct claim		*c;
 
 	switch (m->kind) {
 	case CLAIM_CLAIM:
@@ -680,6 +715,9 @@ registrar_from_peer(struct registrar *r, uint64_t core,
 		answered(r, core, m, now_ms);
 		return 0;
 	case CLAIM_ROW:
+		/* It may be news since that core answered. */
+		if ((c = claim_of(r, m->x)) != NULL && h.node != c->node)
+			claim_add(&c->found, &h);
 		compare(r, core, m->x, &h);
 		return 0;
 	case CLAIM_SYNC:
@@ -708,46 +746,69 @@ registrar_from_peer(struct registrar *r, uint64_t core,
 static int
 upload(struct registrar *r, uint64_t node)
 {
-	struct member	*n = member_of(r, node);
-	struct row	*w;
+	struct registrar_member	*n;
+	struct held_walk	 at = { .table = 0 };
+	struct held		 w;
+	int			 rc;
 
-	if (n == NULL && (n = add(&r->nodes, node, sizeof(*n))) == NULL)
-		return ERR_NOMEM;
-	n->node = node;
+	if ((rc = find_or_make_member(r, node, &n)) < 0)
+		return rc;
 	n->follows = n->uploading = true;
-	for (size_t i = 0; (w = walk(&r->rows, &i)) != NULL;)
-		if (w->h.node == node)
-			w->stale = true;
+	n->known = false;
+	while (held_walk(&r->rows, &at, &w))
+		if (w.node == n->number && !w.stale) {
+			w.stale = true;
+			held_walk_set(&r->rows, &at, &w);
+		}
 	return 0;
 }
 
-static void
-sweep(struct registrar *r, uint64_t node, bool stale, uint64_t now_ms)
+static bool
+is_of(const struct held *w, unsigned number)
 {
-	struct row	*w;
-	uint64_t	 x;
+	return w->node == number;
+}
 
-	for (size_t i = 0; (w = walk(&r->rows, &i)) != NULL;)
-		if (w->h.node == node && (w->stale || !stale)) {
-			x = w->x;
-			del_row(r, w);
-			moved(r, x, now_ms);
-			i = 0;
+static bool
+is_stale_of(const struct held *w, unsigned number)
+{
+	return w->node == number && w->stale;
+}
+
+static bool
+is_live_of(const struct held *w, unsigned number)
+{
+	return w->node == number && !(w->flags & (CLAIM_DURABLE |
+	    CLAIM_MOVING | CLAIM_UNSURE));
+}
+
+/* Take away the rows of n that drop() names. Somebody waits for those alone
+ * whose move has not ended. */
+static void
+sweep(struct registrar *r, const struct registrar_member *n,
+    bool (*drop)(const struct held *w, unsigned number), uint64_t now_ms)
+{
+	struct held_walk	at = { .table = 0 };
+	struct held		w;
+
+	while (held_walk(&r->rows, &at, &w))
+		if (w.flags & CLAIM_MOVING && drop(&w, n->number)) {
+			held_walk_del(&r->rows, &at, &w);
+			moved(r, w.x, now_ms);
 		}
+	held_drop(&r->rows, drop, n->number);
 }
 
 static void
 uploaded(struct registrar *r, uint64_t node, uint64_t told, uint64_t now_ms)
 {
-	struct member	*n = member_of(r, node);
+	struct registrar_member	*n = member_of(r, node);
 
 	if (n == NULL || !n->uploading)
 		return;
-	sweep(r, node, true, now_ms);
+	sweep(r, n, is_stale_of, now_ms);
 	n->uploading = false;
 	n->told = told;
-	for (unsigned i = 0; i < r->npeers; i++)
-		tell_uploaded(r, r->peers[i].node);
 	mark(r);
 	confirm(r);
 }
@@ -777,58 +838,66 @@ registrar_from_desk(struct registrar *r, uint64_t node,
 void
 registrar_left(struct registrar *r, uint64_t node)
 {
-	struct member	*n = member_of(r, node);
-	struct claim	*c;
+	struct registrar_member	*n = member_of(r, node);
+	struct claim		*c;
+	size_t			 mask;
 
 	if (n != NULL)
 		n->follows = false;
 	for (size_t i = 0; (c = walk(&r->claims, &i)) != NULL;)
 		if (c->node == node) {
+			mask = r->claims.mask;
 			drop_claim(r, c);
-			i = 0;
+			i = again(&r->claims, mask, i);
 		}
 }
 
 void
 registrar_node_down(struct registrar *r, uint64_t node, uint64_t now_ms)
 {
-	struct row	*w;
-	uint64_t	 x;
+	struct registrar_member	*n = member_of(r, node);
+	struct held_walk	 at = { .table = 0 };
+	struct held		 w;
 
 	registrar_left(r, node);
-	for (size_t i = 0; (w = walk(&r->rows, &i)) != NULL;) {
-		if (w->h.node != node ||
-		    w->h.flags == CLAIM_DURABLE || w->h.flags == CLAIM_UNSURE)
-			continue;
-		x = w->x;
-		if (w->h.flags & CLAIM_DURABLE)
-			w->h.flags = CLAIM_DURABLE;
-		else if (w->h.flags & CLAIM_MOVING)
-			w->h.flags = CLAIM_UNSURE;
-		else
-			del_row(r, w);
-		moved(r, x, now_ms);
-		i = 0;
-	}
+	if (n == NULL)
+		return;
+	held_drop(&r->rows, is_live_of, n->number);
+	while (held_walk(&r->rows, &at, &w))
+		if (w.node == n->number && w.flags != CLAIM_DURABLE &&
+		    w.flags != CLAIM_UNSURE) {
+			w.flags = w.flags & CLAIM_DURABLE ? CLAIM_DURABLE :
+			    CLAIM_UNSURE;
+			held_walk_set(&r->rows, &at, &w);
+			moved(r, w.x, now_ms);
+		}
 }
 
 void
 registrar_forget(struct registrar *r, uint64_t node, uint64_t now_ms)
 {
-	struct member	*n;
+	struct registrar_member	*n = member_of(r, node);
 
 	registrar_left(r, node);
-	if ((n = member_of(r, node)) != NULL) {
-		htab_del(&r->nodes, node, n);
-		free(n);
-	}
-	sweep(r, node, false, now_ms);
+	if (n == NULL)
+		return;
+	sweep(r, n, is_of, now_ms);
+	r->members[n->number] = NULL;
+	htab_del(&r->nodes, node, n);
+	free(n);
+}
+
+void
+registrar_whole(struct registrar *r, bool whole)
+{
+	r->partial = !whole;
 }
 
 void
 registrar_tick(struct registrar *r, uint64_t now_ms)
 {
 	struct claim	*c;
+	size_t		 mask, n;
 	unsigned	 k;
 
 	for (size_t i = 0; (c = walk(&r->claims, &i)) != NULL;) {
@@ -838,10 +907,14 @@ registrar_tick(struct registrar *r, uint64_t now_ms)
 				close_open(c, k);
 			} else
 				k++;
-		if (c->nopen == 0 && !c->here) {
-			decide(r, c, now_ms);
-			i = 0;
-		} else
+		if (c->nopen > 0 || c->here) {
 			tell_desk(r, c, CLAIM_WAIT);
+			continue;
+		}
+		mask = r->claims.mask;
+		n = r->claims.n;
+		decide(r, c, now_ms);
+		if (r->claims.n < n)
+			i = again(&r->claims, mask, i);
 	}
 }

@@ -12,6 +12,7 @@
 
 #include "base/htab.h"
 #include "registrar/claim.h"
+#include "registrar/held.h"
 
 enum { REGISTRAR_PEERS = 32, REGISTRAR_WAIT_MS = 1000 };
 
@@ -39,7 +40,11 @@ struct registrar {
 	unsigned		 npeers;
 	uint64_t		 marks, serials;
 	bool			 confirming;
-	struct htab		 rows, claims, waiters, nodes;
+	bool			 partial;	/* see registrar_whole() */
+	struct held_rows	 rows;
+	struct registrar_member	*members[HELD_NODES];	/* by held.node */
+	unsigned		 nmembers;	/* above: none */
+	struct htab		 claims, waiters, nodes;
 	struct registrar_stats	 stats;
 };
 
@@ -51,7 +56,8 @@ void registrar_fini(struct registrar *r);
 int registrar_peer_up(struct registrar *r, uint64_t core, uint64_t now_ms);
 void registrar_peer_down(struct registrar *r, uint64_t core);
 
-/* A message of a core or of a desk of the branch. ERR_NOMEM, ERR_PROTO. */
+/* A message of a core or of a desk of the branch. ERR_NOMEM; ERR_PROTO;
+ * ERR_FULL beyond HELD_NODES nodes that are not forgotten. */
 int registrar_from_peer(struct registrar *r, uint64_t core,
     const struct claim_msg *m, uint64_t now_ms);
 int registrar_from_desk(struct registrar *r, uint64_t node,
@@ -67,6 +73,11 @@ void registrar_node_down(struct registrar *r, uint64_t node, uint64_t now_ms);
 
 /* It is no member any more. */
 void registrar_forget(struct registrar *r, uint64_t node, uint64_t now_ms);
+
+/* Is every node that is a member up, and its rows with us or a core in reach?
+ * If not, what is granted is provisional: somebody may have it who cannot be
+ * asked, and the session has to remember what it gets. True at first. */
+void registrar_whole(struct registrar *r, bool whole);
 
 /* At least every half second. */
 void registrar_tick(struct registrar *r, uint64_t now_ms);

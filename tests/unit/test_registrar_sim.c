@@ -190,6 +190,10 @@ release_one(struct node *n, uint64_t x, uint64_t epoch, unsigned to, bool merge)
 
 	for (r = n->rel; r < n->rel + RELEASES; r++)
 		if (r->used && r->x == x && r->to == to) {
+			if (!merge) {
+				r->merge = false;
+				r->since = r->next = now;
+			}
 			r->epoch = MAX(r->epoch, epoch);
 			return;
 		}
@@ -325,6 +329,7 @@ on_release(struct node *n, const struct event *e)
 	if (desk_holds(&n->d, e->m.x, &h)) {
 		if (is_later(h.epoch, n->id, e->m.epoch, nodes[e->from].id)) {
 			m.epoch = h.epoch;
+			m.asked = e->m.epoch;	/* which release */
 			post(e->to, e->from, REFUSED, &m, e->flags);
 			return;
 		}
@@ -346,8 +351,8 @@ on_released(struct node *n, const struct event *e)
 		struct release	*r = &n->rel[i];
 
 		if (!r->used || r->x != e->m.x || r->to != e->from ||
-		    r->epoch > e->m.epoch + (e->what == REFUSED ?
-		    UINT64_MAX / 2 : 0))
+		    (e->what == REFUSED ? r->epoch != e->m.asked :
+		    r->epoch > e->m.epoch))
 			continue;
 		r->used = false;
 		if (e->what == REFUSED) {
