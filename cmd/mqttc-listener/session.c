@@ -923,6 +923,7 @@ session_up(struct listener *l, struct peer *p)
 		e.receive_maximum = c->receive_maximum;
 		e.handle = c->handle;
 		e.present = c->state == CONN_OPEN;
+		e.again = true;
 		if (c->attach != NULL) {
 			e.durable = c->attach->durable;
 			e.expiry_s = c->attach->expiry_s;

@@ -447,8 +447,10 @@ attach(struct store *st, uint32_t listener, const struct session_msg *e)
 	}
 	if (d->connected && d->listener == listener &&
 	    d->serial == e->serial) {		/* said again */
-		if (d->seen)
-			return;			/* the grant is on its way */
+		/* The grant is on its way, or was, from who we were before: then
+		 * we hear in a moment whether it has come. */
+		if (d->seen || !e->again)
+			return;
 		d->seen = true;
 		d->time = e->time;
 		d->window = (uint16_t)MIN(MAX(e->receive_maximum, 1),

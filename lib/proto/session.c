@@ -18,7 +18,7 @@ static const struct wire_col cols[] = {
 	BOOL(23, clean_start), BOOL(24, durable), BOOL(25, present),
 	BOOL(26, graceful), BOOL(27, has_expiry), BOOL(28, more),
 	U64(29, id_hi), U64(30, id_lo), BOOL(31, opened), U32(32, count),
-	BOOL(33, refused),
+	BOOL(33, refused), U64(34, deadline_ms), BOOL(35, again),
 };
 
 int

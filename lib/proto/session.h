@@ -24,7 +24,8 @@ enum session_kind {
 	 * (the store may have been started anew): handle, and pids that wait
 	 * at the client for an acknowledgement. With `opened`: a clean
 	 * start of one with nothing stored and no will, served already; it
-	 * gets no answer.
+	 * gets no answer. With `again` it is said to a store that began anew,
+	 * which may have had it before, and had not answered.
 	 * With serial 0 and nothing else: all were named that are here. */
 	SESSION_ATTACH		= 1,
 	/* The connection ended: serial, client_id, graceful (no will),
@@ -71,13 +72,13 @@ enum session_kind {
 	 * SUBSCRIBE also what stands instead: `present` if there was a
 	 * subscription, with flags and sub_id. */
 	SERVE_SUBACK		= 36,
-	/* serial, pid, flags (SESSION_QOS ...), expiry_s, ids, topic, props,
+	/* serial, pid, flags (SESSION_QOS ...), deadline_ms, ids, topic, props,
 	 * payload (empty with SESSION_APART: it is the third part). */
 	SERVE_DELIVER		= 37,
 	/* serial, pid: the PUBREC is kept, go on. */
 	SERVE_PUBREL		= 38,
 	/* One retained message for serial: topic, props, payload, flags,
-	 * expiry_s, sub_id, token, time, id_hi, id_lo, the filter of its ASK,
+	 * deadline_ms, sub_id, token, time, id_hi, id_lo, the filter of its ASK,
 	 * and with no local its publisher's client_id. A last one without a topic
 	 * ends the page of `count`, with the `what` of its ASK; with `more`
 	 * there is another one to be asked for: filter, flags, sub_id, token,
@@ -108,11 +109,11 @@ struct session_msg {
 	uint32_t	kind;			/* enum session_kind */
 	uint32_t	pid, flags, what, expiry_s, version, receive_maximum,
 			will_delay_s, sub_id, token, count;
-	uint64_t	serial, handle, time, id_hi, id_lo;
+	uint64_t	serial, handle, time, id_hi, id_lo, deadline_ms;
 	struct slice	topic, props, payload, ids, client_id, will, share,
 			filter, pids, cursor;
 	bool		clean_start, durable, present, graceful, has_expiry,
-			more, opened, refused;
+			more, opened, refused, again;
 };
 
 #define SESSION_BUF_MIN	(256 * 1024)	/* holds any entry but a DELIVER */

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from support import mqttc, wire
-from support.durable import Receiver, durable, leave
+from support.durable import Receiver, durable, leave, settled
 from support.wire import V31, V311, V5
 
 every_version = pytest.mark.parametrize("version", [V31, V311, V5])
@@ -1267,6 +1267,25 @@ def test_the_store_is_killed_with_messages_in_flight(mortal, topic, qos):
         for p in got[:1] + got[2:3] + got[4:] + [more, last]]
     assert all(p.dup for p in again)
     finish(c, *again)
+
+
+@every_qos
+def test_the_store_is_killed_as_it_hands_out(mortal, topic, qos):
+    """It has not acknowledged the CONNECT yet, and hears of it again: the
+    connection goes on, and nothing comes twice on it [MQTT-4.4.0-1]."""
+    node = mortal
+    for i in range(3):
+        who = absent(node, topic + "/%d" % i, qos=qos)
+        node.client(on=1).publish(topic + "/%d" % i, b"x", qos=qos)
+        pid = node.wait_ready("session_store.0", getattr(node, "killed", None))
+        node.killed = pid = pid["pid"]
+        node.expected_gone.add(pid)
+        c = durable(node, who, present=True)
+        p = c.read_publish()
+        os.kill(pid, signal.SIGKILL)
+        node.wait_ready("session_store.0", not_pid=pid)
+        settled(node)
+        finish(c, p)
 
 
 @every_qos
