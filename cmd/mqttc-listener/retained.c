@@ -433,11 +433,15 @@ retained_take(struct listener *l, struct conn *c, uint32_t store,
 	p.v.topic = e->topic;
 	p.v.props = e->props;
 	p.v.payload = e->flags & SESSION_APART ? *apart : e->payload;
-	p.v.expiry_s = e->expiry_s;
+	p.v.expiry_s = expiry_left(e->deadline_ms, l->ids.clock / 1000000);
 	p.v.qos = how.qos = e->flags & SESSION_QOS;
 	p.v.retain = how.retain = true;		/* [MQTT-3.3.1-8] */
 	if (how.qos == 3)
 		return;
+	if (p.v.expiry_s == 0) {		/* [MQTT-3.3.2-5] */
+		metric_inc(&m_dropped_expired);
+		return;
+	}
 	p.id = (struct msgid){ e->id_hi, e->id_lo };
 	/* Its store knows what it has given it. */
 	stored = c->handle != 0 && how.qos > 0;

@@ -685,10 +685,12 @@ on_deliver(struct listener *l, struct conn *c, const struct session_msg *e,
 		.topic = e->topic,
 		.props = e->props,
 		.payload = e->flags & SESSION_APART ? *apart : e->payload,
-		.expiry_s = e->expiry_s,
+		.expiry_s = expiry_left(e->deadline_ms,
+		    l->ids.clock / 1000000),
 		.qos = how.qos,
 		.retain = how.retain,
 	};
+	bool			 taken;
 
 	if (how.qos == 0 || how.qos == 3 || e->pid == 0 ||
 	    e->pid > UINT16_MAX || c->state != CONN_OPEN)
@@ -701,9 +703,16 @@ on_deliver(struct listener *l, struct conn *c, const struct session_msg *e,
 	for (i = 0; i < n; i++)
 		ids[i] = get_le32(e->ids.data + 4 * i);
 	how.ids = ids;
-	/* What it cannot take counts as taken [MQTT-3.1.2-25]. */
-	if (!deliver_served(l, c, &v, &how, (uint16_t)e->pid,
-	    (e->flags & SESSION_DUP) != 0))
+	if (UNLIKELY(v.expiry_s == 0) && !(e->flags & SESSION_DUP)) {
+		metric_inc(&m_dropped_expired);		/* [MQTT-3.3.2-5] */
+		c->dropped++;
+		taken = false;
+	} else {
+		taken = deliver_served(l, c, &v, &how, (uint16_t)e->pid,
+		    (e->flags & SESSION_DUP) != 0);
+	}
+	/* What it cannot have counts as taken [MQTT-3.1.2-25]. */
+	if (!taken)
 		session_ack(l, c, how.qos == 1 ? MQTT_PUBACK : MQTT_PUBREC,
 		    (uint16_t)e->pid, how.qos == 2);
 	free(ids);

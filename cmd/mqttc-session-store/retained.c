@@ -210,7 +210,7 @@ struct page {
 };
 
 static bool
-give(void *ctx, const struct retain_msg *m, uint32_t expiry_s)
+give(void *ctx, const struct retain_msg *m, uint32_t expiry_s UNUSED)
 {
 	struct page		*p = ctx;
 	struct session_msg	 e = {
@@ -221,7 +221,7 @@ give(void *ctx, const struct retain_msg *m, uint32_t expiry_s)
 		.time = p->ask->time,
 		.topic = m->topic,
 		.props = m->props,
-		.expiry_s = expiry_s,
+		.deadline_ms = m->deadline_ms,
 		.id_hi = m->id_hi, .id_lo = m->id_lo,
 		.flags = MIN(m->qos, p->ask->flags & 3),
 		.filter = p->ask->filter,

@@ -181,14 +181,15 @@ deliver(struct store *st, struct holder *h, uint64_t offset)
 		.kind = SERVE_DELIVER,
 		.serial = h->serial,
 		.pid = session_pid(offset),
+		.deadline_ms = en->body->deadline_ms,
 	};
 	uint8_t			*ids = NULL;
 	uint16_t		 i;
 	bool			 apart;
 
-	e.expiry_s = expiry_left(en->body->deadline_ms, st->now_ms);
 	/* Once sent it is sent again whatever its age. */
-	if (e.expiry_s == 0 && offset >= s->sent) {
+	if (expiry_left(en->body->deadline_ms, st->now_ms) == 0 &&
+	    offset >= s->sent) {
 		metric_inc(&m_dropped_expired);		/* [MQTT-3.3.2-5] */
 		drop_entry(st, s, offset);
 		return true;

@@ -1021,6 +1021,28 @@ def test_messages_age_on_their_way(make_node, topic, way, here):
     finish(sub, *got)
 
 
+@needs_own
+@every_qos
+def test_messages_age_at_their_listener(make_node, topic, qos):
+    """It is stopped when the store hands them out."""      # MQTT-3.3.2-5, -6
+    node = make_node(listeners=2)
+    sub = durable(node, "sub", on=1, props={"receive_maximum": 2})
+    sub.subscribe(topic, qos=qos)
+    pub = node.client(on=0)
+    pid = node.kill("listener.1", signal.SIGSTOP)
+    for body, life in ((b"aged", 100), (b"expires", 1), (b"for ever", None)):
+        pub.send_publish(topic, body, qos, props=None if life is None else
+                         {"message_expiry_interval": life})
+    pub.expect_nothing()
+    node.wait_metric("store_records_total", lambda v: v >= 3)
+    time.sleep(1.2)                     # the messages must grow old
+    os.kill(pid, signal.SIGCONT)
+    got = sub.read_publishes(2)
+    assert payloads(got) == [b"aged", b"for ever"]
+    assert 50 < got[0].props["message_expiry_interval"] <= 99
+    finish(sub, *got)
+
+
 # --- One holder -------------------------------------------------------------
 
 @every_version
