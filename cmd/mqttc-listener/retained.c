@@ -6,6 +6,10 @@
  * come yet fits the client's queue, however many filters it subscribed to; the
  * rest is asked for later. What came live meanwhile is known by its id and not
  * repeated. Spec: MQTT 5.0 section 3.3.1.3.
+ *
+ * CAVEAT: who waits for a page is a connection. When it ends, what was not
+ * fetched is not asked for again, although the session may go on
+ * [MQTT-3.3.1-9].
  */
 #include "listener.h"
 
