@@ -32,7 +32,7 @@ struct sub_wait {
 	uint8_t		 codes[];	/* then as many: what is still to be done */
 };
 
-enum { TODO_ASK = 1, TODO_STORE = 2 };
+enum { TODO_ASK = 1, TODO_STORE = 2, TODO_QOS = 4 };
 
 static uint32_t last_token;
 
@@ -125,10 +125,24 @@ answer(struct listener *l, struct conn *c, struct sub_wait *w)
 		client_park(l, c);
 }
 
+/* Has c, whose session its store has, this filter with QoS 0? Then that goes on
+ * until the store has it with more, for nobody else sends what comes meanwhile
+ * [MQTT-3.8.4-4]. */
+static bool
+must_go_on(struct listener *l, struct conn *c, const struct topic_sub *s)
+{
+	const struct index_sub *was;
+
+	return c->handle != 0 && !s->shared &&
+	    (was = index_get(l->index, &c->subs, NULL,
+	    (const char *)s->filter.data, s->filter.len)) != NULL &&
+	    was->qos == 0;
+}
+
 static uint8_t
 subscribe_one(struct listener *l, struct conn *c,
     const struct mqtt_subscription *s, uint32_t sub_id, uint64_t *seq,
-    bool *is_new)
+    uint8_t *todo, bool *is_new)
 {
 	const struct slice	*group;
 	const char		*filter;
@@ -154,6 +168,10 @@ subscribe_one(struct listener *l, struct conn *c,
 	opts.qos = qos & 3;
 	opts.no_local = s->no_local;
 	opts.rap = s->retain_as_published;
+	if (qos > 0 && must_go_on(l, c, &s->topic)) {
+		opts.qos = 0;
+		*todo |= TODO_QOS;
+	}
 	if (c->subs.n >= l->conf->mqtt_max_subscriptions &&
 	    !index_has(l->index, &c->subs, group, filter, len)) {
 		metric_inc(&m_dropped_quota);
@@ -262,7 +280,8 @@ on_subscribe(struct listener *l, struct conn *c, const struct mqtt_frame *f)
 	while (mqtt_subscribe_next(&s, l->conf->mqtt_max_topic_levels, &at,
 	    &one)) {
 		is_new = false;
-		code = subscribe_one(l, c, &one, sub_id, &seq, &is_new);
+		code = subscribe_one(l, c, &one, sub_id, &seq,
+		    &w->codes[w->room + w->ncodes], &is_new);
 		options = options_of(&one, code);
 		if (code < 0x80 && !tell_store(l, c, w, &one, options, sub_id))
 			code = MQTT_QUOTA_EXCEEDED;
@@ -300,10 +319,10 @@ unsubscribe_one(struct listener *l, struct conn *c, const struct topic_sub *s,
 	    s->filter.len, out);
 }
 
-/* Its store refused the k-th topic of w: it is again as the store has it, unless
- * the client has unsubscribed meanwhile. */
+/* The k-th topic of w is to be as its store has it, unless the client has
+ * unsubscribed meanwhile. */
 static void
-put_back(struct listener *l, struct sub_wait *w, uint32_t k,
+follow_store(struct listener *l, struct sub_wait *w, uint32_t k,
     const struct session_msg *e)
 {
 	struct mqtt_frame	 f = {
@@ -363,12 +382,11 @@ subscribe_stored(struct listener *l, const struct session_msg *e)
 		return;				/* it answered twice */
 	*todo &= (uint8_t)~TODO_STORE;
 	w->kept_since = (uint32_t)e->time;
-	if (e->what >= 0x80) {
+	if (e->what >= 0x80)
 		w->codes[k] = (uint8_t)e->what;
-		if (w->type == MQTT_SUBACK && w->packet != NULL &&
-		    w->c->state == CONN_OPEN)
-			put_back(l, w, k, e);
-	}
+	if ((e->what >= 0x80 || *todo & TODO_QOS) && w->type == MQTT_SUBACK &&
+	    w->packet != NULL && w->c->state == CONN_OPEN)
+		follow_store(l, w, k, e);
 	if (--w->unstored == 0)
 		l->subs_due = true;
 }

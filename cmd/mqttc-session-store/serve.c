@@ -22,7 +22,7 @@ struct token_wait {
 	uint64_t	 pos;		/* the end of the log with it */
 	uint32_t	 listener, token;
 	uint32_t	 since;		/* retained_now() */
-	uint32_t	 sub_id;	/* refused: what stands instead */
+	uint32_t	 sub_id;	/* what stands now */
 	uint8_t		 reason, options;
 	bool		 remove, stands;
 };
@@ -494,7 +494,7 @@ suback(struct store *st, uint32_t listener, const struct token_wait *w)
 		peer_send(st, listener, &e);
 }
 
-/* The subscription that w was to replace goes on. */
+/* What w has led to: the new one, or the one it was to replace. */
 static void
 note_standing(struct store *st, struct session *s, const struct op *o,
     struct token_wait *w)
@@ -541,11 +541,11 @@ serve_subscribe(struct store *st, uint32_t listener,
 	w->remove = remove;
 	rc = log_is_full(st) && !remove ? ERR_FULL : log_op(st, &o, NULL, NULL);
 	w->pos = journal_end(st->journal);
-	if (rc < 0 && !remove) {
+	if (rc < 0 && !remove)
 		w->reason = rc == ERR_FULL ? MQTT_QUOTA_EXCEEDED :
 		    MQTT_UNSPECIFIED_ERROR;
+	if (!remove)
 		note_standing(st, h->session, &o, w);
-	}
 	w->seq = route_seq_all(&st->tell);
 	w->next = st->subs;
 	st->subs = w;

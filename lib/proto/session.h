@@ -68,9 +68,9 @@ enum session_kind {
 	 * says so (again: what was said may have been lost). */
 	SERVE_TAKEN		= 35,
 	/* serial, token, what (reason code), time (how many retained
-	 * messages the store had taken live when it subscribed). Of a refused
-	 * SUBSCRIBE also what stands instead: `present` if there was a
-	 * subscription, with flags and sub_id. */
+	 * messages the store had taken live when it subscribed). Of a SUBSCRIBE
+	 * also what stands now: `present` if there is a subscription, with
+	 * flags and sub_id. */
 	SERVE_SUBACK		= 36,
 	/* serial, pid, flags (SESSION_QOS ...), deadline_ms, ids, topic, props,
 	 * payload (empty with SESSION_APART: it is the third part). */

@@ -209,6 +209,36 @@ def test_subscribing_again_replaces(node, topic):           # MQTT-3.8.4-3
     finish(c, p)
 
 
+@needs_own
+@pytest.mark.parametrize("qos", [1, 2])
+def test_subscribing_again_loses_nothing(make_node, topic, qos):  # 3.8.4-4
+    """With more than QoS 0. What listener 1 says waits behind a lot, so its
+    store hears of the message first."""
+    node = make_node(listeners=2)
+    c = durable(node, "c", on=1)
+    c.subscribe(topic, qos=0)
+    busy = node.client(on=1)
+    pub = node.client(on=0)
+    pid = node.kill("session_store.0", signal.SIGSTOP)
+    for i in range(300):
+        busy.subscribe("busy/%d" % i)   # asks for what is retained
+    c.send_bytes(wire.subscribe_packet(V5, 99, [(topic, qos)]))
+    c.expect_nothing()
+    k = pub.send_publish(topic, b"x", qos=2)
+    pub.expect_nothing()
+    os.kill(pid, signal.SIGCONT)
+    pub.wait_ack(wire.PUBREC, k)
+    got = c.read_until(lambda p: p.kind == wire.PUBLISH)
+    assert got.payload == b"x"
+    c.complete(got)
+    c.read_until(lambda p: p.kind == wire.SUBACK)
+    for q in (0, 2):                    # from now on one of them sends it
+        pub.publish(topic, b"y", qos=q)
+        p = c.read_until(lambda p: p.payload == b"y")
+        assert p.qos == min(q, qos)
+        finish(c, p)
+
+
 @every_version
 def test_unsubscribe_is_kept(node, topic, version):         # MQTT-3.10.4-1
     c = durable(node, sid(topic), version)
