@@ -32,6 +32,7 @@ enum {
 	STORES_FROM	= ROUTE_LISTENERS_MAX,	/* in link.peers */
 	PEERS_MAX	= ROUTE_LISTENERS_MAX + ROUTE_STORES_MAX,
 	TURN_RECORDS	= 4096,		/* handed on, then the others' turn */
+	ROUTER_NEW_MS	= 10000,	/* it may not know all nodes yet */
 };
 
 struct peer {			/* a listener or a store of this node */
@@ -79,6 +80,7 @@ struct link_process {
 	uint32_t	 nstores;
 	struct bus_peer	*router;
 	uint64_t	 router_incarnation;
+	uint64_t	 router_ms;	/* it is there since */
 	struct route_fib fib;
 	uint64_t	 random;
 	uint64_t	 now_ms;	/* since 1970 */

@@ -147,11 +147,25 @@ node_get(struct link_process *l, const struct slice *name)
 	return n;
 }
 
+/* Those that are none any more, as far as a router can tell that has just been
+ * started. */
+static void
+nodes_forget(struct link_process *l)
+{
+	struct node *n, *next;
+
+	if (mono_ms() - l->router_ms < ROUTER_NEW_MS)
+		return;
+	HASH_ITER(hh, l->nodes, n, next)
+		if (!n->seen)
+			node_close(l, n);
+}
+
 int
 on_nodes(void *ctx, struct bus_frame *f)
 {
 	struct link_process	*l = ctx;
-	struct node		*n, *next;
+	struct node		*n;
 	struct node_info	 info;
 	struct nodes		 m;
 
@@ -168,9 +182,7 @@ on_nodes(void *ctx, struct bus_frame *f)
 		n->seen = true;
 		node_update(l, n, &info);
 	}
-	HASH_ITER(hh, l->nodes, n, next)
-		if (!n->seen)
-			node_close(l, n);
+	nodes_forget(l);
 	l->state_due = true;
 	count_up(l);
 	return 0;
@@ -242,6 +254,7 @@ nodes_tick(struct link_process *l)
 
 	if (++l->ticks % REPEAT_TICKS == 0)
 		l->state_due = true;
+	nodes_forget(l);
 	for (n = l->nodes; n != NULL; n = n->hh.next) {
 		why = n->relay != NULL ? bus_relay_trouble(n->relay) : NULL;
 		if (why != NULL && n->said != why)

@@ -135,6 +135,7 @@ router_update(struct link_process *l, const struct proc_peer *pp)
 		return;
 	}
 	l->router_incarnation = pp->incarnation;
+	l->router_ms = mono_ms();
 }
 
 void

@@ -660,6 +660,18 @@ take_single(struct bus *b, struct conn *c, const Envelope *e)
 		b->holding = true;
 }
 
+/* Its relay does not know that we do not know it (any more): it has to say
+ * hello again. */
+static void
+say_unknown(struct bus *b, const struct bus_addr *from, const Envelope *e)
+{
+	Hello h = Hello_init_zero;
+
+	h.slot = e->slot;
+	h.incarnation = e->incarnation;
+	(void)send_welcome(b, from, &h, NULL, WELCOME_NAME);
+}
+
 /* The handler asked for the frame once more. */
 void
 router_again(struct bus *b)
@@ -703,6 +715,9 @@ router_take(struct bus *b, struct bus_addr *from)
 	}
 	if (c == NULL) {
 		count(dropped_unwelcome);
+		if (from->via > 0 && e.kind >= KIND_RECORDS &&
+		    e.kind < KIND_ROUTE_ACK)
+			say_unknown(b, from, &e);
 		return;
 	}
 	c->heard = b->turn;

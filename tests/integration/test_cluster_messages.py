@@ -12,6 +12,9 @@ from support import mqttc, wire
 from support.cluster import Cluster
 from support.wire import V311, V5
 
+# Nothing is dropped because much was published.
+LONG = {"mqtt.max_offline_queue_len": "100000"}
+
 pytestmark = pytest.mark.skipif(mqttc.FOREIGN is not None,
                                 reason="needs nodes of its own")
 
@@ -392,7 +395,7 @@ class Load:
                                  (1, "session_store.0")])
 def test_nothing_is_lost_or_doubled_when_a_process_is_killed(make_cluster,
                                                              who, qos):
-    c = make_cluster(2, listeners=2)
+    c = make_cluster(2, listeners=2, options=LONG)
     load = Load(c, "k/t", qos)
     node, name = who
     for _ in range(4):
@@ -406,7 +409,7 @@ def test_nothing_is_lost_or_doubled_when_a_process_is_killed(make_cluster,
 
 @pytest.mark.parametrize("who", [0, 1])
 def test_a_link_that_stands_still_holds_up_and_loses_nothing(make_cluster, who):
-    c = make_cluster(2, listeners=2)
+    c = make_cluster(2, listeners=2, options=LONG)
     load = Load(c, "s/t", 1)
     for _ in range(2):
         load.moved(20)
@@ -484,7 +487,7 @@ def test_a_durable_session_of_a_node_that_was_away(make_cluster):
 
 
 def test_an_upgrade_of_a_listener_keeps_the_streams(make_cluster):
-    c = make_cluster(2, listeners=2)
+    c = make_cluster(2, listeners=2, options=LONG)
     load = Load(c, "u/t", 1)
     for node in (0, 1, 0, 1):
         load.moved(30)
