@@ -47,6 +47,7 @@ class Rig:
         self.dir = tempfile.mkdtemp(prefix="mqttc-rig-")
         self.run_dir = os.path.join(self.dir, "run")
         os.mkdir(self.run_dir, 0o700)
+        os.mkdir(os.path.join(self.dir, "data"), 0o700)
         self.options = {"node.name": "rig@127.0.0.1",
                         "node.run_dir": self.run_dir,
                         "node.data_dir": os.path.join(self.dir, "data"),
