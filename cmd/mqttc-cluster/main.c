@@ -28,6 +28,7 @@ enum {
 	OPT_NODES,
 	TIMEOUT_MS	= 5000,
 	POLL_MS		= 100,
+	BEGIN_MS	= 10000,	/* for a router that starts anew */
 	WAIT_MS		= 30000,	/* for what was begun, and its end */
 	NODES_MAX	= 1024,
 	WIDTH		= 80,
@@ -141,7 +142,7 @@ operands(void *ctx, int argc, char **argv)
 		tool_usage(&opts, "'%s' is no node name: NAME@HOST", a->node);
 }
 
-/* --- Asking the router ----------------------------------------------------- */
+/* --- Asking the router --------------------------------------------------- */
 
 /* One node as it was told. */
 struct node {
@@ -155,7 +156,7 @@ struct view {
 	struct node	*nodes;
 	size_t		 n;
 	char		*cluster, *name, *out, *digest;
-	bool		 joined, split, majority, unsaved;
+	bool		 joined, split, majority, unsaved, again;
 	bool		 no_memory;
 };
 
@@ -313,6 +314,7 @@ add_figure(struct view *v, const struct kv_row *kv)
 		{ "split", NULL, &v->split },
 		{ "majority", NULL, &v->majority },
 		{ "unsaved", NULL, &v->unsaved },
+		{ "again", NULL, &v->again },
 	};
 	size_t i;
 
@@ -386,7 +388,7 @@ view_get(struct asker *a, struct view *v)
 	return rc;
 }
 
-/* --- Printing -------------------------------------------------------------- */
+/* --- Printing ------------------------------------------------------------ */
 
 static bool
 is_running(const struct node *n)
@@ -630,7 +632,7 @@ print_names(struct asker *a, const struct view *v)
 	return 0;
 }
 
-/* --- What changes something ------------------------------------------------ */
+/* --- What changes something ---------------------------------------------- */
 
 static bool
 get_number(struct slice s, uint64_t *out)
@@ -693,6 +695,8 @@ find(const struct view *v, const char *name)
 static bool
 is_so(const struct args *args, const struct view *v)
 {
+	if (v->again)
+		return false;
 	if (args->command->verb == JOIN)
 		return find(v, args->node) != NULL && v->out[0] == '\0';
 	if (args->command->verb == LEAVE)
@@ -744,6 +748,23 @@ await(struct asker *a, const struct args *args, struct outcome *o,
 	return EX_TEMPFAIL;
 }
 
+/* The router may be starting anew, after what was done before. */
+static int
+begin(struct asker *a, const struct query *q, struct outcome *o)
+{
+	uint64_t	end = now_ms() + BEGIN_MS;
+	int		rc;
+
+	while ((rc = ask_once(a, q, outcome_row, o)) == ERR_AGAIN ||
+	    (rc == 0 && a->status == EX_TEMPFAIL)) {
+		if (now_ms() >= end)
+			break;
+		pause_ms(POLL_MS);
+	}
+	return rc == ERR_AGAIN ? ask(a, q, outcome_row, o) :
+	    rc != 0 ? rc : (int)a->status;
+}
+
 static void
 say_failed(const struct args *args, const char *why)
 {
@@ -779,7 +800,7 @@ change(struct asker *a, const struct args *args)
 		fprintf(stderr, "mqttc-cluster: not joined\n");
 		return 1;
 	}
-	if ((rc = ask(a, &q, outcome_row, &o)) != 0) {
+	if ((rc = begin(a, &q, &o)) != 0) {
 		if (a->status != 0)
 			say_failed(args, a->error);
 		return rc;

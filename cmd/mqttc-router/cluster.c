@@ -341,12 +341,18 @@ is_joining(const struct cluster *c)
 	return c->task.kind == TASK_JOIN && c->task.state == TASK_RUNNING;
 }
 
+bool
+cluster_is_joining(const struct router *r, const char *name)
+{
+	return is_joining(r->cluster) &&
+	    strcmp(name, r->cluster->task.name) == 0;
+}
+
 size_t
 cluster_hello(struct router *r, const char *to, void *buf, size_t size)
 {
 	struct cluster	*c = r->cluster;
-	unsigned	 flags = is_joining(c) &&
-			    strcmp(to, c->task.name) == 0 ? MEMBER_JOIN : 0;
+	unsigned	 flags = cluster_is_joining(r, to) ? MEMBER_JOIN : 0;
 
 	if (c->again)
 		return 0;
@@ -594,6 +600,7 @@ put_figures(struct cluster *c, struct reply_writer *w)
 	(void)put_kv(w, "rows", "%" PRIu32, n.rows);
 	(void)put_kv(w, "digest", "%016" PRIx64, n.digest);
 	(void)put_kv(w, "unsaved", "%d", members_unsaved(c->m, &serial));
+	(void)put_kv(w, "again", "%d", c->again);
 }
 
 static long

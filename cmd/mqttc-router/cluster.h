@@ -53,6 +53,9 @@ uint64_t cluster_incarnation(const struct router *r);
 
 /* A hello for this node, as members_hello: 0 while nothing can be said. */
 size_t cluster_hello(struct router *r, const char *to, void *buf, size_t size);
+/* Is it asking this node to be let in? Then its answer is for cluster_joined,
+ * else for members_refused. */
+bool cluster_is_joining(const struct router *r, const char *name);
 /* What `join` was called for came to this: an answer (bytes), or why not. */
 void cluster_joined(struct router *r, const void *bytes, size_t len,
     const char *why);

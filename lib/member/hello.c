@@ -64,7 +64,7 @@ seen_of(const struct members *m, const char *name, const uint8_t *uuid)
 	return seen;
 }
 
-/* --- Hello ----------------------------------------------------------------- */
+/* --- Hello --------------------------------------------------------------- */
 
 size_t
 members_hello(const struct members *m, const char *to, unsigned flags,
@@ -158,7 +158,7 @@ member_hello_decode(struct member_hello *h, const void *bytes, size_t len)
 	    ERR_PROTO;
 }
 
-/* --- Judging --------------------------------------------------------------- */
+/* --- Judging ------------------------------------------------------------- */
 
 static void
 refuse(struct member_verdict *v, enum member_reason r, const char *fmt, ...)
@@ -335,7 +335,7 @@ members_judge(const struct members *m, const void *bytes, size_t len,
 	judge_hello(m, clock, out);
 }
 
-/* --- Answers --------------------------------------------------------------- */
+/* --- Answers ------------------------------------------------------------- */
 
 /* A new join id of this name is to be later than that. */
 static uint64_t
@@ -539,7 +539,7 @@ members_met(struct members *m, const struct member_hello *h, uint64_t clock,
 	return self_check(m, clock);
 }
 
-/* --- Joining --------------------------------------------------------------- */
+/* --- Joining ------------------------------------------------------------- */
 
 static int
 take_rows(struct members *m, const void *bytes, size_t len)

@@ -28,7 +28,7 @@ struct entry {
 	struct ids	have;		/* cores that have it as it stands */
 
 	uint64_t	incarnation;	/* the highest known of it */
-	bool		up, met;	/* met: it was up before, in this life */
+	bool		up, met;	/* met: it was up, in this life */
 	bool		parked;		/* here, */
 	bool		parked_there;	/* or by the other */
 	uint64_t	since_ms;
@@ -43,7 +43,7 @@ struct members {
 	uint32_t	 n, size;
 	uint32_t	 nin, nended, nforced;
 	struct entry	*self;
-	uint64_t	 self_join;	/* its join id; 0 while it is not known */
+	uint64_t	 self_join;	/* its join id; 0: not known yet */
 	bool		 quiet;		/* opening: no events */
 	uint8_t		 uid[MEMBER_ID];
 	char		 cluster[MEMBER_NAME_MAX];	/* uid is its hash */
@@ -131,6 +131,11 @@ uint64_t seen_of(const struct members *m, const char *name,
 
 /* --- reach.c --- */
 
+/* Does a core that is heard from say that it reaches it? */
+bool is_seen(const struct members *m, const struct entry *e);
+/* Is it in reach: ours, or, as a replicant is linked with one core, of one who
+ * would know? */
+bool counts_as_up(const struct members *m, const struct entry *e);
 /* Does anybody who is heard from reach it? */
 bool is_alive(const struct members *m, const struct entry *e);
 

@@ -20,8 +20,8 @@
  * `rows.<core>` once it is on its disk (members_say after members_saved). So a
  * row in the stream of a core says that this core has it on disk: that is what
  * members_acks counts, and no core takes rows away with it when it goes.
- * A replicant tells the core it follows what that one lacks: what it has written
- * itself, or heard from somebody else (members_say as well).
+ * A replicant tells the core it follows what that one lacks: what it has
+ * written itself, or heard from somebody else (members_say as well).
  *
  * Cluster uid. With cluster.discovery = manual it is random, and a node that
  * joins takes over that of whom it asked; else it is a hash of cluster.name,
@@ -39,7 +39,7 @@
  * Sequence on a connection between nodes (both are told apart by who called):
  *
  *	caller  > hello				called: members_judge
- *		< hello, or an answer that refuses	(and the other way round)
+ *		< hello, or an answer that refuses	(likewise)
  *	both: members_met, then streams
  *
  *	joiner	> hello with MEMBER_JOIN	core: members_judge says JOIN:
@@ -105,7 +105,7 @@ struct member_row {
 	char		addrs[MEMBER_ADDRS][MEMBER_ADDR_MAX];
 };
 
-/* --- What is to be told ---------------------------------------------------- */
+/* --- What is to be told -------------------------------------------------- */
 
 enum member_event_kind {
 	/* row is a member now; row is none any more. Its state says why; `in`:
@@ -144,7 +144,7 @@ struct member_calls {
 	void (*event)(void *ctx, const struct member_event *e);
 };
 
-/* --- This node ------------------------------------------------------------- */
+/* --- This node ----------------------------------------------------------- */
 
 struct members;				/* not thread safe */
 
@@ -163,8 +163,8 @@ struct members_opts {
 
 /*
  * Make it from the image that members_image wrote, or of a first start if
- * image is empty. clock is the hybrid clock. No events are told of it; something
- * may be to be saved (members_unsaved). Errors, with a text for a human in why:
+ * image is empty. clock is the hybrid clock. No events are told of it;
+ * something may be to be saved (members_unsaved). Errors, with a text for a human in why:
  * ERR_INVAL	the configuration is at odds with the data (another name after
  *		it was in a cluster, another cluster.name): EX_CONFIG
  * ERR_CORRUPT	the image is damaged
@@ -199,7 +199,7 @@ void members_self(const struct members *m, struct members_self *out);
 int members_set_addrs(struct members *m, const char *const *addrs, uint32_t n,
     uint64_t clock);
 
-/* --- On disk --------------------------------------------------------------- */
+/* --- On disk ------------------------------------------------------------- */
 
 /* Is there anything that members_image would write and did not? Serial of the
  * last change: hand it to members_saved once that image is on disk (fsynced),
@@ -209,7 +209,7 @@ bool members_unsaved(const struct members *m, uint64_t *serial);
 int members_image(const struct members *m, uint8_t **out, size_t *len);
 void members_saved(struct members *m, uint64_t serial);
 
-/* --- Rows: the stream rows.<core> ------------------------------------------ */
+/* --- Rows: the stream rows.<core> ---------------------------------------- */
 
 /*
  * The next row to say, then call again: 1; 0: none is left.
@@ -248,13 +248,14 @@ struct member_acks {
 };
 struct member_acks members_acks(const struct members *m, uint64_t join);
 
-/* --- Looking --------------------------------------------------------------- */
+/* --- Looking ------------------------------------------------------------- */
 
 /* Members, by join id, this node among them: *at 0 is the start. 1, or 0. */
 struct member_look {
 	const struct member_row *row;
 	bool		self;
-	bool		up;		/* members_reach */
+	bool		up;		/* members_reach; or of a replicant, or
+					 * to one: a core says that it is */
 	bool		parked;
 	uint64_t	since_ms;	/* when it went down, or came up */
 	uint64_t	incarnation;	/* the highest known of its name */
@@ -281,7 +282,7 @@ struct members_count {
 };
 void members_count(const struct members *m, struct members_count *out);
 
-/* --- Hello ----------------------------------------------------------------- */
+/* --- Hello --------------------------------------------------------------- */
 
 enum member_reason {
 	MEMBER_OK = 0,
@@ -371,7 +372,7 @@ int members_refused(struct members *m, const void *bytes, size_t len,
 int members_met(struct members *m, const struct member_hello *h,
     uint64_t clock, uint64_t now_ms);
 
-/* --- Joining --------------------------------------------------------------- */
+/* --- Joining ------------------------------------------------------------- */
 
 /* Core: the answer to a hello with `join` that was judged MEMBER_OK: uid and
  * rows. malloc'ed. ERR_AGAIN: save first; ERR_NOMEM. */
@@ -387,7 +388,7 @@ int members_join_answer(const struct members *m, const struct member_hello *h,
 int members_join_take(struct members *m, const void *bytes, size_t len,
     uint64_t clock, struct member_answer *out);
 
-/* --- Going ----------------------------------------------------------------- */
+/* --- Going --------------------------------------------------------------- */
 
 /*
  * This node leaves. Its row becomes `left`: save, say it, wait for members_acks
@@ -403,7 +404,7 @@ int members_left(struct members *m, uint64_t clock);
 int members_force(struct members *m, const char *name, uint64_t clock,
     uint64_t *join);
 
-/* --- Who is in reach ------------------------------------------------------- */
+/* --- Who is in reach ----------------------------------------------------- */
 
 /* A node went down or came up, as liveness is judged elsewhere. (members_met
  * says up.) */
@@ -439,7 +440,7 @@ int members_autoclean(struct members *m, uint64_t after_ms, uint64_t clock,
  * in the views). Returns how many were parked here. */
 int members_heal(struct members *m, uint64_t clock);
 
-/* --- Rows as bytes --------------------------------------------------------- */
+/* --- Rows as bytes ------------------------------------------------------- */
 
 void member_key(uint64_t join, uint8_t key[MEMBER_KEY]);
 size_t member_row_encode(const struct member_row *r, void *buf, size_t size);

@@ -23,7 +23,7 @@ members_reach(struct members *m, uint64_t join, bool up, uint64_t now_ms)
 	}
 }
 
-/* --- Views ----------------------------------------------------------------- */
+/* --- Views --------------------------------------------------------------- */
 
 static void
 put_ids(struct wire_out *w, unsigned field, const struct members *m,
@@ -140,6 +140,15 @@ members_sees(const struct members *m, uint64_t a, uint64_t b)
 }
 
 bool
+counts_as_up(const struct members *m, const struct entry *e)
+{
+	bool apart = e->row.role == MEMBER_REPLICANT ||
+	    m->self->row.role == MEMBER_REPLICANT;
+
+	return e == m->self || e->up || (apart && is_seen(m, e));
+}
+
+bool
 is_alive(const struct members *m, const struct entry *e)
 {
 	uint32_t i;
@@ -174,7 +183,7 @@ members_split(const struct members *m)
 	return false;
 }
 
-/* --- What may be done ------------------------------------------------------ */
+/* --- What may be done ---------------------------------------------------- */
 
 bool
 members_majority(const struct members *m)
@@ -196,7 +205,7 @@ members_majority(const struct members *m)
 	return 2 * here > all || (all > 0 && 2 * here == all && lowest);
 }
 
-static bool
+bool
 is_seen(const struct members *m, const struct entry *e)
 {
 	uint32_t i;

@@ -190,7 +190,8 @@ member_row_decode(struct member_row *r, const void *bytes, size_t len)
 	while ((rc = wire_next(&in, &f)) == 1)
 		if (!(f.is_bytes ? get_bytes(r, &f) : get_number(r, &f)))
 			return ERR_PROTO;
-	if (rc < 0 || r->join == 0 || r->join == UINT64_MAX || r->state == 0 || r->role == 0 ||
+	if (rc < 0 || r->join == 0 || r->join == UINT64_MAX ||
+	    r->state == 0 || r->role == 0 ||
 	    id_is(r->uuid, none) || !member_name_is_valid(r->name))
 		return ERR_PROTO;
 	return 0;

@@ -34,7 +34,7 @@ refuse(char why[MEMBER_TEXT_MAX], int rc, const char *fmt, ...)
 	return rc;
 }
 
-/* --- Coming and going ------------------------------------------------------ */
+/* --- Coming and going ---------------------------------------------------- */
 
 static void
 random_id(struct members *m, uint8_t id[MEMBER_ID])
@@ -280,7 +280,7 @@ members_force(struct members *m, const char *name, uint64_t clock,
 	return 0;
 }
 
-/* --- On disk --------------------------------------------------------------- */
+/* --- On disk ------------------------------------------------------------- */
 
 bool
 members_unsaved(const struct members *m, uint64_t *serial)
@@ -451,7 +451,7 @@ image_read(struct members *m, struct slice image)
 	return 0;
 }
 
-/* --- Starting -------------------------------------------------------------- */
+/* --- Starting ------------------------------------------------------------ */
 
 static void
 uid_choose(struct members *m)

@@ -9,7 +9,7 @@
 
 enum { FIRST_SIZE = 16 };
 
-/* --- Sets of join ids ------------------------------------------------------ */
+/* --- Sets of join ids ---------------------------------------------------- */
 
 bool
 ids_has(const struct ids *s, uint64_t id)
@@ -40,7 +40,7 @@ ids_add(struct ids *s, uint64_t id)
 	return 0;
 }
 
-/* --- Finding --------------------------------------------------------------- */
+/* --- Finding ------------------------------------------------------------- */
 
 /* The first row with a join id not below. */
 static uint32_t
@@ -96,7 +96,7 @@ counts_as_core(const struct entry *e)
 	return e->member && e->row.role == MEMBER_CORE;
 }
 
-/* --- Who is a member ------------------------------------------------------- */
+/* --- Who is a member ----------------------------------------------------- */
 
 static bool
 is_in(const struct entry *e)
@@ -191,7 +191,7 @@ settle(struct members *m, const struct entry *e)
 	}
 }
 
-/* --- Changing -------------------------------------------------------------- */
+/* --- Changing ------------------------------------------------------------ */
 
 void
 touch(struct members *m, struct entry *e)
@@ -445,7 +445,7 @@ rewrite(struct members *m, struct entry *e, enum member_state state,
 	return MIN(merge(m, &row, NULL), 0);
 }
 
-/* --- What follows for a node ----------------------------------------------- */
+/* --- What follows for a node --------------------------------------------- */
 
 /* Of this data, the row of the latest join. */
 static const struct entry *
@@ -488,7 +488,7 @@ fate_of(const struct members *m, const struct member_row *row,
 	return last->row.version.node != 0 ? FATE_LEFT : FATE_NAME;
 }
 
-/* --- Saying, hearing ------------------------------------------------------- */
+/* --- Saying, hearing ----------------------------------------------------- */
 
 /* How many cores that are members have it on disk, this node included. */
 static uint32_t
@@ -613,14 +613,14 @@ members_acks(const struct members *m, uint64_t join)
 	return a;
 }
 
-/* --- Looking --------------------------------------------------------------- */
+/* --- Looking ------------------------------------------------------------- */
 
 static void
 look(const struct members *m, const struct entry *e, struct member_look *out)
 {
 	out->row = &e->row;
 	out->self = e == m->self;
-	out->up = out->self || e->up;
+	out->up = counts_as_up(m, e);
 	out->parked = e->parked || e->parked_there;
 	out->since_ms = e->since_ms;
 	out->incarnation = out->self ? m->incarnation : e->incarnation;
@@ -711,7 +711,7 @@ members_count(const struct members *m, struct members_count *out)
 		    bytes, sizeof(bytes)));
 		if (!e->member)
 			continue;
-		up = e == m->self || e->up;
+		up = counts_as_up(m, e);
 		out->members++;
 		out->up += up;
 		out->cores += e->row.role == MEMBER_CORE;

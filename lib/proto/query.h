@@ -67,7 +67,8 @@ enum query_what {
 				 * "left", "forced", "name"; empty: it is not),
 				 * "joined" (it has been with others), "split",
 				 * "majority", "cores", "rows", "digest" (of
-				 * who belongs to it), "unsaved" */
+				 * who belongs to it), "unsaved", "again" (the
+				 * router is about to start anew) */
 	QUERY_CLUSTER_JOIN = 14,	/* begin to join the cluster of the
 				 * node in arg */
 	QUERY_CLUSTER_LEAVE = 15,	/* begin to leave */

@@ -221,7 +221,7 @@ tell_all(struct node *from, struct node *to)
 		    key, sizeof(key) }, (struct slice){ row, len }, CLOCK), 0);
 }
 
-/* --- Rows ------------------------------------------------------------------- */
+/* --- Rows ---------------------------------------------------------------- */
 
 static void
 a_row_survives_its_bytes(void **state)
@@ -411,7 +411,7 @@ the_later_of_one_name_stays(void **state)
 	end(&a);
 }
 
-/* --- This node, its disk ---------------------------------------------------- */
+/* --- This node, its disk ------------------------------------------------- */
 
 static void
 nodes_of_one_cluster_name_are_one_cluster(void **state)
@@ -624,7 +624,7 @@ the_file_is_replaced_whole(void **state)
 	    ERR_IO);
 }
 
-/* --- Hello ------------------------------------------------------------------ */
+/* --- Hello --------------------------------------------------------------- */
 
 static void
 two_clusters_that_meet_stay_two(void **state)
@@ -751,7 +751,7 @@ a_name_in_use_waits_until_that_one_is_down(void **state)
 	end(&twin);
 }
 
-/* --- Joining, going --------------------------------------------------------- */
+/* --- Joining, going ------------------------------------------------------ */
 
 static int
 join(struct node *who, struct node *target)
@@ -996,7 +996,7 @@ who_was_cleaned_comes_in_again_by_itself(void **state)
 	end(&b);
 }
 
-/* --- What counts as written ------------------------------------------------- */
+/* --- What counts as written ---------------------------------------------- */
 
 static void
 a_majority_of_the_cores_is_done(void **state)
@@ -1078,7 +1078,7 @@ a_replicant_says_what_its_core_lacks(void **state)
 	end(&a);
 }
 
-/* --- In reach --------------------------------------------------------------- */
+/* --- In reach ------------------------------------------------------------ */
 
 static void
 view_of(struct node *from, struct node *to)
@@ -1091,7 +1091,7 @@ view_of(struct node *from, struct node *to)
 }
 
 static void
-a_split_shows_and_nobody_who_is_seen_is_cleaned(void **state)
+a_split_shows_and_who_is_seen_is_not_cleaned(void **state)
 {
 	struct node a, b, c;
 	uint64_t    ja, jb, jc;
@@ -1127,6 +1127,47 @@ a_split_shows_and_nobody_who_is_seen_is_cleaned(void **state)
 	end(&a);
 	end(&b);
 	end(&c);
+}
+
+/* A replicant is linked with one core: the others have that one's word. */
+static void
+a_replicant_is_up_where_its_core_is_heard(void **state)
+{
+	struct node		a, b, r;
+	struct members_opts	o = opts_of(&r, "r@h", "c");
+	struct member_look	l;
+
+	(void)state;
+	begin(&a, "a@h", "c", 0);
+	begin(&b, "b@h", "c", 100);
+	begin(&r, "r@h", "c", 200);
+	o.role = MEMBER_REPLICANT;
+	assert_int_equal(again_as(&r, &o), 0);
+	save(&r);
+	meet(&a, &b);
+	meet(&b, &r);
+	tell_all(&b, &a);
+	assert_int_equal(members_find(a.m, "r@h", &l), 0);
+	assert_false(l.up);
+	view_of(&b, &a);
+	assert_int_equal(members_find(a.m, "r@h", &l), 0);
+	assert_true(l.up);
+	assert_int_equal(count(&a).up, 3);
+	/* The same the other way round. */
+	members_say_again(b.m);
+	tell_all(&b, &r);
+	assert_int_equal(members_find(r.m, "a@h", &l), 0);
+	assert_false(l.up);
+	view_of(&b, &r);
+	assert_int_equal(members_find(r.m, "a@h", &l), 0);
+	assert_true(l.up);
+	/* Of a core another core has to know by itself. */
+	part(&a, &b);
+	assert_int_equal(members_find(a.m, "r@h", &l), 0);
+	assert_false(l.up);
+	end(&a);
+	end(&b);
+	end(&r);
 }
 
 static void
@@ -1206,7 +1247,8 @@ main(void)
 		cmocka_unit_test(who_was_cleaned_comes_in_again_by_itself),
 		cmocka_unit_test(a_majority_of_the_cores_is_done),
 		cmocka_unit_test(a_replicant_says_what_its_core_lacks),
-		cmocka_unit_test(a_split_shows_and_nobody_who_is_seen_is_cleaned),
+		cmocka_unit_test(a_split_shows_and_who_is_seen_is_not_cleaned),
+		cmocka_unit_test(a_replicant_is_up_where_its_core_is_heard),
 		cmocka_unit_test(without_autoheal_it_is_parked_until_healed),
 	};
 

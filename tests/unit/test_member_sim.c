@@ -57,7 +57,7 @@ check_at(bool good, const char *what, int line)
 #define TRACE(...) do { if (trace) { printf("%7" PRIu64 " ", now_ms); \
 	printf(__VA_ARGS__); putchar('\n'); } } while (0)
 
-/* --- The world ------------------------------------------------------------- */
+/* --- The world ----------------------------------------------------------- */
 
 struct srow {
 	uint8_t		key[MEMBER_KEY], row[ROW];
@@ -204,7 +204,7 @@ link_of(unsigned i, unsigned j)
 	return &links[MIN(i, j)][MAX(i, j)];
 }
 
-/* --- Connections ----------------------------------------------------------- */
+/* --- Connections --------------------------------------------------------- */
 
 static void
 link_close(unsigned i, unsigned j)
@@ -454,7 +454,7 @@ talk(unsigned i, unsigned j)
 	    met[j][i] != 0 && shut[i][j] == 0 && shut[j][i] == 0;
 }
 
-/* --- Rows ------------------------------------------------------------------ */
+/* --- Rows ---------------------------------------------------------------- */
 
 static void
 stream_put(struct node *n, const uint8_t *key, const uint8_t *row, size_t len)
@@ -558,7 +558,7 @@ tell_view(unsigned i, unsigned j)
 	after(j);
 }
 
-/* --- What happens to nodes ------------------------------------------------- */
+/* --- What happens to nodes ----------------------------------------------- */
 
 static void
 start(unsigned i)
@@ -941,7 +941,7 @@ trouble(void)
 	}
 }
 
-/* --- Rest ------------------------------------------------------------------- */
+/* --- Rest ---------------------------------------------------------------- */
 
 static bool
 quiet_round(void)
@@ -985,7 +985,8 @@ quiet_round(void)
 	for (i = 0; i < nnodes; i++) {
 		/* By hand: whoever should be in and is not, asks. */
 		if (manual && i != 0 && nodes[i].group == 0 &&
-		    nodes[i].m != NULL && !is_joined(i) && !nodes[i].left && !nodes[i].forced) {
+		    nodes[i].m != NULL && !is_joined(i) &&
+		    !nodes[i].left && !nodes[i].forced) {
 			do_join(i, 0);
 			busy = true;
 		}
