@@ -67,8 +67,9 @@ def test_where_messages_flow_a_dead_router_masks_nothing(two):
     owner.snapshot("t")
     owner.wait_ack()
     link = link_of(a)
-    link.links(5370, {b.name: 1})
+    # A link speaks of nodes that it was told of.
     link.wait_nodes(lambda n: n.get(b.name, {}).get("state") == UP)
+    link.links(5370, {b.name: 1})
     a.wait_stats(lambda s: s.get(b.name + ".routes") == 1)
     b.kill()
     link.wait_nodes(lambda n: n[b.name]["state"] == GONE)
