@@ -327,6 +327,7 @@ init(struct store *st)
 	log_open(st);
 	metric_set(&m_replayed, st->replayed);
 	desk_restore(st);
+	onward_restore(st);
 	if (roster_open(st) < 0)
 		fatal(EX_OSERR, "store.nomem", "out of memory");
 	if ((rc = peers_open(st)) < 0)

@@ -196,6 +196,7 @@ struct store {
 	size_t		 nonward_own;	/* that our own sessions lack */
 	bool		 onward_open;	/* what a start found is published */
 	struct onward_wait *onward_waits, **onward_waits_tail;
+	struct onward_wait *onward_kept; /* not open: retained up to here */
 	size_t		 nonward_waits;	/* that the log has */
 	uint64_t	 random;
 
@@ -417,6 +418,8 @@ bool groups_again(void *ctx, uint64_t seq, const struct record *r);
 void onward_publish(struct store *st, const struct record *r, uint64_t pos,
     bool again);
 bool onward_room(const struct store *st);
+/* After a replay: what has not gone to all is retained, as its publishers know. */
+void onward_restore(struct store *st);
 /* Publish what a start found, once it is known to whom. */
 void onward_turn(struct store *st);
 /* The oldest that not all have; the end of the log if there is none. */
