@@ -647,4 +647,5 @@ checkpoint_close(void)
 	topics_free(&cp.noting);
 	free(cp.live);
 	free(cp.buf);
+	memset(&cp, 0, sizeof(cp));
 }
