@@ -160,7 +160,11 @@ BENCH	:= $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(wildcard tests/benc
 
 $(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(LIBS_A)
 	@$(call tell,LD)
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LINK_ALL) -lcmocka
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LINK_ALL) -lcmocka
+
+# The desk of a store, with all its files; it includes main.c.
+$(BUILD)/tests/unit/test_desk: $(patsubst %.c,$(BUILD)/%.o,$(filter-out \
+    %/main.c,$(wildcard cmd/mqttc-session-store/*.c)))
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIBS_A)
 	@$(call tell,LD)

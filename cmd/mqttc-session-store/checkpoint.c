@@ -33,6 +33,7 @@ enum {
 	TOPICS_MAX	= 200000,	/* changed; more begin a checkpoint */
 	LOG_SEGMENTS	= 16,		/* behind the snapshot: a new one */
 	MOVE_MAX	= 64,		/* bodies moved a tick */
+	GIVE_MAX	= 64,		/* segments given back a tick */
 	RETRY_MS	= 10000
 };
 
@@ -52,9 +53,11 @@ struct topics {
 static struct {
 	struct kv_tree	*tree;
 	struct kv_batch	*batch;
-	struct kv_job	 job, snap_job;
+	struct kv_job	 job, snap_job, reclaim_job;
 	enum phase	 phase;
-	bool		 snapping;
+	bool		 snapping, reclaiming;
+	bool		 giving;	/* there may be more to give back */
+	uint64_t	 reclaim_due_ms;
 	bool		 last;		/* this commit is the checkpoint's end */
 	uint64_t	 begun;		/* position the checkpoint stands for */
 	uint64_t	 position;	/* of the last one committed */
@@ -244,6 +247,15 @@ put_rest(struct store *st)
 	return kv_batch_put(cp.batch, "o", 1, buf, (size_t)n);
 }
 
+static void
+failed(struct store *st, const char *what, int rc, int errnum)
+{
+	log_error("store.checkpoint_failed", "shard=%" PRIu32 " what=%s "
+	    "error=%s", st->shard, what, log_quote(rc == ERR_IO ?
+	    strerror(errnum) : err_str(rc)));
+	metric_inc(&m_checkpoint_failures);
+}
+
 /* --- Giving back ---------------------------------------------------------- */
 
 /* The log below is in the checkpoint and in the snapshot. */
@@ -255,15 +267,65 @@ needed_from(const struct store *st)
 	return MIN(from, onward_first(st));
 }
 
+static void	reclaim(struct store *st);
+
+static int
+run_reclaim(void *arg)
+{
+	return journal_reclaim(arg);
+}
+
+static void
+reclaimed(struct kv_job *j)
+{
+	struct store *st = j->ctx;
+
+	cp.reclaiming = false;
+	if (j->rc < 0) {
+		failed(st, "reclaim", j->rc, j->errnum);
+		cp.reclaim_due_ms = st->now_ms + RETRY_MS;
+	}
+	reclaim(st);
+}
+
+/* What the segments took on the disk: giving that back takes its time, so a
+ * thread does it, the one for which no acknowledgement waits. */
+static void
+reclaim(struct store *st)
+{
+	if (cp.reclaiming || st->now_ms < cp.reclaim_due_ms ||
+	    !journal_has_dropped(st->journal))
+		return;
+	cp.reclaim_job = (struct kv_job){
+		.kind = KV_JOB_CALL, .run = run_reclaim, .arg = st->journal,
+		.done = reclaimed, .ctx = st,
+	};
+	/* If it takes no more now, the next tick tries. */
+	cp.reclaiming = kv_worker_submit(st->worker, &cp.reclaim_job) == 0;
+}
+
+static void
+live_forget(uint64_t first)
+{
+	size_t i;
+
+	for (i = 0; i < cp.nlive && cp.live[i].first != first; i++)
+		;
+	if (i < cp.nlive)
+		memmove(&cp.live[i], &cp.live[i + 1],
+		    (--cp.nlive - i) * sizeof(*cp.live));
+}
+
 static void
 give_back(struct store *st)
 {
 	uint64_t		 from = needed_from(st), pos = 0;
 	struct journal_segment	 s;
 	struct live		*l;
-	size_t			 i;
+	unsigned		 n = 0;
 
-	while (journal_segment_from(st->journal, pos, &s)) {
+	cp.giving = false;
+	while (!cp.giving && journal_segment_from(st->journal, pos, &s)) {
 		pos = s.first + s.bytes;
 		if (pos > from || s.bytes == 0)
 			break;
@@ -273,15 +335,11 @@ give_back(struct store *st)
 		if (journal_drop_segment(st->journal, s.first) < 0)
 			break;
 		metric_inc(&m_segments_dropped);
-		for (i = 0; i < cp.nlive; i++)
-			if (cp.live[i].first == s.first) {
-				memmove(&cp.live[i], &cp.live[i + 1],
-				    (cp.nlive - i - 1) * sizeof(*cp.live));
-				cp.nlive--;
-				break;
-			}
+		live_forget(s.first);
+		cp.giving = ++n == GIVE_MAX;
 	}
 	metric_set(&m_log_size, journal_bytes(st->journal));
+	reclaim(st);
 }
 
 /* One body goes to the end of the log. */
@@ -337,15 +395,6 @@ compact(struct store *st)
 }
 
 /* --- The steps ------------------------------------------------------------ */
-
-static void
-failed(struct store *st, const char *what, int rc, int errnum)
-{
-	log_error("store.checkpoint_failed", "shard=%" PRIu32 " what=%s "
-	    "error=%s", st->shard, what, log_quote(rc == ERR_IO ?
-	    strerror(errnum) : err_str(rc)));
-	metric_inc(&m_checkpoint_failures);
-}
 
 static void
 committed(struct kv_job *j)
@@ -517,6 +566,9 @@ checkpoint_tick(struct store *st)
 		};
 		cp.snapping = kv_worker_submit(st->worker, &cp.snap_job) == 0;
 	}
+	if (cp.giving)
+		give_back(st);
+	reclaim(st);
 	compact(st);
 }
 
@@ -595,4 +647,5 @@ checkpoint_close(void)
 	topics_free(&cp.noting);
 	free(cp.live);
 	free(cp.buf);
+	memset(&cp, 0, sizeof(cp));
 }

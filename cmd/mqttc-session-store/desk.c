@@ -21,6 +21,8 @@
 #include "log/log.h"
 #include "mqtt/mqtt.h"
 
+enum { SLICE_NS = 1000000 };		/* of one turn, of lost connections */
+
 /* --- Holders -------------------------------------------------------------- */
 
 static uint64_t
@@ -71,7 +73,7 @@ holder_new(struct store *st, const struct slice *id)
 static void
 holder_free(struct store *st, struct holder *d)
 {
-	serve_forget(st, d);
+	serve_forget(d);
 	spread_del(&st->holders, d->hash, d);
 	metric_set(&m_holders, st->holders.n);
 	free(d->waiting);
@@ -229,7 +231,7 @@ close_place(struct store *st, struct holder *d, bool graceful,
 	struct session	*s = d->session;
 	struct op	 o = { .kind = STORE_CLOSE, .at_ms = st->now_ms };
 
-	serve_forget(st, d);
+	serve_forget(d);
 	d->connected = d->leaving = false;
 	d->session = NULL;
 	if (s == NULL)
@@ -403,6 +405,105 @@ next_one(struct store *st, struct holder *d)
 	free(w);
 }
 
+/* --- Listeners that are gone ----------------------------------------------- */
+
+/*
+ * A listener may have had half a million connections, and closing their places
+ * takes longer than a turn may. Whether a connection is lost is told by its
+ * listener alone, so all are at once, and get nothing more; the table is gone
+ * through part by part, and a place that somebody wants is closed before its
+ * turn comes. Were we to end, the next start finds what is left.
+ */
+bool
+desk_is_lost(const struct store *st, const struct holder *d)
+{
+	const struct peer *p;
+
+	if (!d->connected || !st->peers_known)
+		return false;
+	if (d->listener >= LISTENERS_MAX)
+		return true;
+	p = &st->peers[d->listener];
+	return p->bus == NULL || p->incarnation != d->incarnation ||
+	    (!d->seen && p->named);
+}
+
+static void
+close_lost(struct store *st, struct holder *d)
+{
+	close_place(st, d, false, false, 0);
+	next_one(st, d);
+}
+
+/* Who has that client id, and is there. */
+static struct holder *
+holder_of(struct store *st, const struct slice *id)
+{
+	struct holder *d = desk_find(st, id->data, id->len);
+
+	if (d == NULL || !desk_is_lost(st, d))
+		return d;
+	close_lost(st, d);		/* may have ended it */
+	return desk_find(st, id->data, id->len);
+}
+
+void
+desk_lost(struct store *st)
+{
+	/* The one under way from its beginning: what is before may be of it. */
+	st->sweep_left = SPREAD_PARTS;
+}
+
+/* All its connections that it did not name are not there. */
+static void
+named_all(struct store *st, uint32_t listener)
+{
+	st->peers[listener].named = true;
+	desk_lost(st);
+}
+
+/* The lost ones of the part that is next. False: there was no time for all. What
+ * ends moves others back, if anything, and maybe all of them. */
+static bool
+sweep_part(struct store *st, uint64_t end_ns)
+{
+	const struct spread_part *p = &st->holders.part[st->sweep_part];
+	unsigned		 part = st->sweep_part;
+	uint32_t		 cap = p->cap;
+	size_t			 cell = 0;
+	struct holder		*d;
+
+	while ((d = spread_next(&st->holders, &part, &cell)) != NULL &&
+	    part == st->sweep_part) {
+		if (!desk_is_lost(st, d))
+			continue;
+		if (clock_mono_ns() >= end_ns)
+			return false;
+		close_lost(st, d);
+		cell = p->cap == cap ? cell - 1 : 0;
+		cap = p->cap;
+	}
+	return true;
+}
+
+bool
+desk_turn(struct store *st)
+{
+	uint64_t end_ns;
+
+	if (st->sweep_left == 0 || !log_room_back(st))
+		return false;		/* the next tick looks again */
+	end_ns = clock_mono_ns() + SLICE_NS;
+	do {
+		if (!sweep_part(st, end_ns))
+			return true;
+		st->sweep_part = (st->sweep_part + 1) % SPREAD_PARTS;
+	} while (--st->sweep_left > 0 && clock_mono_ns() < end_ns);
+	return st->sweep_left > 0;
+}
+
+/* --- A new one, wherever the other is ------------------------------------- */
+
 /* e connected before the one that holds the id now, though we hear of it after
  * (it may have been served by then, without us): as if it had been here first. */
 static void
@@ -429,7 +530,7 @@ begins(const struct store *st, const struct session_msg *e)
 static void
 attach(struct store *st, uint32_t listener, const struct session_msg *e)
 {
-	struct holder	*d = desk_find(st, e->client_id.data, e->client_id.len);
+	struct holder	*d = holder_of(st, &e->client_id);
 
 	/* Before anything of the one that is there is given up. */
 	if (log_is_full(st) && begins(st, e) && (d == NULL || !d->connected ||
@@ -511,8 +612,7 @@ reopen(struct store *st, const struct holder *d, struct session *s,
 static void
 known(struct store *st, uint32_t listener, const struct session_msg *e)
 {
-	struct holder	*d = desk_find(st, e->client_id.data,
-			    e->client_id.len);
+	struct holder	*d = holder_of(st, &e->client_id);
 	struct session	*s;
 
 	/* A successor of that listener says what we know, and what is on its
@@ -578,7 +678,7 @@ known(struct store *st, uint32_t listener, const struct session_msg *e)
 static void
 detach(struct store *st, uint32_t listener, const struct session_msg *e)
 {
-	struct holder *d = desk_find(st, e->client_id.data, e->client_id.len);
+	struct holder *d = holder_of(st, &e->client_id);
 
 	if (d == NULL)
 		return;
@@ -596,35 +696,6 @@ detach(struct store *st, uint32_t listener, const struct session_msg *e)
 	else
 		close_place(st, d, e->graceful, e->has_expiry, e->expiry_s);
 	next_one(st, d);
-}
-
-/* Those of a listener that it did not name are not there. */
-static void
-lose(struct store *st, uint32_t listener, bool unseen_only)
-{
-	struct holder	**list, *d;
-	unsigned	 part = 0;
-	size_t		 i = 0, n = 0, k;
-
-	if (st->holders.n == 0)
-		return;
-	if ((list = malloc(st->holders.n * sizeof(struct holder *))) == NULL)
-		fatal(71, "store.nomem", "out of memory");
-	while ((d = spread_next(&st->holders, &part, &i)) != NULL)
-		if (d->connected && d->listener == listener &&
-		    !(unseen_only && d->seen))
-			list[n++] = d;
-	for (k = 0; k < n; k++) {
-		close_place(st, list[k], false, false, 0);
-		next_one(st, list[k]);
-	}
-	free(list);
-}
-
-void
-desk_lost(struct store *st, uint32_t listener)
-{
-	lose(st, listener, false);
 }
 
 int
@@ -652,7 +723,7 @@ on_session(void *ctx, struct bus_frame *f)
 		switch (e.kind) {
 		case SESSION_ATTACH:
 			if (e.serial == 0)
-				lose(st, listener, true);
+				named_all(st, listener);
 			else if (e.client_id.len == 0)
 				return ERR_PROTO;
 			else if (e.present)
@@ -733,27 +804,9 @@ desk_restore(struct store *st)
 void
 desk_peers(struct store *st)
 {
-	struct holder	**list, *d;
-	unsigned	 part = 0;
-	size_t		 i = 0, n = 0, k;
-
-	if (st->unnamed_checked || st->holders.n == 0) {
-		st->unnamed_checked = true;
-		return;
-	}
-	if ((list = malloc(st->holders.n * sizeof(struct holder *))) == NULL)
-		return;				/* the next PEERS */
+	if (!st->unnamed_checked)
+		desk_lost(st);
 	st->unnamed_checked = true;
-	while ((d = spread_next(&st->holders, &part, &i)) != NULL)
-		if (d->connected && !d->seen && (d->listener >= LISTENERS_MAX ||
-		    st->peers[d->listener].bus == NULL ||
-		    st->peers[d->listener].incarnation != d->incarnation))
-			list[n++] = d;
-	for (k = 0; k < n; k++) {
-		close_place(st, list[k], false, false, 0);
-		next_one(st, list[k]);
-	}
-	free(list);
 }
 
 void
@@ -791,11 +844,14 @@ desk_expire(struct store *st, const void *id, size_t len)
 {
 	struct session_msg	 e = { .kind = SERVE_TAKEN,
 				    .what = MQTT_ADMINISTRATIVE_ACTION };
-	struct holder		*d = desk_find(st, id, len);
-	struct session		*s = shard_find(st->state, id, len);
+	const struct slice	 at = { id, len };
+	struct holder		*d;
+	struct session		*s;
 
 	if (st->full)
 		return ERR_FULL;
+	d = holder_of(st, &at);
+	s = shard_find(st->state, id, len);
 	if (d == NULL || !d->connected)
 		return s == NULL ? ERR_NOTFOUND : end_session(st, s);
 	e.serial = d->serial;

@@ -18,7 +18,7 @@
 #include "log/log.h"
 #include "share/pick.h"
 
-static struct htab	 groups;	/* of struct index_filter, by id */
+static struct spread	 groups;	/* of struct index_filter, by id */
 static struct session	*leaving;	/* gets nothing more */
 
 /* --- Those that have members here ----------------------------------------- */
@@ -30,8 +30,8 @@ find(const struct store *st, struct group_id id)
 	struct index_filter	*g;
 	size_t			 i;
 
-	for (i = htab_first(&groups, h);
-	    (g = htab_at(&groups, h, &i)) != NULL; i++)
+	for (i = spread_first(&groups, h);
+	    (g = spread_at(&groups, h, &i)) != NULL; i++)
 		if (group_id_eq(g->share->id, id))
 			return g;
 	return NULL;
@@ -44,7 +44,7 @@ groups_changed(struct store *st, struct index_filter *g)
 
 	if (!s->named && g->nsubs > 0) {
 		s->id = group_id_of(s->name, s->name_len, g->text, g->len);
-		if (htab_add(&groups, share_hash(s->id, st->seed), g) < 0)
+		if (spread_add(&groups, share_hash(s->id, st->seed), g) < 0)
 			metric_inc(&m_dropped_memory);
 		else
 			s->named = true;
@@ -56,7 +56,7 @@ void
 groups_forget(struct store *st, struct index_filter *g)
 {
 	if (g->share->named)
-		htab_del(&groups, share_hash(g->share->id, st->seed), g);
+		spread_del(&groups, share_hash(g->share->id, st->seed), g);
 	g->share->named = false;
 }
 
@@ -77,7 +77,7 @@ groups_open(struct store *st)
 void
 groups_close(void)
 {
-	htab_fini(&groups);
+	spread_fini(&groups);
 }
 
 void

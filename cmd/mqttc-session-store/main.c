@@ -160,21 +160,32 @@ main_progress(struct store *st)
 	proc_ready(st->proc);
 }
 
-static ev_idle	telling;	/* there is more for the router */
+static ev_idle	telling;	/* there is more for the router, ... */
+static ev_idle	serving;	/* ... or to be served, or closed */
+
+static void
+idle_set(struct store *st, ev_idle *w, bool on)
+{
+	if (on)
+		ev_idle_start(st->loop, w);
+	else
+		ev_idle_stop(st->loop, w);
+}
 
 /* The end of a turn and the beginning of the next. */
 static void
 on_turn(EV_P_ ev_prepare *w, int revents UNUSED)
 {
 	struct store	*st = w->data;
-	bool		 written;
+	bool		 written, more;
 
 	(void)loop;
+	more = desk_turn(st);
 	/* What is passed on, and handed out, is in the log. */
 	written = log_write(st);
 	onward_turn(st);
 	written = written && log_write(st);
-	serve_all(st);
+	more |= serve_all(st);
 	if (st->subs_due)
 		serve_routes(st);
 	route_tell_flush(&st->tell);
@@ -188,10 +199,8 @@ on_turn(EV_P_ ev_prepare *w, int revents UNUSED)
 		log_sync_now(st);
 	}
 	peers_turn(st);
-	if (route_tell_more(&st->tell))
-		ev_idle_start(st->loop, &telling);
-	else
-		ev_idle_stop(st->loop, &telling);
+	idle_set(st, &telling, route_tell_more(&st->tell));
+	idle_set(st, &serving, more);
 	main_progress(st);
 }
 
@@ -327,6 +336,7 @@ init(struct store *st)
 	log_open(st);
 	metric_set(&m_replayed, st->replayed);
 	desk_restore(st);
+	onward_restore(st);
 	if (roster_open(st) < 0)
 		fatal(EX_OSERR, "store.nomem", "out of memory");
 	if ((rc = peers_open(st)) < 0)
@@ -338,6 +348,7 @@ init(struct store *st)
 	ev_set_priority(&st->check, EV_MAXPRI);
 	ev_idle_init(&st->again, on_again);
 	ev_idle_init(&telling, on_again);
+	ev_idle_init(&serving, on_again);
 	ev_timer_init(&st->tick, on_tick, TICK_MS / 1000., TICK_MS / 1000.);
 	st->prepare.data = st->tick.data = st->check.data = st;
 	ev_prepare_start(st->loop, &st->prepare);

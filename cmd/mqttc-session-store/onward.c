@@ -16,6 +16,7 @@
 #include <xxhash.h>
 
 #include "base/err.h"
+#include "fault/fault.h"
 #include "log/log.h"
 
 enum { DONE_MS = 1000 };		/* how often what is done is noted */
@@ -43,6 +44,7 @@ struct onward_wait {
 	uint64_t	 pos;
 	bool		 logged;
 	bool		 pass;		/* its topic is another shard's */
+	bool		 kept;		/* retained, though not published yet */
 	size_t		 size;
 	uint8_t		 record[];
 };
@@ -712,6 +714,7 @@ onward_take(struct store *st, struct record *r, const struct op *from)
 	w->next = NULL;
 	w->size = size;
 	w->pass = retained;
+	w->kept = false;
 	w->logged = record_qos(&own) > 0;
 	w->pos = st->onward_waits == NULL ? 0 :
 	    journal_end(st->journal) - 1;
@@ -745,7 +748,8 @@ publish_safe(struct store *st)
 			if (w->pass) {
 				pass_on(st, &r, w->pos);
 			} else {
-				retain_it(st, &r, false);
+				if (!w->kept)
+					retain_it(st, &r, false);
 				onward_publish(st, &r, w->pos, false);
 			}
 		}
@@ -753,7 +757,54 @@ publish_safe(struct store *st)
 	}
 }
 
+/* It cannot go out yet, but its publisher may have heard that it is stored: who
+ * subscribes now gets it, and not what it replaced [MQTT-3.3.1-5]. */
+static void
+keep_safe(struct store *st)
+{
+	struct onward_wait	*w = st->onward_kept == NULL ?
+				    st->onward_waits : st->onward_kept->next;
+	struct record_iter	 it;
+	struct record		 r;
+
+	for (; w != NULL && log_is_safe(st, w->pos + 1); w = w->next) {
+		st->onward_kept = w;
+		record_iter_init(&it, w->record, w->size, NULL, 0, 1);
+		if (w->pass || record_next(&it, &r) != 1)
+			continue;
+		retain_it(st, &r, false);
+		w->kept = true;
+	}
+}
+
 /* --- Who was behind ----------------------------------------------- */
+
+/* The message that the log has at pos; *copy, which it lies in, is the caller's
+ * to free. */
+static int
+read_again(struct store *st, uint64_t pos, struct record *r, uint8_t **copy)
+{
+	struct record_iter	it;
+	struct op		op;
+	int			rc;
+
+	*copy = NULL;
+	if ((rc = log_read(st, pos, &op)) < 0)
+		return rc;
+	if ((*copy = malloc(op.record.len)) == NULL)
+		return ERR_NOMEM;
+	memcpy(*copy, op.record.data, op.record.len);
+	record_iter_init(&it, *copy, op.record.len, NULL, 0, 1);
+	return record_next(&it, r) == 1 ? 0 : ERR_CORRUPT;
+}
+
+/* Is it another shard's to keep? */
+static bool
+is_passed_on(const struct store *st, const struct record *r)
+{
+	return (r->flags & RECORD_RETAIN) && !is_foreign(st, r) &&
+	    !is_ours(st, &r->topic);
+}
 
 /* o as the log has it, for that store: what publish() and pass_on() would have
  * sent. The copy is the caller's to free. */
@@ -763,21 +814,12 @@ read_for(struct store *st, const struct onward *o, uint32_t to,
 {
 	static uint32_t		 dests[2 * LISTENERS_MAX];
 	struct routes_found	 found = { .dests = dests };
-	struct record_iter	 it;
 	struct record		 out;
-	struct op		 op;
 	int			 rc;
 
-	if ((rc = log_read(st, o->pos, &op)) < 0)
+	if ((rc = read_again(st, o->pos, r, copy)) < 0)
 		return rc;
-	if ((*copy = malloc(op.record.len)) == NULL)
-		return ERR_NOMEM;
-	memcpy(*copy, op.record.data, op.record.len);
-	record_iter_init(&it, *copy, op.record.len, NULL, 0, 1);
-	if (record_next(&it, r) != 1)
-		return ERR_CORRUPT;
-	if ((r->flags & RECORD_RETAIN) && !is_foreign(st, r) &&
-	    !is_ours(st, &r->topic)) {
+	if (is_passed_on(st, r)) {
 		r->flags |= RECORD_SOURCE;
 		return 0;
 	}
@@ -979,37 +1021,45 @@ onward_load(struct store *st, const struct slice *record)
 	return 0;
 }
 
+void
+onward_restore(struct store *st)
+{
+	const struct onward	*o;
+	struct record		 r;
+	uint8_t			*copy;
+	int			 rc;
+
+	for (o = st->onward_head; o != NULL; o = o->next) {
+		if ((rc = read_again(st, o->pos, &r, &copy)) == ERR_NOMEM)
+			fatal(EX_OSERR, "store.nomem", "out of memory");
+		if (rc < 0)
+			metric_inc(&m_unreadable);
+		else if (!is_passed_on(st, &r))
+			retain_it(st, &r, true);
+		free(copy);
+	}
+}
+
 /* Publish again, in order, what was not known to be taken by all. */
 static void
 publish_again(struct store *st)
 {
-	struct onward		*list = st->onward_head, *o;
-	struct record_iter	 it;
-	struct record		 r;
-	struct op		 op;
-	uint8_t			*copy;
+	struct onward	*list = st->onward_head, *o;
+	struct record	 r;
+	uint8_t		*copy;
 
 	st->onward_head = NULL;
 	st->onward_tail = &st->onward_head;
 	st->nonward = 0;
 	while ((o = list) != NULL) {
 		list = o->next;
-		if (log_read(st, o->pos, &op) == 0 &&
-		    (copy = malloc(op.record.len)) != NULL) {
-			memcpy(copy, op.record.data, op.record.len);
-			record_iter_init(&it, copy, op.record.len, NULL, 0, 1);
-			if (record_next(&it, &r) == 1) {
-				if ((r.flags & RECORD_RETAIN) &&
-				    !is_foreign(st, &r) &&
-				    !is_ours(st, &r.topic)) {
-					pass_on(st, &r, o->pos);
-				} else {
-					retain_it(st, &r, true);
-					onward_publish(st, &r, o->pos, true);
-				}
-			}
-			free(copy);
+		if (read_again(st, o->pos, &r, &copy) == 0) {
+			if (is_passed_on(st, &r))
+				pass_on(st, &r, o->pos);
+			else
+				onward_publish(st, &r, o->pos, true);
 		}
+		free(copy);
 		free(o);
 	}
 }
@@ -1022,9 +1072,12 @@ onward_turn(struct store *st)
 		return;
 	}
 	if (st->fib.now == NULL || !st->peers_known ||
-	    !log_is_safe(st, st->onward_last))
+	    !log_is_safe(st, st->onward_last) || fault_hit("store.onward")) {
+		keep_safe(st);
 		return;
+	}
 	st->onward_open = true;
+	st->onward_kept = NULL;
 	if (st->nonward > 0)
 		log_info("store.again", "shard=%" PRIu32 " messages=%zu",
 		    st->shard, st->nonward);

@@ -149,8 +149,9 @@ peer_close(struct store *st, uint32_t i)
 	free(p->buf);
 	p->buf = NULL;
 	memset(&p->out, 0, sizeof(p->out));
+	p->named = p->roomy = false;
 	if (i < LISTENERS_MAX)
-		desk_lost(st, i);
+		desk_lost(st);
 	onward_acked(st);
 }
 
@@ -237,12 +238,13 @@ on_got(void *ctx, struct bus_peer *bp, uint64_t seq UNUSED)
 static void
 on_credit(void *ctx, struct bus_peer *bp)
 {
-	struct store *st = ctx;
+	struct store	*st = ctx;
+	struct peer	*p = bus_peer_user(bp);
 
 	if (bp == st->tell.router)
 		route_tell_room(&st->tell);
-	else
-		serve_retry(st);
+	else if (p != NULL && p < &st->peers[LISTENERS_MAX])
+		serve_retry(st, (uint32_t)(p - st->peers));
 }
 
 static void

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "fault/fault.h"
 #include "log/log.h"
 #include "mqtt/mqtt.h"
 #include "retain/code.h"
@@ -161,6 +162,7 @@ retained_put(struct store *st, const struct retain_msg *m)
 	if ((buf = malloc(size)) == NULL)
 		return ERR_NOMEM;
 	(void)retain_encode(buf, size, m);
+	(void)fault_hit("store.retained");	/* for do=kill */
 	body = (struct slice){ buf, size };
 	rc = log_bytes(st, STORE_RETAIN, &body, NULL);
 	free(buf);

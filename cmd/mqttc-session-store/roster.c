@@ -183,7 +183,8 @@ roster_heard(struct store *st)
 		while ((h = g->first) != NULL) {
 			g->first = h->grant_next;
 			h->granting = false;
-			serve_begin(st, h, false);
+			if (!desk_is_lost(st, h))
+				serve_begin(st, h, false);
 		}
 		free(g);
 	}

@@ -10,9 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "log/log.h"
 #include "mqtt/mqtt.h"
+
+enum { SLICE_NS = 2000000 };		/* of one turn */
 
 /* A SUBSCRIBE whose rows the router has not acknowledged, or that is not safe in
  * the log. */
@@ -36,35 +39,49 @@ struct held_pubrel {
 
 /* --- Handing out ---------------------------------------------------------- */
 
+static void
+list_put(struct holder_list *l, struct holder *h)
+{
+	if (l->n++ == 0)
+		l->last = &l->first;
+	h->pump_in = l;
+	h->pump_next = NULL;
+	h->pump_at = l->last;
+	*l->last = h;
+	l->last = &h->pump_next;
+}
+
+static void
+list_leave(struct holder *h)
+{
+	struct holder_list *l = h->pump_in;
+
+	if (l == NULL)
+		return;
+	*h->pump_at = h->pump_next;
+	if (h->pump_next != NULL)
+		h->pump_next->pump_at = h->pump_at;
+	else
+		l->last = h->pump_at;
+	l->n--;
+	h->pump_in = NULL;
+}
+
 void
 serve_soon(struct store *st, struct holder *h)
 {
 	/* After a start: not before it is known what waits at the client. */
-	if (h->pumped || !h->connected || !h->seen || h->granting || h->session == NULL ||
-	    !h->session->durable || h->leaving)
+	if (h->pump_in != NULL || !h->connected || !h->seen || h->granting ||
+	    h->session == NULL || !h->session->durable || h->leaving ||
+	    desk_is_lost(st, h))
 		return;
-	h->pumped = true;
-	h->pump_next = st->pump;
-	st->pump = h;
-}
-
-static bool
-leave(struct holder **at, struct holder *h)
-{
-	for (; *at != NULL; at = &(*at)->pump_next)
-		if (*at == h) {
-			*at = h->pump_next;
-			return true;
-		}
-	return false;
+	list_put(&st->pump, h);
 }
 
 void
-serve_forget(struct store *st, struct holder *h)
+serve_forget(struct holder *h)
 {
-	if (h->pumped && !leave(&st->pump, h))
-		(void)leave(&st->unsafe, h);
-	h->pumped = false;
+	list_leave(h);
 	roster_forget(h);
 	free(h->at_client);
 	h->at_client = NULL;
@@ -168,7 +185,8 @@ may_leave(const struct store *st, const struct holder *h,
 	return en->body->pos < journal_written(st->journal);
 }
 
-/* The entry at offset goes to h's client. False: no room now. */
+/* The entry at offset goes to h's client. False: not now; if it is not for h to
+ * make room, it waits for its listener's stream. */
 static bool
 deliver(struct store *st, struct holder *h, uint64_t offset)
 {
@@ -194,10 +212,13 @@ deliver(struct store *st, struct holder *h, uint64_t offset)
 		drop_entry(st, s, offset);
 		return true;
 	}
-	if (!peer_room(st, h->listener, en->body->bytes + 1024u) ||
-	    (h->out_bytes > 0 &&
-	    h->out_bytes + en->body->bytes > SESSION_OUT_MAX))
+	if (h->out_bytes > 0 &&
+	    h->out_bytes + en->body->bytes > SESSION_OUT_MAX)
 		return false;
+	if (!peer_room(st, h->listener, en->body->bytes + 1024u)) {
+		list_put(&st->peers[h->listener].stalled, h);
+		return false;
+	}
 	if (log_read(st, en->body->pos, &o) < 0)
 		goto lost;
 	record_iter_init(&it, o.record.data, o.record.len, NULL, 0, 1);
@@ -210,6 +231,7 @@ deliver(struct store *st, struct holder *h, uint64_t offset)
 	if (en->nids > 0) {
 		if ((ids = malloc(en->nids * 4u)) == NULL) {
 			metric_inc(&m_dropped_memory);
+			list_put(&st->peers[h->listener].stalled, h);
 			return false;
 		}
 		for (i = 0; i < en->nids; i++)
@@ -255,9 +277,7 @@ pump(struct store *st, struct holder *h)
 		if (is_at_client(h, next) && en->state == ENTRY_WAITS)
 			h->out_bytes += en->body->bytes;
 		else if (!may_leave(st, h, en)) {
-			h->pumped = true;
-			h->pump_next = st->unsafe;
-			st->unsafe = h;
+			list_put(&st->unsafe, h);
 			return;
 		} else if (en->state == ENTRY_RECEIVED)
 			send_pubrel(st, h->listener, h->serial,
@@ -270,45 +290,67 @@ pump(struct store *st, struct holder *h)
 	h->cursor = MAX(h->cursor, s->base);
 }
 
-void
+/* The first of l, if there is time. False: there is none, or no time. */
+static bool
+serve_one(struct store *st, struct holder_list *l, uint64_t end_ns)
+{
+	struct holder *h = l->first;
+
+	if (h == NULL || clock_mono_ns() >= end_ns)
+		return false;
+	list_leave(h);
+	if (h->connected && h->session != NULL && !desk_is_lost(st, h))
+		pump(st, h);
+	return true;
+}
+
+/* Those who waited for that stream, as far as it has room. */
+static void
+serve_stalled(struct store *st, uint32_t listener, uint64_t end_ns)
+{
+	struct peer	*p = &st->peers[listener];
+	size_t		 n = p->stalled.n;
+
+	while (n > 0 && p->stalled.n > 0 && peer_room(st, listener, 1024) &&
+	    serve_one(st, &p->stalled, end_ns))
+		n--;
+	p->roomy = n > 0 && p->stalled.n > 0 && peer_room(st, listener, 1024);
+}
+
+bool
 serve_all(struct store *st)
 {
-	struct holder *h;
+	uint64_t	end_ns = clock_mono_ns() + SLICE_NS;
+	bool		more = false;
+	uint32_t	i;
 
-	while ((h = st->pump) != NULL) {
-		st->pump = h->pump_next;
-		h->pumped = false;
-		if (h->connected && h->session != NULL)
-			pump(st, h);
-	}
+	for (; st->nsafe > 0 && serve_one(st, &st->unsafe, end_ns); st->nsafe--)
+		;
+	st->nsafe = MIN(st->nsafe, st->unsafe.n);
+	for (i = 0; i < LISTENERS_MAX; i++)
+		if (st->peers[i].roomy) {
+			serve_stalled(st, i, end_ns);
+			more = more || st->peers[i].roomy;
+		}
+	while (serve_one(st, &st->pump, end_ns))
+		;
 	pubrels_safe(st);
+	return more || st->nsafe > 0 || st->pump.n > 0;
 }
 
 /* What waited for that goes on at the end of the turn. */
 void
 serve_safe(struct store *st)
 {
-	struct holder *h;
-
-	while ((h = st->unsafe) != NULL) {
-		st->unsafe = h->pump_next;
-		h->pump_next = st->pump;
-		st->pump = h;
-	}
+	st->nsafe = st->unsafe.n;
 	st->subs_due = st->subs != NULL;
 	roster_heard(st);
 }
 
 void
-serve_retry(struct store *st)
+serve_retry(struct store *st, uint32_t listener)
 {
-	struct holder	*h;
-	unsigned	 part = 0;
-	size_t		 i = 0;
-
-	while ((h = spread_next(&st->holders, &part, &i)) != NULL)
-		if (h->session != NULL && h->session->queue != NULL)
-			serve_soon(st, h);
+	st->peers[listener].roomy = st->peers[listener].stalled.n > 0;
 }
 
 /* --- The beginning -------------------------------------------------------- */
@@ -383,7 +425,7 @@ serve_resume(struct store *st, struct holder *h, const struct slice *pids)
 	uint64_t	 offset, end = 0;
 	size_t		 i;
 
-	serve_forget(st, h);
+	serve_forget(h);
 	h->cursor = s->base;
 	h->received = st->received;
 	if (pids->len >= 2 && s->sent > s->base) {
@@ -586,8 +628,14 @@ serve_routes(struct store *st)
 void
 serve_tick(struct store *st)
 {
+	uint32_t i;
+
 	if (st->subs != NULL)
 		serve_routes(st);	/* time may be up for some */
+	/* Room that no credit told of: what was only about to leave has left. */
+	for (i = 0; i < LISTENERS_MAX; i++)
+		if (st->peers[i].stalled.n > 0)
+			serve_retry(st, i);
 }
 
 void

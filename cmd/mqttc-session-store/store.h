@@ -72,6 +72,14 @@ struct store_dir {
 	int	lock_fd;
 };
 
+struct holder;
+
+/* Holders that are to be served, the oldest first. All zero is an empty one. */
+struct holder_list {
+	struct holder	*first, **last;
+	size_t		 n;
+};
+
 /* Another process: a listener, (from LISTENERS_MAX on) another store, or (from
  * FAR_FROM on) the live and the durable sessions of another node. */
 struct peer {
@@ -82,6 +90,9 @@ struct peer {
 	uint8_t		*buf;
 	bool		 dirty;		/* `out` is to be flushed */
 	bool		 ready;		/* a store whose rows everybody has */
+	bool		 named;		/* a listener that named all it serves */
+	bool		 roomy;		/* its stream may have room again for: */
+	struct holder_list stalled;
 	struct onward	*behind;	/* durable: the first that its stream
 					 * had no room for */
 };
@@ -105,7 +116,8 @@ struct holder {
 					 * CONNECT up to here */
 	struct session	*session;	/* NULL: nothing is kept */
 	struct waiting	*waiting;
-	struct holder	*pump_next;
+	struct holder_list *pump_in;	/* or NULL: is not to be served */
+	struct holder	*pump_next, **pump_at;
 	struct holder	*grant_next;
 	uint8_t		*at_client;	/* after a start: bits of offsets from
 					 * base on that wait there */
@@ -118,7 +130,6 @@ struct holder {
 	uint16_t	 len;
 	bool		 connected;
 	bool		 leaving;	/* was told that it is taken */
-	bool		 pumped;	/* in the list to be served */
 	bool		 seen;		/* its listener named it anew */
 	bool		 granting;	/* the listeners do not know it yet */
 	char		 client_id[];
@@ -177,10 +188,13 @@ struct store {
 	/* desk.c */
 	struct spread	 holders;	/* by client id */
 	struct wheel	 wheel;
+	unsigned	 sweep_part;	/* of holders, looked at next, ... */
+	unsigned	 sweep_left;	/* ... and how many are to be */
 
 	/* serve.c */
-	struct holder	*pump;		/* to be served this turn */
-	struct holder	*unsafe;	/* when more of the log is safe */
+	struct holder_list pump;	/* to be served this turn */
+	struct holder_list unsafe;	/* when more of the log is safe */
+	size_t		 nsafe;		/* of these, that may be now */
 	struct held_pubrel *pubrels;	/* from first_pubrel on, in order */
 	size_t		 first_pubrel, npubrels, cap_pubrels;
 	uint64_t	 received;	/* the end of the log with the last
@@ -196,6 +210,7 @@ struct store {
 	size_t		 nonward_own;	/* that our own sessions lack */
 	bool		 onward_open;	/* what a start found is published */
 	struct onward_wait *onward_waits, **onward_waits_tail;
+	struct onward_wait *onward_kept; /* not open: retained up to here */
 	size_t		 nonward_waits;	/* that the log has */
 	uint64_t	 random;
 
@@ -315,8 +330,13 @@ void peers_turn(struct store *st);
 
 int on_session(void *ctx, struct bus_frame *f);
 struct holder *desk_find(const struct store *st, const void *id, size_t len);
-/* A listener is gone, and its connections. */
-void desk_lost(struct store *st, uint32_t listener);
+/* A listener is gone, and its connections: their places are closed in slices,
+ * or when somebody wants one. */
+void desk_lost(struct store *st);
+/* Is d's connection such a one? It gets nothing more. */
+bool desk_is_lost(const struct store *st, const struct holder *d);
+/* A slice of that; true if there are more. */
+bool desk_turn(struct store *st);
 /* After a replay: who was connected, as far as we know. */
 void desk_restore(struct store *st);
 void desk_peers(struct store *st);
@@ -349,10 +369,12 @@ void serve_resume(struct store *st, struct holder *h,
     const struct slice *pids);
 /* There is something for h's client. */
 void serve_soon(struct store *st, struct holder *h);
-void serve_all(struct store *st);	/* those who are due */
+/* A slice of those who are due; true if there are more. */
+bool serve_all(struct store *st);
 void serve_safe(struct store *st);	/* more of the log is safe */
-void serve_retry(struct store *st);	/* a stream has room again */
-void serve_forget(struct store *st, struct holder *h);
+/* The stream to that listener has room again. */
+void serve_retry(struct store *st, uint32_t listener);
+void serve_forget(struct holder *h);
 void serve_ack(struct store *st, uint32_t listener,
     const struct session_msg *e);
 void serve_release(struct store *st, uint32_t listener,
@@ -417,6 +439,8 @@ bool groups_again(void *ctx, uint64_t seq, const struct record *r);
 void onward_publish(struct store *st, const struct record *r, uint64_t pos,
     bool again);
 bool onward_room(const struct store *st);
+/* After a replay: what has not gone to all is retained, as its publishers know. */
+void onward_restore(struct store *st);
 /* Publish what a start found, once it is known to whom. */
 void onward_turn(struct store *st);
 /* The oldest that not all have; the end of the log if there is none. */

@@ -115,6 +115,16 @@ file_unlink(struct journal *j, const char *name)
 }
 
 int
+file_sync_dir(struct journal *j)
+{
+	if (fault_hit("journal.fsyncdir")) {
+		errno = EIO;
+		return ERR_IO;
+	}
+	return fsync(j->dirfd) == -1 ? ERR_IO : 0;
+}
+
+int
 file_allocate(int fd, uint64_t bytes)
 {
 	int	 rc;

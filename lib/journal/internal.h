@@ -64,6 +64,13 @@ struct file {
 	bool		 doomed;	/* journal_undo removed it */
 };
 
+/* A gap whose file has bytes, or is to go. */
+struct dropped {
+	struct dropped	*next;
+	uint64_t	 first, end;
+	bool		 whole;		/* nothing is older: its name goes too */
+};
+
 struct chunk {
 	uint64_t	 first;
 	size_t		 len, cap;
@@ -93,6 +100,7 @@ struct journal {
 	struct file	*cur;		/* written to; in files; loop only */
 	bool		 dir_dirty;
 	int		 next_fd;	/* of NEXT_NAME, or -1 */
+	struct dropped	*dropped, **dropped_last;	/* oldest first */
 	atomic_int	 sync_errno;	/* not 0: final */
 
 	int		 read_fd;	/* of the segment at read_first */
@@ -145,6 +153,7 @@ int file_truncate(int fd, uint64_t len);
 int file_rename(struct journal *j, const char *from, const char *to);
 /* Not there is as good. */
 int file_unlink(struct journal *j, const char *name);
+int file_sync_dir(struct journal *j);
 /* See that the file has room for bytes; 0 also if the file system cannot. */
 int file_allocate(int fd, uint64_t bytes);
 /* ERR_FULL or ERR_IO, by errno. */
@@ -154,6 +163,8 @@ int file_error(void);
 
 /* Add a file to those journal_sync looks at; fd may be -1. ERR_NOMEM. */
 int files_add(struct journal *j, uint64_t first, int fd, bool sealed);
+/* The gap from first to end is left to journal_reclaim. ERR_NOMEM. */
+int dropped_add(struct journal *j, uint64_t first, uint64_t end, bool whole);
 /* buf with room for len bytes. */
 int buf_need(struct journal *j, size_t len);
 void buf_release(struct journal *j);

@@ -71,6 +71,21 @@ files_add(struct journal *j, uint64_t first, int fd, bool sealed)
 	return 0;
 }
 
+int
+dropped_add(struct journal *j, uint64_t first, uint64_t end, bool whole)
+{
+	struct dropped	*d;
+
+	if ((d = malloc(sizeof(*d))) == NULL)
+		return ERR_NOMEM;
+	*d = (struct dropped){ NULL, first, end, whole };
+	pthread_mutex_lock(&j->lock);
+	*j->dropped_last = d;
+	j->dropped_last = &d->next;
+	pthread_mutex_unlock(&j->lock);
+	return 0;
+}
+
 size_t
 segs_find(const struct journal *j, uint64_t pos)
 {
@@ -155,6 +170,12 @@ name_take(struct journal *j, const char *name)
 	    name_parse(rest, "-", &s.end, &rest) && *rest == '\0' &&
 	    s.end > s.first) {
 		s.gap = true;
+		if (fstatat(j->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == -1)
+			return ERR_IO;
+		/* The process before us did not get that far. */
+		if (S_ISREG(st.st_mode) && st.st_size > 0 &&
+		    (rc = dropped_add(j, s.first, s.end, false)) < 0)
+			return rc;
 	} else {
 		return 0;		/* not ours */
 	}
@@ -348,6 +369,7 @@ journal_open(struct journal **out, const char *dir,
 		return ERR_NOMEM;
 	pthread_mutex_init(&j->lock, NULL);
 	j->dirfd = j->next_fd = j->read_fd = -1;
+	j->dropped_last = &j->dropped;
 	j->salt = o->salt;
 	if ((rc = opts_take(&j->o, o)) < 0 || (rc = dir_open(j, dir)) < 0 ||
 	    (rc = file_unlink(j, NEXT_NAME)) < 0 || (rc = dir_read(j)) < 0)
@@ -368,11 +390,18 @@ journal_close(struct journal **jp)
 {
 	struct journal	*j = *jp;
 	int		 saved = errno;
+	struct dropped	*d;
 	struct file	*f;
 	size_t		 i;
 
 	if (j == NULL)
 		return;
+	if (j->ready)
+		(void)journal_reclaim(j);	/* or the next start does */
+	while ((d = j->dropped) != NULL) {
+		j->dropped = d->next;
+		free(d);
+	}
 	if (j->next_fd != -1) {
 		close(j->next_fd);
 		(void)file_unlink(j, NEXT_NAME);
@@ -617,13 +646,23 @@ journal_drop(struct journal *j, uint64_t pos)
 	return n;
 }
 
+/* Gaps that nothing is older than need no name any more. */
+static void
+gaps_end(struct journal *j)
+{
+	struct segment	*s;
+
+	while (j->nsegs > 1 && (s = &j->segs[0])->gap &&
+	    dropped_add(j, s->first, s->end, true) == 0)
+		segs_remove(j, 0);
+}
+
 int
 journal_drop_segment(struct journal *j, uint64_t first)
 {
 	char		 name[NAME_BYTES], gap[NAME_BYTES];
 	struct segment	*s;
 	size_t		 i = segs_find(j, first);
-	int		 fd;
 
 	if (i == j->nsegs || j->segs[i].first != first || j->segs[i].gap)
 		return ERR_NOTFOUND;
@@ -634,20 +673,16 @@ journal_drop_segment(struct journal *j, uint64_t first)
 	gap_name(gap, s->first, s[1].first);
 	if (file_rename(j, name, gap) < 0)
 		return ERR_IO;
-	/* The name is the truth from here on; bytes that stay cost space until
-	 * the next start. */
-	if ((fd = file_open(j, gap, O_WRONLY)) != -1) {
-		(void)file_truncate(fd, 0);
-		close(fd);
-	}
+	/* The name is the truth from here on. Ours is closed now: the last one
+	 * to close a file that is gone gives back its bytes. */
 	read_forget(j, s->first);
 	s->gap = true;
 	s->end = s[1].first;
 	pthread_mutex_lock(&j->lock);
 	j->dir_dirty = true;
 	pthread_mutex_unlock(&j->lock);
-	while (j->nsegs > 1 && j->segs[0].gap)
-		if (oldest_remove(j) < 0)
-			break;
+	/* Without memory the next start finds it. */
+	(void)dropped_add(j, s->first, s->end, false);
+	gaps_end(j);
 	return 0;
 }

@@ -4,7 +4,7 @@
  *
  *   journal_open, journal_replay		once, before anything else
  *   journal_append ..., journal_write		each turn of the loop
- *   journal_sync, journal_prepare		on a helper thread
+ *   journal_sync, journal_prepare, journal_reclaim	on helper threads
  *   journal_read, journal_drop		when wanted
  *
  * A position counts the bytes of the log since its beginning, headers and
@@ -181,9 +181,20 @@ int journal_drop(struct journal *j, uint64_t pos);
 /*
  * Remove the segment whose first byte is first, though older ones stay; replay
  * knows and says nothing about it. ERR_NOTFOUND; ERR_INVAL for the last one or
- * one not written yet; ERR_IO.
+ * one not written yet; ERR_IO. It is gone, also after a kill -9; what it takes
+ * on the disk journal_reclaim gives back.
  */
 int journal_drop_segment(struct journal *j, uint64_t first);
+
+/*
+ * On any thread, one at a time: give back the bytes of what journal_drop_segment
+ * took out, when that is on the disk: a segment of 64 MiB may cost tens of
+ * milliseconds. ERR_IO: what is left is tried by the next call, by journal_close
+ * or after the next start.
+ */
+int journal_reclaim(struct journal *j);
+/* Is there anything left for it? */
+bool journal_has_dropped(struct journal *j);
 
 /* Segments in order: the first one that begins at or above pos; the one with
  * the byte at pos. False if there is none. */

@@ -1,5 +1,6 @@
 /*
- * sync.c: what may run on a helper thread: making durable, preparing.
+ * sync.c: what may run on a helper thread: making durable, preparing, giving
+ * back.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,13 +20,7 @@ sync_dir(struct journal *j)
 	dirty = j->dir_dirty;
 	j->dir_dirty = false;
 	pthread_mutex_unlock(&j->lock);
-	if (!dirty)
-		return 0;
-	if (fault_hit("journal.fsyncdir")) {
-		errno = EIO;
-		return ERR_IO;
-	}
-	return fsync(j->dirfd) == -1 ? ERR_IO : 0;
+	return dirty ? file_sync_dir(j) : 0;
 }
 
 static int
@@ -158,4 +153,64 @@ journal_prepare(struct journal *j)
 	j->next_fd = fd;
 	pthread_mutex_unlock(&j->lock);
 	return 0;
+}
+
+/* --- giving back --------------------------------------------------------- */
+
+static int
+give_back(struct journal *j, const struct dropped *d)
+{
+	char	 name[NAME_BYTES];
+	int	 fd, rc;
+
+	gap_name(name, d->first, d->end);
+	if (d->whole)
+		return file_unlink(j, name);
+	if ((fd = file_open(j, name, O_WRONLY)) == -1)
+		return errno == ENOENT ? 0 : ERR_IO;
+	rc = file_truncate(fd, 0);
+	close(fd);
+	return rc;
+}
+
+/* Only what was there when it began: the names of those are on the disk. */
+int
+journal_reclaim(struct journal *j)
+{
+	struct dropped	*d, *last = NULL;
+	int		 rc;
+
+	pthread_mutex_lock(&j->lock);
+	if (j->dropped != NULL)
+		last = CONTAINER_OF(j->dropped_last, struct dropped, next);
+	pthread_mutex_unlock(&j->lock);
+	if (last == NULL)
+		return 0;
+	if ((rc = file_sync_dir(j)) < 0)
+		return rc;
+	do {
+		pthread_mutex_lock(&j->lock);
+		d = j->dropped;
+		pthread_mutex_unlock(&j->lock);
+		if ((rc = give_back(j, d)) < 0)
+			return rc;
+		pthread_mutex_lock(&j->lock);
+		if ((j->dropped = d->next) == NULL)
+			j->dropped_last = &j->dropped;
+		pthread_mutex_unlock(&j->lock);
+		rc = d == last;
+		free(d);
+	} while (rc == 0);
+	return 0;
+}
+
+bool
+journal_has_dropped(struct journal *j)
+{
+	bool	 has;
+
+	pthread_mutex_lock(&j->lock);
+	has = j->dropped != NULL;
+	pthread_mutex_unlock(&j->lock);
+	return has;
 }

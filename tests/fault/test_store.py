@@ -43,3 +43,26 @@ def test_a_store_that_does_not_start_keeps_nobody_else_away(point):
     finally:
         supervise.send_signal(signal.SIGTERM)
         assert supervise.wait(30) == 0
+
+
+def test_what_is_stored_is_retained_before_it_is_published():
+    """A store that is starting does not know to whom its messages go. What
+    it acknowledged is what a subscriber is told all the same, also what an
+    earlier one had taken and not retained yet."""
+    env = {"FAULTS": "store.onward:nth=0,store.retained:nth=2:do=kill"}
+    with mqttc.Node(listeners=1, env=env) as node:
+        before = node.pid("session_store.0")
+        pub = node.client()
+        for body in (b"first", b"second"):
+            pub.publish("t", body, qos=1, retain=True)
+        node.expected_gone.add(before)
+        node.wait_ready("session_store.0", not_pid=before)
+        sub = node.client()
+        sub.subscribe("t", qos=1)
+        p = sub.read_publish()
+        assert (p.payload, bool(p.retain)) == (b"second", True)
+        sub.complete(p)
+        pub.publish("t", b"third", qos=1, retain=True)
+        sub = node.client()
+        sub.subscribe("t", qos=1)
+        assert sub.read_publish().payload == b"third"

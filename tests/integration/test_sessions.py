@@ -1585,3 +1585,38 @@ def test_the_node_stops_while_the_store_is_away(make_node):
         c.send_bytes(wire.connect_packet(client_id="c%d" % i))
     assert node.terminate() == 0
     node.proc = None
+
+
+@every_qos
+def test_a_listener_without_room_gets_the_rest_later(make_node, topic, qos):
+    """Many sessions wait for room in one stream; one whose client goes
+    meanwhile, and one that gets more, too."""
+    node = make_node(listeners=2, options={"bus.stream_max": "8MB",
+                                           "bus.credit": "1MB"})
+    n, body = 40, b"x" * 16384
+    subs = [durable(node, "%d" % i, on=1) for i in range(20)]
+    for c in subs:
+        c.subscribe("t", qos=qos)
+    subs[0].subscribe("u", qos=qos)
+    pub = node.client(on=0)
+    pid = node.pid("listener.1")
+    os.kill(pid, signal.SIGSTOP)
+    for i in range(n):                          # twice what fits
+        pub.send_publish("t", b"%d " % i + body, qos=qos, pid=i + 1)
+    pub.send_publish("u", b"last", qos=qos, pid=n + 1)
+    node.wait_metric("store_queued_total", lambda v: v > n * len(subs))
+    os.kill(pid, signal.SIGCONT)
+    subs[1].reset()
+    want = [b"%d " % i + body for i in range(n)]
+    for c in subs[:1] + subs[2:]:
+        got = []
+        for _ in range(n + (c is subs[0])):
+            p = c.read_publish()
+            c.complete(p)
+            got.append(p.payload)
+        assert got == want + ([b"last"] if c is subs[0] else [])
+    c = durable(node, "1", on=0, present=True)
+    r = Receiver()
+    r.serve(c)
+    r.until(lambda r: want[-1] in r.got and not r.received)
+    assert r.got == want

@@ -182,6 +182,7 @@ class Node(Clients):
         self.lines = []
         self.pids = {}
         self.expected_gone = set()
+        self.killed = {}
         if start:
             self.start()
 
@@ -330,7 +331,10 @@ class Node(Clients):
             time.sleep(0.02)
 
     def wait_ready(self, name, not_pid=None, deadline_s=30):
-        """Until the process is ready, with another pid than not_pid."""
+        """Until the process is ready, with another pid than not_pid, or than
+        the one that kill() ended: for a moment the supervisor believes that to
+        be there."""
+        not_pid = not_pid or self.killed.get(name)
         return self.wait(lambda s: s[name]["state"] == "ready"
                          and s[name]["pid"] != not_pid, deadline_s)[name]
 
@@ -432,6 +436,7 @@ class Node(Clients):
         pid = self.pid(name)
         if sig in (signal.SIGKILL, signal.SIGTERM):
             self.expected_gone.add(pid)
+            self.killed[name] = pid
         os.kill(pid, sig)
         return pid
 

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -325,9 +326,68 @@ a_segment_dropped_from_the_middle_is_no_damage(void **state UNUSED)
 	assert_int_equal(dir_count(dir, "gap-"), 0);
 	assert_int_equal(journal_begin(j), s[3].first);
 	assert_int_equal(journal_drop_segment(j, s[3].first), 0);
-	assert_int_equal(dir_count(dir, "gap-"), 0);
 	assert_int_equal(dir_count(dir, "seg-"), 1);
 	assert_int_equal(journal_begin(j), s[4].first);
+	assert_int_equal(journal_reclaim(j), 0);
+	assert_int_equal(dir_count(dir, "gap-"), 0);
+	journal_close(&j);
+}
+
+/* What the file of the gap in place of s takes; -1: there is none. */
+static off_t
+gap_size(const struct journal_segment *s)
+{
+	struct stat	 st;
+	char		 path[256];
+
+	snprintf(path, sizeof(path), "%s/gap-%016" PRIx64 "-%016" PRIx64, dir,
+	    s->first, s->first + s->bytes);
+	return stat(path, &st) == -1 ? -1 : st.st_size;
+}
+
+static void
+what_was_dropped_is_given_back_by_another_thread(void **state UNUSED)
+{
+	struct journal	*j = open_from(&small, 0);
+	struct journal_segment s[5];
+	struct dir_image im;
+	uint64_t	 bytes, from;
+	size_t		 i;
+
+	fill_segments(j, 5);
+	for (i = 0, bytes = 0; i < 5; bytes += s[i++].bytes)
+		assert_true(journal_segment_from(j, bytes, &s[i]));
+	assert_false(journal_has_dropped(j));
+	assert_int_equal(journal_reclaim(j), 0);
+	assert_int_equal(journal_drop_segment(j, s[1].first), 0);
+	assert_int_equal(journal_drop_segment(j, s[2].first), 0);
+	/* Gone, and nothing of it given back. */
+	assert_true(gap_size(&s[1]) > 0 && gap_size(&s[2]) > 0);
+	assert_true(journal_has_dropped(j));
+	assert_int_equal(journal_reclaim(j), 0);
+	assert_false(journal_has_dropped(j));
+	assert_int_equal(gap_size(&s[1]), 0);
+	assert_int_equal(gap_size(&s[2]), 0);
+	/* The oldest: that and the gaps behind it go altogether. */
+	assert_int_equal(journal_drop_segment(j, s[0].first), 0);
+	assert_int_equal(journal_begin(j), s[3].first);
+	assert_int_equal(dir_count(dir, "gap-"), 3);
+	assert_int_equal(journal_reclaim(j), 0);
+	assert_int_equal(dir_count(dir, "gap-"), 0);
+	/* As a kill -9 leaves it. */
+	assert_int_equal(journal_drop_segment(j, s[3].first), 0);
+	from = s[4].first;
+	dir_take(dir, &im);
+	journal_close(&j);
+	assert_int_equal(dir_count(dir, "gap-"), 0);
+	dir_put(dir, &im);
+	dir_image_free(&im);
+	j = open_from(&small, from);
+	assert_int_equal(seen.damages, 0);
+	assert_true(gap_size(&s[3]) > 0);
+	assert_true(journal_has_dropped(j));
+	assert_int_equal(journal_reclaim(j), 0);
+	assert_int_equal(gap_size(&s[3]), 0);
 	journal_close(&j);
 }
 
@@ -1134,6 +1194,8 @@ walk_step(struct walk *w)
 		    s.first + s.bytes <= w->durable &&
 		    journal_drop_segment(w->j, s.first) == 0)
 			model_drop(s.first, s.first + s.bytes);
+		if (rnd(2))
+			assert_int_equal(journal_reclaim(w->j), 0);
 		break;
 	case 15:
 		assert_int_equal(journal_prepare(w->j), 0);
@@ -1180,6 +1242,7 @@ main(void)
 		T(a_record_may_be_larger_than_a_segment),
 		T(old_segments_are_dropped_never_the_last),
 		T(a_segment_dropped_from_the_middle_is_no_damage),
+		T(what_was_dropped_is_given_back_by_another_thread),
 		T(a_prepared_segment_is_the_next_one),
 		T(only_so_much_may_wait),
 		T(what_waits_may_be_taken_back),

@@ -189,6 +189,8 @@ live(bool undo)
 	assert_true(journal_segment_at(j, m->r[m->n / 2].pos, &s));
 	gone(s.first, s.first + s.bytes);
 	TWICE(journal_drop_segment(j, s.first));
+	TWICE(journal_reclaim(j));
+	assert_false(journal_has_dropped(j));
 	add(j, m, 5);
 	write_or(j, undo);
 	journal_close(&j);
