@@ -101,7 +101,7 @@ LINK_ALL := -Wl,--start-group $(LIBS_A) -Wl,--end-group -lprotobuf-nanopb \
 	    -lzmq -lev -linih -ljansson -lm -lpthread -Wl,--as-needed \
 	    -ltokyocabinet -lcrypto -Wl,--no-as-needed
 
-.PHONY: all help clean setup run
+.PHONY: all help clean setup run demo
 all: $(BINS)
 
 help:
@@ -109,6 +109,7 @@ help:
 
 ## all            build every program into build/bin (the default)
 ## run            install what is missing, build, start a node on PORT=1883
+## demo           a cluster of three nodes on this machine, and what to try
 ## check          the same set-up, then every test; ends with a count
 ## clean          remove build/
 ## setup          install what building needs
@@ -118,6 +119,10 @@ setup:
 run: setup
 	@$(SUBMAKE) all
 	@PORT=$(PORT) scripts/run
+
+demo: setup
+	@$(SUBMAKE) all
+	@PORT=$(PORT) scripts/demo
 
 clean:
 	rm -rf build

@@ -295,10 +295,12 @@ set_expiry(struct record *r, uint64_t clock_ms, uint64_t now_ms)
 	if (clock_ms >= end)
 		return false;
 	left = end - MAX(clock_ms, id_ms);
-	/* As record_deadline_ms() will read it. */
+	/* As record_deadline_ms() will read it. Between clocks that agree that is
+	 * what it was, and the few milliseconds of the way: nobody is told more
+	 * than was asked for. */
 	if (id_ms <= now_ms)
 		left += now_ms - id_ms;
-	r->expiry_s = (uint32_t)MIN((left + 999) / 1000,
+	r->expiry_s = (uint32_t)MIN((left + 500) / 1000,
 	    (uint64_t)RECORD_NO_EXPIRY - 1);
 	return true;
 }

@@ -2,11 +2,16 @@
 make run, make install."""
 
 import os
+import random
 import shutil
+import signal
 import socket
 import subprocess
 
 import pytest
+
+from support import mqttc
+from support.wire import Client
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))))
@@ -139,3 +144,71 @@ def test_install_puts_programs_pages_and_sample_below_destdir(tmp_path):
     # The supervisor looks for the others beside itself.
     for name in os.listdir(tmp_path / "usr/bin"):
         assert not name.endswith(("listener", "router"))
+
+
+# --- make demo -----------------------------------------------------------------
+
+def free_bases():
+    """Three ports in a row that are free, three times."""
+    rng = random.Random(os.getpid())
+    while True:
+        bases = [rng.randrange(20000, 50000) for _ in range(3)]
+        held = []
+        try:
+            for base in bases:
+                for i in range(4):
+                    s = socket.socket()
+                    held.append(s)
+                    s.bind(("127.0.0.1", base + i))
+            return bases
+        except OSError:
+            pass
+        finally:
+            for s in held:
+                s.close()
+
+
+def test_demo_is_a_cluster_of_three_and_ends_with_its_terminal(tmp_path):
+    port, meta, message = free_bases()
+    demo = subprocess.Popen(
+        [TOP + "/scripts/demo"], stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.DEVNULL, cwd=TOP, start_new_session=True,
+        env=dict(os.environ, PORT=str(port), META_PORT=str(meta),
+                 MESSAGE_PORT=str(message), DEMO_DIR=str(tmp_path / "demo"),
+                 MQTTC_BIN=mqttc.BIN))
+    try:
+        said = ""
+        while "Ctrl-C ends all" not in said:
+            line = demo.stdout.readline()
+            assert line, said
+            said += line
+        with Client(("127.0.0.1", port + 2)) as sub, \
+                Client(("127.0.0.1", port)) as pub:
+            sub.connect("sub")
+            pub.connect("pub")
+            sub.subscribe("hello/#", qos=1)
+            pub.publish("hello/world", b"it works", qos=1)
+            assert sub.read_publish().payload == b"it works"
+        demo.send_signal(signal.SIGINT)
+        rest, _ = demo.communicate(timeout=60)
+        assert demo.returncode == 0, said + rest
+    finally:
+        demo.kill()
+    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True,
+                          text=True).stdout
+    assert left == ""
+
+
+def test_demo_names_the_busy_port(tmp_path):
+    port, meta, message = free_bases()
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", meta + 2))
+        s.listen()
+        p = subprocess.run(
+            [TOP + "/scripts/demo"], capture_output=True, text=True, cwd=TOP,
+            stdin=subprocess.DEVNULL, timeout=60,
+            env=dict(os.environ, PORT=str(port), META_PORT=str(meta),
+                     MESSAGE_PORT=str(message), DEMO_DIR=str(tmp_path)))
+    assert p.returncode == 69
+    assert "port %d cannot be used" % (meta + 2) in p.stderr
+    assert "META_PORT=" in p.stderr
