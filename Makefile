@@ -264,6 +264,13 @@ bench-sessions:
 	@$(SUBMAKE) all bench-build
 	@tests/bench/sessions
 
+## bench-nodes    what it costs that publisher and subscriber are at two nodes
+.PHONY: bench-nodes
+bench-nodes:
+	@scripts/setup check
+	@$(SUBMAKE) all
+	@tests/bench/nodes
+
 ## bench-million  a million idle clients and light traffic, or what fits
 .PHONY: bench-million
 bench-million:

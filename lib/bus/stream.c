@@ -698,12 +698,13 @@ void
 stream_in_done(struct stream_in *s, uint64_t got, uint64_t got_bytes,
     uint64_t stored)
 {
-	if (got > s->got && got <= s->seq) {
+	/* The frame that is being handled is not counted as taken yet. */
+	if (got > s->got && got <= s->seq + 1) {
 		s->got = got;
-		s->got_bytes = MIN(MAX(got_bytes, s->got_bytes), s->taken);
+		s->got_bytes = MAX(got_bytes, s->got_bytes);
 		s->urgent = true;
 	}
-	if (stored > s->stored && stored <= s->seq) {
+	if (stored > s->stored && stored <= s->seq + 1) {
 		s->stored = stored;
 		s->urgent = true;
 	}

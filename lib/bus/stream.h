@@ -244,7 +244,7 @@ stream_in_mark(struct stream_in *s)
 bool stream_in_stored(struct stream_in *s);
 
 /* With `defers`: so far all is done. Never less than before, nor more than was
- * taken. */
+ * taken and is being handled. */
 void stream_in_done(struct stream_in *s, uint64_t got, uint64_t got_bytes,
     uint64_t stored);
 

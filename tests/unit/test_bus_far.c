@@ -44,7 +44,7 @@ struct proc {
 	uint64_t	 passed;	/* last seq towards its own peer */
 	uint64_t	 records, last_number;
 	uint64_t	 ups, losts, relay_ups, relay_downs, gone;
-	bool		 disorder, holds_back, refuses_nodes;
+	bool		 disorder, holds_back, refuses_nodes, done_at_once;
 	char		 from[BUS_NODE_MAX];
 	char		 origin_name[64];
 };
@@ -128,6 +128,8 @@ on_far(void *ctx, struct bus_frame *f)
 	}
 	p->seq = f->seq;
 	p->bytes += bus_frame_cost(f);
+	if (p->done_at_once)
+		bus_done(p->bus, p->in, p->seq, p->bytes, p->seq);
 	return rc;
 }
 
@@ -364,6 +366,27 @@ nothing_is_acknowledged_before_it_is_done(void **state UNUSED)
 	bus_done(lb.bus, lb.in, 0, 0, lb.seq);
 	until(bus_idle(a.bus));
 	assert_int_equal(bus_peer_stored(a.peer), bus_peer_sent(a.peer));
+	stop(&a);
+	stop(&la);
+	stop(&lb);
+}
+
+/* What nobody wants, or was dropped, is done within its handler. */
+static void
+what_is_done_at_once_is_paid_for(void **state UNUSED)
+{
+	struct proc	a, la, lb;
+	int		i;
+
+	start(&a, "listener.3", "a@h", 5);
+	near_link(&la, 1, &secret);
+	far_link(&lb, 2, NULL);
+	lb.done_at_once = true;
+	source_to(&a, &la);
+	for (i = 0; i < 1000; i++)
+		assert_int_equal(put(&a, RECORD_LIVE, 500), 0);
+	until(bus_idle(a.bus));
+	assert_int_equal(lb.records, 1000);
 	stop(&a);
 	stop(&la);
 	stop(&lb);
@@ -658,6 +681,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		T(records_cross_and_are_acknowledged_when_they_arrived),
 		T(nothing_is_acknowledged_before_it_is_done),
+		T(what_is_done_at_once_is_paid_for),
 		T(a_welcome_acknowledges_nothing),
 		T(a_relay_may_die),
 		T(the_far_link_may_die),
