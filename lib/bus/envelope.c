@@ -190,9 +190,17 @@ welcome_get(Welcome *w, const void *data, size_t len)
 	return get(w, Welcome_fields, data, len);
 }
 
+/*
+ * A ping is due when nothing was said for a second, and its answer must be here
+ * four later: who falls silent is known to be gone after five. A connection
+ * that does not come about is given up, too; else what the kernel tries again
+ * after 16 and 32 s would be missing for so long when a network is back.
+ */
 enum {
 	FAR_HEARTBEAT_MS = 1000,
-	FAR_SILENT_MS = 5000
+	FAR_SILENT_MS = 4000,
+	FAR_CONNECT_MS = 2000,
+	FAR_HANDSHAKE_MS = 5000
 };
 
 static const struct option {
@@ -234,7 +242,8 @@ socket_far(void *z, bool ipv6, const struct bus_secret *secret, bool server)
 		{ 0, ZMQ_RCVHWM, 0 },
 		{ 0, ZMQ_HEARTBEAT_IVL, FAR_HEARTBEAT_MS },
 		{ 0, ZMQ_HEARTBEAT_TIMEOUT, FAR_SILENT_MS },
-		{ 0, ZMQ_HANDSHAKE_IVL, FAR_SILENT_MS },
+		{ 0, ZMQ_CONNECT_TIMEOUT, FAR_CONNECT_MS },
+		{ 0, ZMQ_HANDSHAKE_IVL, FAR_HANDSHAKE_MS },
 	};
 	int	is_server = server, v6 = ipv6;
 	size_t	i;

@@ -10,6 +10,7 @@ import pytest
 
 from support import mqttc, wire
 from support.cluster import Cluster
+from support.stream import Sink, durable, gather, whole
 from support.wire import V311, V5
 
 # Nothing is dropped because much was published.
@@ -44,56 +45,6 @@ def make_cluster(request):
     for c in made:
         c.__exit__(AssertionError if bad else None,
                    AssertionError() if bad else None, None)
-
-
-class Sink(threading.Thread):
-    """Reads what a client gets, and answers it, until it is told to stop."""
-
-    def __init__(self, client):
-        super().__init__(daemon=True)
-        self.client, self.got, self.over = client, [], threading.Event()
-        client.auto = True
-        self.start()
-
-    def run(self):
-        while not self.over.is_set():
-            try:
-                p = self.client.read_packet(0.2)
-            except wire.Late:
-                continue
-            except (wire.Closed, ValueError):       # closed by the test
-                return
-            if p.kind == wire.PUBLISH:
-                self.got.append((p.name, int(p.payload)))
-
-    def numbers(self):
-        return [n for _, n in list(self.got)]
-
-
-def gather(sinks, n, deadline_s=60):
-    """Until they got n messages together, and a moment more."""
-    end = time.monotonic() + deadline_s
-    while sum(len(s.got) for s in sinks) < n and time.monotonic() < end:
-        time.sleep(0.02)
-    time.sleep(0.2)
-    for s in sinks:
-        s.over.set()
-        s.join()
-    return [s.numbers() for s in sinks]
-
-
-def whole(who, got, n):
-    """0 to n - 1, each once, in order."""
-    lost = sorted(set(range(n)) - set(got))
-    again = sorted(i for i in set(got) if got.count(i) > 1)
-    assert not lost and not again, (who, n, "lost", lost, "again", again)
-    assert got == list(range(n)), (who, "disorder")
-
-
-def durable(node, client_id, **opts):
-    opts.setdefault("auto", False)
-    return node.client(client_id, clean=False,
-                       props={"session_expiry_interval": 3600}, **opts)
 
 
 # --- Whole ------------------------------------------------------------------

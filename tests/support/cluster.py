@@ -44,10 +44,11 @@ def free_net(n):
 
 class Cluster:
     def __init__(self, n=3, listeners=1, options=None, replicants=(),
-                 start=True, each=None):
+                 start=True, each=None, network=None):
         """options are of all nodes, each[i] of node i alone; replicants are
-        the numbers of those that are no cores."""
-        self.net = free_net(n)
+        the numbers of those that are no cores; network is what lies between
+        them (network.py), or None: nothing does."""
+        self.net = "10.0.0." if network is not None else free_net(n)
         self.names = ["n%d@%s%d" % (i, self.net, i + 1) for i in range(n)]
         self.replicants = set(replicants)
         seeds = ",".join(self.names[i] for i in range(n)
@@ -62,7 +63,9 @@ class Cluster:
             opts.update(options or {})
             opts.update((each or {}).get(i, {}))
             self.nodes.append(mqttc.Node(listeners=listeners, name=name,
-                                         options=opts, start=False))
+                                         options=opts, start=False,
+                                         host=network.hosts[i]
+                                         if network is not None else None))
         if start:
             self.start()
 

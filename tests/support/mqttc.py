@@ -14,6 +14,7 @@ programs (build/bin), MQTTC_TEST_BROKER=HOST:PORT runs the protocol tests
 against some other broker that is already there.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -114,6 +115,7 @@ class Clients:
     """Makes connections to a broker and closes what a test leaves open."""
 
     made = 0
+    inside = staticmethod(contextlib.nullcontext)   # where sockets are made
 
     def __init__(self):
         self.open = []
@@ -124,14 +126,16 @@ class Clients:
         if version == wire.V31 and not client_id:
             Clients.made += 1
             client_id = "c%d.%d" % (os.getpid(), Clients.made)
-        c = wire.Client(self.addr(on), version, auto, rcvbuf, mss=mss)
+        with self.inside():
+            c = wire.Client(self.addr(on), version, auto, rcvbuf, mss=mss)
         self.open.append(c)
         c.connect(client_id, **opts)
         return c
 
     def raw(self, version=wire.V5, on=0, **opts):
         """A connection on which nothing was sent yet."""
-        c = wire.Client(self.addr(on), version, **opts)
+        with self.inside():
+            c = wire.Client(self.addr(on), version, **opts)
         self.open.append(c)
         return c
 
@@ -168,8 +172,13 @@ class Node(Clients):
     foreign = False
 
     def __init__(self, listeners=2, options=None, env=None, args=(),
-                 name="test@127.0.0.1", start=True, directory=None):
+                 name="test@127.0.0.1", start=True, directory=None,
+                 host=None):
+        """host is one of a Network (network.py), or None: this machine."""
         super().__init__()
+        self.host = host
+        if host is not None:
+            self.inside = host.inside
         self.listeners = listeners
         self.options = dict(options or {})
         self.env = dict(env or {})
@@ -256,7 +265,7 @@ class Node(Clients):
             [program("mqttc-supervise")] + self.args + self.arguments(),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.err,
             env=self.environment(), cwd=self.dir, text=True,
-            preexec_fn=die_with_parent)
+            preexec_fn=self.before_exec)
         self.reader = threading.Thread(target=self.read_stdout, daemon=True,
                                        args=(self.proc.stdout, self.lines,
                                              self.said_ready))
@@ -271,6 +280,11 @@ class Node(Clients):
         except (Failed, OSError):
             self.pids = {"supervise": self.proc.pid}
         return self
+
+    def before_exec(self):
+        die_with_parent()
+        if self.host is not None:
+            self.host.enter()
 
     # Of one supervisor: that of the one before may still be reading.
     @staticmethod
