@@ -223,8 +223,7 @@ def test_two_that_do_not_reach_each_other_but_a_third(make, one_way):
     everybody = range(3)
     world.moved("kept", everybody)
     net.cut(0, 1, one_way=one_way)
-    for i, j in ((0, 1), (1, 0)):
-        c.wait_seen(i, j, "forward", "down")
+    wait_apart(c, [0], [1])
     subs = [serves(c, i, "apart") for i in everybody]
     world.moved("live", everybody)
     c.wait_for(lambda: all(row["split"] for row in status(c, 2).values()),
@@ -397,7 +396,8 @@ def test_a_node_that_is_down_is_given_up(make, how, record_property):
 def test_what_waits_for_a_node_out_of_reach_is_bounded(make):
     """With a listener up to bus.stream_max; then its publishers wait, others
     do not, and nothing is lost."""
-    c, net = make(2, options={"bus.stream_max": "256KB"})
+    c, net = make(2, options={"bus.credit": "128KB",
+                             "bus.stream_max": "256KB"})
     with durable(c[1], "away") as d:
         d.subscribe("kept/#", qos=1)
     near = c[0].client("near")
