@@ -112,6 +112,12 @@ node_update(struct link_process *l, struct node *n,
 	uint32_t		port = port_of(l, info);
 	int			rc;
 
+	if (info->parked) {
+		if (n->relay != NULL)
+			bus_relay_close(&n->relay);
+		n->endpoint[0] = '\0';
+		return;
+	}
 	snprintf(host, sizeof(host), "%.*s", (int)info->host.len,
 	    (const char *)info->host.data);
 	if (port == 0 || !endpoint_of(at, sizeof(at), host, port))

@@ -142,7 +142,11 @@ belong_message(struct nodeset *ns, struct node *n, const void *body,
 		return ERR_PROTO;
 	if (b[0] == 'V') {
 		rc = members_view_take(members(ns), n->id, b + 1, len - 1);
-		return rc == ERR_PROTO ? rc : 0;
+		if (rc == ERR_PROTO)
+			return rc;
+		/* Before what comes behind it: who is healed says this first,
+		 * and then what its tables have to say. */
+		return belong_link(ns, n);
 	}
 	if (b[0] != 'R')
 		return 0;		/* of a later version */
@@ -260,6 +264,27 @@ peers_forget(struct nodeset *ns)
 	}
 }
 
+int
+belong_link(struct nodeset *ns, struct node *n)
+{
+	struct member_look	l;
+	bool			parked;
+
+	parked = members_find(members(ns), n->name, &l) == 0 &&
+	    l.row->join == n->id && l.parked;
+	if (parked != n->parked) {
+		n->parked = parked;
+		ns->state_due = true;
+		nodes_changed(ns);
+	}
+	if (n->mesh == NULL || !ns->core || !n->core)
+		return 0;
+	if (!parked)
+		return node_link(ns, n);
+	node_unlink(n, false);
+	return 0;
+}
+
 /* After a change: whom to call, whose tables to follow. */
 static void
 peers_apply(struct nodeset *ns)
@@ -271,25 +296,14 @@ peers_apply(struct nodeset *ns)
 
 	while (members_peer(members(ns), &at, &l) == 1) {
 		peer_add(ns, l.row);
-		if ((n = node_by_id(ns, l.row->join)) == NULL ||
-		    n->mesh == NULL || !ns->core || !n->core)
-			continue;
-		if (l.parked)
-			node_unlink(n, false);
-		else if (node_link(ns, n) < 0)
+		if ((n = node_by_id(ns, l.row->join)) != NULL &&
+		    belong_link(ns, n) < 0)
 			mesh_drop(n->mesh, MESH_NONSENSE, "no memory");
 	}
 	members_count(members(ns), &count);
 	rlog_members(ns->rlog, count.members);
 }
 
-bool
-belong_is_parked(struct nodeset *ns, const struct node *n)
-{
-	struct member_look	l;
-
-	return members_find(members(ns), n->name, &l) == 0 && l.parked;
-}
 
 void
 belong_turn(struct nodeset *ns)
@@ -344,6 +358,8 @@ on_look(void *ctx, uint64_t join, struct cluster_node *out)
 	struct rlog_stream	*s = join == ns->id ? ns->own :
 				    rlog_find(ns->rlog, id);
 	struct rlog_status	 st;
+	const struct node	*n = node_by_id(ns, join);
+	unsigned		 about = n != NULL ? n->about : ns->about;
 
 	if (s == NULL)
 		return false;
@@ -353,7 +369,9 @@ on_look(void *ctx, uint64_t join, struct cluster_node *out)
 		    st.phase == RLOG_DOWN ? "down" :
 		    st.phase == RLOG_BOOTSTRAP ? "bootstrap" : "local_replay",
 		.lag = st.head > st.seq ? st.head - st.seq : 0,
-		.seq = st.seq, .routes = st.rows, .digest = st.digest,
+		.seq = st.seq, .digest = st.digest,
+		.routes = st.rows - MIN(st.rows,
+		    (uint64_t)__builtin_popcount(about)),
 	};
 	return true;
 }

@@ -60,8 +60,8 @@ static struct metric *const metrics[] = { &m_known, &m_nodes_up, &m_trans,
 
 /* --- One node -------------------------------------------------------------- */
 
-static void
-links_due(struct nodeset *ns)
+void
+nodes_changed(struct nodeset *ns)
 {
 	struct linkproc	*p;
 
@@ -155,7 +155,17 @@ node_named(struct nodeset *ns, struct node *n, const void *name, size_t len)
 	n->fill = true;
 	n->fill_at = 0;
 	ns->state_due = true;
-	links_due(ns);
+	nodes_changed(ns);
+}
+
+void
+node_ports(struct nodeset *ns, struct node *n,
+    const uint32_t ports[NODE_LINKS_MAX])
+{
+	if (memcmp(n->ports, ports, sizeof(n->ports)) == 0)
+		return;
+	memcpy(n->ports, ports, sizeof(n->ports));
+	nodes_changed(ns);
 }
 
 int
@@ -230,8 +240,11 @@ node_state_now(struct nodeset *ns, const struct node *n)
 {
 	struct mesh_look	 l;
 
+	/* All cores have links with each other; that a third one reaches it is
+	 * of no use to messages. */
 	if (n->mesh == NULL)
-		return stream_is_alive(ns, n) ? NODE_UP : NODE_DOWN;
+		return !(ns->core && n->core) && stream_is_alive(ns, n) ?
+		    NODE_UP : NODE_DOWN;
 	mesh_look(n->mesh, &l);
 	return l.suspect ? NODE_SUSPECT : NODE_UP;
 }
@@ -253,21 +266,39 @@ node_state_name(enum node_state s)
 /*
  * Is anything sent to its live sessions? As long as messages flow, whatever its
  * router does. When they do not it may be a link that is started anew, here or
- * there: it is given up when its router is gone as well, or after a while.
+ * there: it is given up when its router is gone as well, or after a while. Nor
+ * to one that is parked.
  */
 static enum fib_state
 forwarding_now(struct node *n, enum node_state state)
 {
 	uint64_t	now = now_ms();
 
-	if (n->flows != 0) {
+	if (n->flows != 0 && !n->parked) {
 		n->still_ms = 0;
 		return FIB_UP;
 	}
 	if (n->still_ms == 0)
 		n->still_ms = now;
-	return (n->told != 0 && state == NODE_DOWN) ||
+	return n->parked || (n->told != 0 && state == NODE_DOWN) ||
 	    now - n->still_ms >= NODES_STILL_MS ? FIB_DOWN : FIB_UP;
+}
+
+/*
+ * With cluster.autoheal off links are not to find each other again before
+ * their routers have, who may know that they were apart.
+ */
+static void
+hold(struct nodeset *ns, struct node *n, enum fib_state fib)
+{
+	bool	held = n->hold;
+
+	if (n->mesh != NULL)
+		n->hold = false;
+	else if (fib == FIB_DOWN && ns->core && n->core)
+		n->hold = !ns->r->conf->cluster_autoheal;
+	if (n->hold != held)
+		nodes_changed(ns);
 }
 
 static void
@@ -278,13 +309,14 @@ node_judge(struct nodeset *ns, struct node *n)
 	int		c;
 
 	fib = forwarding_now(n, state);
+	hold(ns, n, fib);
 	if (state != n->state) {
 		log_info("router.node_state", "node=%s state=%s before=%s",
 		    log_quote(n->name), node_state_name(state),
 		    node_state_name(n->state));
 		n->state = state;
 		belong_reach(ns, n);
-		links_due(ns);
+		nodes_changed(ns);
 	}
 	/* Each setting is a new version of the index to all readers. */
 	if (n->owner[NODEROW_LIVE] < 0 || (fib == n->fib &&
@@ -332,9 +364,8 @@ on_up(void *ctx, struct mesh_node *mn)
 	mesh_set_user(mn, n);
 	node_named(ns, n, l.name, strlen(l.name));
 	ns->state_due = true;
-	links_due(ns);
-	if (belong_met(ns) < 0 || (ns->core && n->core &&
-	    !belong_is_parked(ns, n) && node_link(ns, n) < 0))
+	nodes_changed(ns);
+	if (belong_met(ns) < 0 || belong_link(ns, n) < 0)
 		mesh_drop(mn, MESH_NONSENSE, "no memory");
 	else if (!ns->core)
 		follow_tick(ns, now_ms());
@@ -398,10 +429,7 @@ on_node_changed(void *ctx, struct mesh_node *mn)
 	if (n == NULL)
 		return;
 	mesh_look(mn, &l);
-	if (memcmp(n->ports, l.ports, sizeof(n->ports)) == 0)
-		return;
-	memcpy(n->ports, l.ports, sizeof(n->ports));
-	links_due(ns);
+	node_ports(ns, n, l.ports);
 }
 
 static bool
@@ -488,7 +516,8 @@ link_tell(struct nodeset *ns, struct linkproc *p)
 			.name = { (const uint8_t *)n->name, strlen(n->name) },
 			.host = { (const uint8_t *)at, strlen(at) },
 			.incarnation = n->incarnation, .state = n->state,
-			.index = n->index, .core = n->core };
+			.index = n->index, .core = n->core,
+			.parked = n->parked || n->hold };
 		memcpy(info.ports, n->ports, sizeof(info.ports));
 		(void)nodes_add(&w, &info);	/* it fits */
 	}
@@ -521,6 +550,7 @@ ports_tell(struct nodeset *ns)
 			ports[p->instance] = p->port;
 	if (ns->mesh != NULL)
 		mesh_set_ports(ns->mesh, ports);
+	share_ports(ns, ports);
 }
 
 static struct linkproc *
@@ -799,7 +829,7 @@ nodes_bar(struct router *r, uint64_t id)
 	n->gone = n->barred = true;
 	if (n->mesh != NULL)
 		mesh_drop(n->mesh, MESH_NO_MEMBER, "it is no member any more");
-	links_due(ns);
+	nodes_changed(ns);
 	turn_again(r);
 	return 0;
 }

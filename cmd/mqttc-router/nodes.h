@@ -50,6 +50,9 @@ struct node {
 	uint64_t	 incarnation;	/* of its router, as heard last */
 	bool		 core;
 	uint32_t	 ports[NODE_LINKS_MAX];
+	unsigned	 about;		/* rows that are no routes: bits by kind */
+	bool		 parked;	/* it waits for mqttc-cluster heal */
+	bool		 hold;		/* ... or may have to when it is back */
 	bool		 dirty;		/* rlog has something to say there */
 
 	bool		 fill;		/* rows wait to be put into the rib */
@@ -84,6 +87,8 @@ struct nodeset {
 
 	struct rlog	*rlog;
 	struct rlog_stream *own;
+	unsigned	 about;		/* as of a node */
+	uint32_t	 ports[NODE_LINKS_MAX];	/* as told in it */
 	bool		 ended;		/* rlog_end was said */
 	bool		 fill;		/* our rows are not all in it */
 	uint64_t	 fill_at;
@@ -132,6 +137,11 @@ struct node *node_get(struct nodeset *ns, uint64_t id);
 /* It is called so: from now on its rows can be put into the index. */
 void node_named(struct nodeset *ns, struct node *n, const void *name,
     size_t len);
+/* Its cluster-links take messages there. */
+void node_ports(struct nodeset *ns, struct node *n,
+    const uint32_t ports[NODE_LINKS_MAX]);
+/* The cluster-links are to be told who there is. */
+void nodes_changed(struct nodeset *ns);
 /* rlog begins, or ends, to use the connection with n. 0 or ERR_NOMEM. */
 int node_link(struct nodeset *ns, struct node *n);
 void node_unlink(struct node *n, bool left);
@@ -141,6 +151,8 @@ bool node_flush(struct nodeset *ns, struct node *n);
 /* --- share.c --- */
 
 int share_open(struct nodeset *ns);
+/* Where our cluster-links take messages, for who has no link with us. */
+void share_ports(struct nodeset *ns, const uint32_t ports[NODE_LINKS_MAX]);
 /* Of a stream that is followed; as rlog calls it. */
 int share_row(void *ctx, struct rlog_stream *s, const struct rlog_row *row);
 /* Put what is there into the rib, a slice. True: there is more. */
@@ -175,7 +187,8 @@ int belong_row(struct nodeset *ns, uint64_t writer,
     const struct rlog_row *row);
 int belong_message(struct nodeset *ns, struct node *n, const void *body,
     size_t len);
-bool belong_is_parked(struct nodeset *ns, const struct node *n);
+/* May rlog use the link with n, or is it parked? Make it so. 0 or ERR_NOMEM. */
+int belong_link(struct nodeset *ns, struct node *n);
 bool belong_is_saved(struct nodeset *ns);
 void belong_turn(struct nodeset *ns);
 

@@ -21,11 +21,12 @@ struct metric m_node_rows_refused = METRIC_COUNTER(
 
 /* --- Ours, out ------------------------------------------------------------- */
 
+static uint8_t	key[NODEROW_KEY_MAX], value[NODEROW_VALUE_MAX];
+
 /* Our stream has this row, or has it no more. */
 static void
 own_put(struct nodeset *ns, const struct rib_change *c)
 {
-	static uint8_t	key[NODEROW_KEY_MAX], value[NODEROW_VALUE_MAX];
 	struct noderow	row = {
 		.kind = c->name != NULL ? NODEROW_GROUP : NODEROW_FILTER,
 		.class = c->kind == FIB_LISTENER ? NODEROW_LIVE :
@@ -78,8 +79,27 @@ share_open(struct nodeset *ns)
 	rib_watch(ns->r->rib, 1u << FIB_LISTENER | 1u << FIB_STORE, on_change,
 	    ns);
 	ns->fill = true;
+	ns->about = 1u << NODEROW_NAME;
 	return rlog_put(ns->own, (struct slice){ (const uint8_t *)"N", 1 },
 	    (struct slice){ (const uint8_t *)name, strlen(name) }, &seq);
+}
+
+void
+share_ports(struct nodeset *ns, const uint32_t ports[NODE_LINKS_MAX])
+{
+	struct noderow	row = { .kind = NODEROW_PORTS };
+	struct slice	k = { key, 0 }, v = { value, 0 };
+	uint64_t	seq;
+
+	if (memcmp(ns->ports, ports, sizeof(ns->ports)) == 0)
+		return;
+	memcpy(row.ports, ports, sizeof(row.ports));
+	(void)noderow_encode(&row, key, &k.len, value, &v.len);
+	if (rlog_put(ns->own, k, v, &seq) < 0)
+		return;			/* a link says it again in 2 s */
+	memcpy(ns->ports, ports, sizeof(ns->ports));
+	ns->about |= 1u << NODEROW_PORTS;
+	ns->confirm = true;
 }
 
 /* Each row of the rib tells of its filter (or group) as a whole: of several
@@ -177,9 +197,15 @@ row_take(struct nodeset *ns, struct node *n, const struct rlog_row *in)
 		metric_inc(&m_node_rows_refused);
 		return 0;
 	}
-	if (row.kind == NODEROW_NAME) {
-		if (!in->deleted)
+	if (row.kind == NODEROW_NAME || row.kind == NODEROW_PORTS) {
+		n->about &= ~(1u << row.kind);
+		n->about |= in->deleted ? 0 : 1u << row.kind;
+		if (in->deleted)
+			return 0;
+		if (row.kind == NODEROW_NAME)
 			node_named(ns, n, row.name.data, row.name.len);
+		else if (n->mesh == NULL)	/* else it says so itself */
+			node_ports(ns, n, row.ports);
 		return 0;
 	}
 	/* Without a name it has no place in the index: share_fill comes. */

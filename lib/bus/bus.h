@@ -218,7 +218,7 @@ const char *bus_peer_endpoint(const struct bus_peer *p);
 /* Connected and welcomed. */
 bool bus_peer_ready(const struct bus_peer *p);
 
-/* No credit left, or stream_max was met and half of it is not free yet: QoS 0
+/* No credit left, or stream_max came near and half of it is not free yet: QoS 0
  * is refused, QoS 1 and 2 wait here while there is room. Park publishers. */
 bool bus_peer_blocked(const struct bus_peer *p);
 

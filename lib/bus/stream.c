@@ -297,6 +297,10 @@ stream_append(struct stream_out *s, struct stream_origin *origin,
 		return rc;
 	if (origin == NULL)
 		s->last_id = r->id;
+	/* What waits for `stored` costs no credit any more, and a publisher that
+	 * is refused (stream_room) may have to be closed: rest before. */
+	if (s->kept > s->kept_max / 4 * 3)
+		s->was_full = true;
 	if (stream_blocked(s))
 		s->was_blocked = true;
 	if (seq != NULL)

@@ -86,7 +86,8 @@ struct stream_out {
 	size_t		 kept, kept_max;	/* bytes not acknowledged */
 	struct msgid	 last_id;
 	bool		 was_blocked;	/* somebody was told */
-	bool		 was_full;	/* met kept_max, not half empty since */
+	bool		 was_full;	/* came close to kept_max, not half empty
+					 * since */
 
 	/* The frame being filled: number seq if open_count > 0. */
 	struct blob	*open;

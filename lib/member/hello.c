@@ -517,7 +517,8 @@ members_met(struct members *m, const struct member_hello *h, uint64_t clock,
 	if (e == NULL)
 		return ERR_FULL;
 	/* It may have left by now: then it counts as nobody's reach. */
-	returned = e->met && !e->up && e->incarnation == h->incarnation;
+	returned = e->met && !e->up && e->incarnation == h->incarnation &&
+	    e->row.role == MEMBER_CORE && m->self->row.role == MEMBER_CORE;
 	if (!returned)
 		e->parked = e->parked && e->incarnation == h->incarnation;
 	if (returned && !m->autoheal && !e->parked) {

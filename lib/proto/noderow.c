@@ -17,6 +17,30 @@ class_of(uint8_t c)
 	return c == 'L' ? NODEROW_LIVE : c == 'D' ? NODEROW_DURABLE : -1;
 }
 
+/* Up to the last that there is. */
+static size_t
+ports_put(uint8_t *value, const uint32_t *ports)
+{
+	size_t	i, len = 0;
+
+	for (i = 0; i < NODE_LINKS_MAX; i++) {
+		put_le16(value + 2 * i, (uint16_t)ports[i]);
+		if (ports[i] != 0)
+			len = 2 * (i + 1);
+	}
+	return len;
+}
+
+/* More than we know of are of a later version. */
+static void
+ports_get(uint32_t *ports, struct slice value)
+{
+	size_t	i;
+
+	for (i = 0; i < NODE_LINKS_MAX && 2 * (i + 1) <= value.len; i++)
+		ports[i] = get_le16(value.data + 2 * i);
+}
+
 int
 noderow_encode(const struct noderow *row, uint8_t key[NODEROW_KEY_MAX],
     size_t *key_len, uint8_t value[NODEROW_VALUE_MAX], size_t *value_len)
@@ -30,6 +54,12 @@ noderow_encode(const struct noderow *row, uint8_t key[NODEROW_KEY_MAX],
 		*key_len = at;
 		memcpy(value, row->name.data, row->name.len);
 		*value_len = row->name.len;
+		return 0;
+	}
+	if (row->kind == NODEROW_PORTS) {
+		key[0] = 'P';
+		*key_len = at;
+		*value_len = ports_put(value, row->ports);
 		return 0;
 	}
 	if (row->filter.len == 0 || row->filter.len > LENGTH_MAX)
@@ -86,6 +116,13 @@ noderow_decode(struct noderow *out, struct slice key, struct slice value,
 			r.name = value;
 		if (r.name.len > NODEROW_VALUE_MAX)
 			return ERR_PROTO;
+		*out = r;
+		return 0;
+	}
+	if (key.len == 1 && key.data[0] == 'P') {
+		r.kind = NODEROW_PORTS;
+		if (!deleted)
+			ports_get(r.ports, value);
 		*out = r;
 		return 0;
 	}

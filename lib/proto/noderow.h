@@ -4,6 +4,9 @@
  *
  *	key				value
  *	N				the node's name
+ *	P				port(2) of each cluster-link there, by
+ *					instance; 0: none. Who has no link with
+ *					it hears of them so
  *	L filter			some listener there has it: live
  *	D filter			some store there has it: durable
  *	G L|D length(2) group filter	members(4), as in topic/group.h, halves
@@ -19,16 +22,19 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/util.h"
+#include "proto/nodes.h"
 
-enum noderow_kind { NODEROW_NAME = 1, NODEROW_FILTER, NODEROW_GROUP };
+enum noderow_kind { NODEROW_NAME = 1, NODEROW_FILTER, NODEROW_GROUP,
+	NODEROW_PORTS };
 enum noderow_class { NODEROW_LIVE, NODEROW_DURABLE, NODEROW_CLASSES };
 
 struct noderow {
 	enum noderow_kind  kind;
-	enum noderow_class class;	/* not of NODEROW_NAME */
+	enum noderow_class class;	/* of NODEROW_FILTER, NODEROW_GROUP */
 	struct slice	 filter, group;	/* not checked, but not empty */
 	struct slice	 name;		/* NODEROW_NAME */
 	uint32_t	 members;
+	uint32_t	 ports[NODE_LINKS_MAX];	/* NODEROW_PORTS */
 };
 
 #define NODEROW_KEY_MAX	(4 + 2 * 65535)
@@ -38,7 +44,7 @@ struct noderow {
 int noderow_encode(const struct noderow *row, uint8_t key[NODEROW_KEY_MAX],
     size_t *key_len, uint8_t value[NODEROW_VALUE_MAX], size_t *value_len);
 
-/* Of a row that is deleted there is no value, hence no name and no members.
+/* Of a row that is deleted there is no value, hence no name, members, ports.
  * ERR_PROTO: none that we know. */
 int noderow_decode(struct noderow *row, struct slice key, struct slice value,
     bool deleted);

@@ -12,6 +12,7 @@ static const struct wire_col node_cols[] = {
 	{ 4, WIRE_SLICE, offsetof(struct node_info, host) },
 	{ 6, WIRE_U32, offsetof(struct node_info, index) },
 	{ 7, WIRE_BOOL, offsetof(struct node_info, core) },
+	{ 8, WIRE_BOOL, offsetof(struct node_info, parked) },
 };
 
 struct node_link {

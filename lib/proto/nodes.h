@@ -31,6 +31,7 @@ struct node_info {
 	uint32_t	state;		/* enum node_state; others: later ones */
 	uint32_t	index;		/* 1..NODES_MAX; 0: not in the index */
 	bool		core;
+	bool		parked;		/* nothing is to flow */
 	uint32_t	ports[NODE_LINKS_MAX];	/* by instance; 0: no such */
 };
 

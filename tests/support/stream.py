@@ -24,7 +24,7 @@ class Sink(threading.Thread):
             except (wire.Closed, ValueError, OSError):  # closed by the test
                 return
             if p.kind == wire.PUBLISH:
-                self.got.append((p.name, int(p.payload)))
+                self.got.append((p.name, int(p.payload.split()[0])))
 
     def numbers(self, topic=None):
         return [n for t, n in list(self.got) if topic in (None, t)]
@@ -60,8 +60,10 @@ class Feed(threading.Thread):
     """A client that publishes numbers, `window` of them unanswered at most,
     until finish()."""
 
-    def __init__(self, client, topic, qos, window=20, deadline_s=120):
+    def __init__(self, client, topic, qos, window=20, pad=0, deadline_s=120):
         super().__init__(daemon=True)
+        self.pad = b" " + pad * b"."
+        client.deadline_s = deadline_s
         self.client, self.topic, self.qos = client, topic, qos
         self.window, self.deadline_s = window, deadline_s
         self.sent = self.answered = 0
@@ -77,7 +79,7 @@ class Feed(threading.Thread):
                 while self.sent - self.answered < self.window and \
                         not self.over.is_set():
                     self.client.send_publish(
-                        self.topic, b"%d" % self.sent, self.qos,
+                        self.topic, b"%d" % self.sent + self.pad, self.qos,
                         1 + self.sent % 30000)
                     self.sent += 1
                 self.one_answer()

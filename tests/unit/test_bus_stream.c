@@ -309,6 +309,27 @@ a_new_receiver_counts_bytes_from_nothing(void **state)
 	    STREAM_GOT_MORE | STREAM_UNBLOCKED);
 }
 
+/* A store says `got` at once, and `stored` late: credit comes back, room does
+ * not. */
+static void
+publishers_rest_before_there_is_no_room(void **state)
+{
+	struct stream_out	*s = *state;
+	uint64_t		 seq = 0;
+
+	s->asks = STREAM_ASK_GOT | STREAM_ASK_STORED;
+	while (!stream_blocked(s)) {
+		assert_int_equal(append(s, 1000, 1, &seq), 0);
+		send_all(s);
+		assert_true(stream_ack(s, seq, 0, 200000 + s->appended) >= 0);
+	}
+	assert_true(s->kept > s->kept_max / 2);
+	assert_int_equal(stream_room(s, s->kept_max / 5, 1), 0);
+	assert_int_equal(stream_ack(s, seq, seq, 200000 + s->appended),
+	    STREAM_STORED_MORE | STREAM_UNBLOCKED);
+	assert_false(stream_blocked(s));
+}
+
 static void
 who_is_blocked_hears_when_it_is_over(void **state)
 {
@@ -563,6 +584,7 @@ main(void)
 		WITH_STREAM(a_late_ack_may_free_what_was_to_be_sent_again),
 		WITH_STREAM(a_new_receiver_counts_bytes_from_nothing),
 		WITH_STREAM(who_is_blocked_hears_when_it_is_over),
+		WITH_STREAM(publishers_rest_before_there_is_no_room),
 		WITH_STREAM(what_is_not_acknowledged_can_be_walked),
 		WITH_STREAM(ids_must_rise),
 		WITH_STREAM(frames_that_ask_for_stored_wait_for_it),

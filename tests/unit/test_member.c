@@ -1210,6 +1210,16 @@ without_autoheal_it_is_parked_until_healed(void **state)
 	members_find(a.m, "b@h", &l);
 	assert_false(l.parked);
 	assert_int_equal(l.incarnation, 20);
+	/* A replicant goes on with the core that it finds. */
+	o.role = MEMBER_REPLICANT;
+	o.incarnation = 21;
+	save(&b);
+	assert_int_equal(again_as(&b, &o), 0);
+	meet(&a, &b);
+	part(&a, &b);
+	meet(&a, &b);
+	members_find(a.m, "b@h", &l);
+	assert_false(l.parked);
 	end(&a);
 	end(&b);
 }

@@ -31,6 +31,8 @@ rows_come_out_as_they_went_in(void **state UNUSED)
 		{ .kind = NODEROW_GROUP, .class = NODEROW_LIVE,
 		    .filter = S("a"), .group = S("Lg"), .members = 0x20004 },
 		{ .kind = NODEROW_NAME, .name = S("a1@b") },
+		{ .kind = NODEROW_PORTS, .ports = { 0, 5370, 0, 65535 } },
+		{ .kind = NODEROW_PORTS },
 	}, got;
 	size_t		i;
 
@@ -47,6 +49,8 @@ rows_come_out_as_they_went_in(void **state UNUSED)
 			    rows[i].filter.data, got.filter.len);
 		assert_int_equal(got.group.len, rows[i].group.len);
 		assert_int_equal(got.name.len, rows[i].name.len);
+		assert_memory_equal(got.ports, rows[i].ports,
+		    sizeof(got.ports));
 		/* One that went is known by its key. */
 		assert_int_equal(decode(&got, true), 0);
 		assert_int_equal(got.kind, rows[i].kind);
@@ -72,6 +76,11 @@ what_is_no_row_is_refused(void **state UNUSED)
 	for (i = 0; i < NELEM(bad); i++)
 		assert_int_equal(noderow_decode(&r, bad[i], members, false),
 		    ERR_PROTO);
+	/* A later version may have more links. */
+	memset(value, 1, sizeof(value));
+	assert_int_equal(noderow_decode(&r, S("P"), (struct slice){ value,
+	    2 * NODE_LINKS_MAX + 1 }, false), 0);
+	assert_int_equal(r.ports[NODE_LINKS_MAX - 1], 0x101);
 	/* A value may be longer, not shorter. */
 	assert_int_equal(noderow_decode(&r, S("GL\1\0gf"), S("\1\0\0\0new"),
 	    false), 0);

@@ -42,7 +42,7 @@ nodes_are_told_whole(void **state UNUSED)
 	nodes_begin(&w, buf, sizeof(buf), 77, 3);
 	assert_int_equal(nodes_add(&w, &n), 0);
 	n = (struct node_info){ .name = S("a@b"), .host = S("b"),
-	    .state = NODE_DOWN };
+	    .state = NODE_DOWN, .parked = true };
 	assert_int_equal(nodes_add(&w, &n), 0);
 
 	assert_int_equal(nodes_decode(&m, buf, wire_out_len(&w)), 0);
@@ -56,6 +56,7 @@ nodes_are_told_whole(void **state UNUSED)
 	assert_int_equal(got.state, NODE_SUSPECT);
 	assert_int_equal(got.index, 255);
 	assert_true(got.core);
+	assert_false(got.parked);
 	assert_int_equal(got.ports[0], 5372);
 	assert_int_equal(got.ports[1], 0);
 	assert_int_equal(got.ports[2], 6001);
