@@ -63,9 +63,12 @@ desk_fini(struct desk *d)
 static struct client *
 find(const struct desk *d, uint64_t x)
 {
-	size_t	i = htab_first(&d->clients, x);
+	struct client	*c;
 
-	return htab_at(&d->clients, x, &i);
+	for (size_t i = htab_first(&d->clients, x);
+	    (c = htab_at(&d->clients, x, &i)) != NULL && c->x != x; i++)
+		;
+	return c;
 }
 
 static struct claim_holder
