@@ -275,7 +275,7 @@ peers_apply(struct nodeset *ns)
 		    n->mesh == NULL || !ns->core || !n->core)
 			continue;
 		if (l.parked)
-			node_unlink(n, false);
+			node_unlink(ns, n, false);
 		else if (node_link(ns, n) < 0)
 			mesh_drop(n->mesh, MESH_NONSENSE, "no memory");
 	}

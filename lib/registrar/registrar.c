@@ -414,6 +414,7 @@ tell_branch(struct registrar *r, uint8_t kind)
 
 	for (size_t i = 0; (n = walk(&r->nodes, &i)) != NULL;)
 		if (n->follows && !n->uploading) {
+			m.node = n->node;
 			m.asked = n->marked;
 			r->ops->desk(r->ctx, n->node, &m);
 		}
