@@ -233,7 +233,8 @@ claims_message(struct nodeset *ns, struct node *n, const void *body,
 	while ((rc = claim_msg_next(&in, &m)) == 1) {
 		if (n->core)
 			rc = from_core(ns->claims, &m, n);
-		else if (ns->core && n->link != NULL)
+		else if (ns->core && (n->link != NULL ||
+		    m.kind == CLAIM_RELEASE))
 			rc = from_desk(ns->claims, &m, n);
 		else
 			rc = 0;
