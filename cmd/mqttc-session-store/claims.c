@@ -172,7 +172,7 @@ claims_have(struct store *st, const struct slice *id, uint64_t time)
 		return;
 	x = hash_of(id->data, id->len);
 	if (!desk_holds(&cl.desk, x, &h) && desk_restore(&cl.desk, x,
-	    MIN(time, (uint64_t)CLAIM_EPOCH_MAX)) < 0)
+	    MIN(time, (uint64_t)CLAIM_EPOCH_MAX / 2)) < 0)
 		return;			/* others do not hear of it */
 	desk_state(&cl.desk, x, flags_of(st, id));
 }
@@ -307,6 +307,18 @@ released(struct store *st, const struct claim_msg *m)
 
 /* --- Attaches ------------------------------------------------------------------- */
 
+/* One that was served before we heard of it: did another node have it later? */
+static bool
+came_late(const struct pending *p)
+{
+	const struct claim_holder *h = p->m.holders;
+
+	for (unsigned i = 0; p->e.opened && i < p->m.nholders; i++)
+		if (h[i].flags & CLAIM_CONNECTED && h[i].epoch > p->e.time)
+			return true;
+	return false;
+}
+
 static void
 granted(struct store *st, struct pending *p)
 {
@@ -315,7 +327,9 @@ granted(struct store *st, struct pending *p)
 	struct holder		*d;
 
 	/* One that is served already (`opened`) ends like any other. */
-	if (from->bus != NULL && from->incarnation == p->incarnation &&
+	if (came_late(p))
+		desk_too_late(st, p->listener, p->incarnation, p->e.serial);
+	else if (from->bus != NULL && from->incarnation == p->incarnation &&
 	    (!p->gone || p->e.opened)) {
 		desk_attach_now(st, p->listener, &p->e);
 		d = desk_find(st, id->data, id->len);
@@ -411,8 +425,9 @@ claims_attach(struct store *st, uint32_t listener, const struct session_msg *e)
 	if ((p = pending_new(x, listener, st->peers[listener].incarnation,
 	    e)) == NULL)
 		return false;		/* at least one on this node */
-	desk_clock(&cl.desk, clock_wall_ns());
-	if (desk_attach(&cl.desk, x, (uint64_t)(uintptr_t)p, mono_ms()) < 0) {
+	if (desk_attach_at(&cl.desk, x, (uint64_t)(uintptr_t)p,
+	    MIN(MAX(e->time, 1), (uint64_t)CLAIM_EPOCH_MAX / 2),
+	    mono_ms()) < 0) {
 		htab_del(&cl.pending, x, p);
 		free(p);
 		return false;
