@@ -8,8 +8,9 @@
  *	desk	<->	claims.c (replicant)	<->	registrar
  *
  * A desk is named by claim_desk(). A replicant passes on what its stores say to
- * the core that it follows. RELEASE goes to the node that it names: each core has
- * a link with every node, a replicant asks its core to pass it on.
+ * the core that it follows, while it changes to that of before. RELEASE goes to
+ * the node that it names: a core has a link with each, a replicant asks
+ * its core to pass it on.
  */
 #include "nodes.h"
 
@@ -65,10 +66,10 @@ struct claims {
 	struct nodeset	*ns;
 	struct registrar reg;		/* core */
 	struct desk_proc *desks;
-	bool		 anew;		/* replicant: another core */
+	uint64_t	 core;		/* replicant: who has our desks */
 };
 
-/* --- Who there is ----------------------------------------------------------- */
+/* --- Who there is --------------------------------------------------------- */
 
 static struct desk_proc *
 desk_of(const struct claims *c, uint64_t desk)
@@ -92,7 +93,17 @@ node_of(const struct claims *c, uint64_t desk)
 	return NULL;
 }
 
-/* --- Out -------------------------------------------------------------------- */
+/* A replicant: the core that its desks belong to. The one it follows next hears
+ * of them when that has heard that it is left, or both would have them. */
+static struct node *
+core_of(const struct nodeset *ns)
+{
+	struct node	*n = ns->leaving != NULL ? ns->leaving : ns->follows;
+
+	return n != NULL && n->link != NULL ? n : NULL;
+}
+
+/* --- Out ------------------------------------------------------------------ */
 
 /* What is said of claims must be said in full: else that link begins anew. */
 static void
@@ -154,7 +165,7 @@ release(struct claims *c, const struct claim_msg *m, const struct node *via)
 		return;
 	}
 	if ((n = node_of(c, m->node)) == NULL || n->mesh == NULL)
-		n = ns->core ? NULL : ns->follows;
+		n = ns->core ? NULL : core_of(ns);
 	if (n == NULL || n->mesh == NULL || n == via ||
 	    (via != NULL && via->core)) {
 		metric_inc(&m_unreached);
@@ -163,12 +174,13 @@ release(struct claims *c, const struct claim_msg *m, const struct node *via)
 	to_node(n, m);
 }
 
-/* --- In --------------------------------------------------------------------- */
+/* --- In ------------------------------------------------------------------- */
 
 static int
 from_desk(struct claims *c, const struct claim_msg *m, struct node *via)
 {
 	struct nodeset	*ns = c->ns;
+	struct node	*n;
 	int		 rc;
 
 	if (m->kind == CLAIM_RELEASE) {
@@ -179,8 +191,9 @@ from_desk(struct claims *c, const struct claim_msg *m, struct node *via)
 	    (m->node & 255) >= NODES_DESKS)
 		return ERR_PROTO;
 	if (!ns->core) {
-		if (ns->follows != NULL && via == NULL)
-			to_node(ns->follows, m);
+		if (via == NULL && (n = core_of(ns)) != NULL &&
+		    n->id == c->core)
+			to_node(n, m);
 		return 0;
 	}
 	if (via != NULL)
@@ -189,7 +202,7 @@ from_desk(struct claims *c, const struct claim_msg *m, struct node *via)
 	if (rc < 0 && rc != ERR_PROTO) {
 		log_error("router.claim_failed", "why=%s",
 		    log_quote(err_str(rc)));
-		rc = 0;			/* it goes on by itself, provisionally */
+		rc = 0;			/* it goes on, provisionally */
 	}
 	return rc;
 }
@@ -205,7 +218,7 @@ from_core(struct claims *c, const struct claim_msg *m, struct node *from)
 		return 0;
 	}
 	if (!ns->core) {
-		if (from == ns->follows && m->kind != CLAIM_SELF &&
+		if (from->id == c->core && m->kind != CLAIM_SELF &&
 		    claim_same_node(m->node, ns->id))
 			to_own_desk(c, m);
 		return 0;
@@ -272,16 +285,14 @@ on_claim(void *ctx, struct bus_frame *f)
 	return rc;
 }
 
-/* --- Who comes and goes ------------------------------------------------------- */
+/* --- Who comes and goes --------------------------------------------------- */
 
 void
 claims_link(struct nodeset *ns, struct node *n)
 {
 	struct claims	*c = ns->claims;
 
-	if (!ns->core) {
-		c->anew = true;
-	} else if (n->core) {
+	if (ns->core && n->core) {
 		n->claims_up = true;
 		if (registrar_peer_up(&c->reg, n->id, now_ms()) < 0) {
 			n->claims_up = false;
@@ -326,12 +337,14 @@ claims_unlink(struct nodeset *ns, struct node *n)
 
 	claim_out_clear(&n->claims);
 	n->claims_short = false;
-	if (!ns->core)
-		c->anew = true;
-	else if (!n->core)
+	if (!ns->core) {
+		if (n->id == c->core)
+			c->core = 0;
+	} else if (!n->core) {
 		each_desk(c, n, left);
-	else if (n->claims_up)
+	} else if (n->claims_up) {
 		registrar_peer_down(&c->reg, n->id);
+	}
 	n->claims_up = false;
 }
 
@@ -352,7 +365,7 @@ claims_forget(struct nodeset *ns, struct node *n)
 	n->desks = 0;
 }
 
-/* --- The stores of this node ----------------------------------------------------- */
+/* --- The stores of this node ---------------------------------------------- */
 
 static struct desk_proc *
 desk_named(const struct claims *c, const char *name)
@@ -418,7 +431,7 @@ claims_store_gone(struct router *r, const char *name)
 		desk_free(r->nodes->claims, p);
 }
 
-/* --- The turn ---------------------------------------------------------------------- */
+/* --- The turn ------------------------------------------------------------- */
 
 /* What a desk is told of itself. False: nothing yet. */
 static bool
@@ -437,8 +450,7 @@ self_now(struct claims *c, struct claim_msg *m)
 	m->asked = get_le64(self.uid + 8);
 	m->epoch = self.out != MEMBER_NOT_OUT || count.members == 0 ? 0 :
 	    count.members - 1;
-	m->flags = ns->core || (ns->follows != NULL &&
-	    ns->follows->link != NULL) ? CLAIM_CONNECTED : 0;
+	m->flags = ns->core || core_of(ns) != NULL ? CLAIM_CONNECTED : 0;
 	return true;
 }
 
@@ -455,10 +467,10 @@ tell_self(struct claims *c, struct desk_proc *p, struct claim_msg *m,
 	    p->told.asked == m->asked && p->told.epoch == m->epoch &&
 	    p->told.flags == m->flags)
 		return;
+	p->told = *m;
 	if ((anew && claim_out_put(&p->out, &no) < 0) ||
 	    claim_out_put(&p->out, m) < 0)
-		return;			/* the next turn tries again */
-	p->told = *m;
+		p->told.kind = 0;	/* the next turn tries again */
 }
 
 static void
@@ -466,7 +478,9 @@ node_send(struct node *n)
 {
 	struct slice	body;
 
-	while (n->mesh != NULL && (body = claim_out_first(&n->claims)).len > 0) {
+	while (n->mesh != NULL) {
+		if ((body = claim_out_first(&n->claims)).len == 0)
+			break;
 		if (mesh_room(n->mesh) <= MESH_QUEUE / 2 ||
 		    mesh_send(n->mesh, MESH_REGISTRAR, body.data,
 		    body.len) < 0)
@@ -499,15 +513,20 @@ claims_flush(struct nodeset *ns)
 	struct desk_proc	*p;
 	struct claim_msg	 self;
 	struct node		*n, *next;
-	bool			 known;
+	uint64_t		 core = 0;
+	bool			 known, anew;
 
+	if ((n = ns->core ? NULL : core_of(ns)) != NULL)
+		core = n->id;
 	known = self_now(c, &self);
+	anew = known && core != c->core;
+	if (known)
+		c->core = core;
 	LL_FOREACH(c->desks, p) {
 		if (known)
-			tell_self(c, p, &self, c->anew);
+			tell_self(c, p, &self, anew);
 		desk_send(p);
 	}
-	c->anew = c->anew && !known;
 	HASH_ITER(hh, ns->all, n, next)
 		if (n->claims.first != NULL)
 			node_send(n);

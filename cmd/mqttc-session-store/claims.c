@@ -32,9 +32,10 @@ struct pending {
 	uint64_t	 incarnation;	/* of its listener */
 	uint32_t	 listener;
 	bool		 granted;	/* else refused */
-	bool		 gone;		/* end: its connection ended meanwhile */
+	bool		 gone;		/* it ended meanwhile, by: */
 	struct claim_msg m;		/* the grant */
-	struct session_msg e, end;	/* slices of e behind it */
+	struct session_msg end;
+	struct session_msg e;		/* its slices behind it */
 	uint8_t		 bytes[];
 };
 
@@ -69,7 +70,7 @@ mono_ms(void)
 	return clock_mono_ns() / 1000000;
 }
 
-/* --- What the desk asks for --------------------------------------------------- */
+/* --- What the desk asks for ----------------------------------------------- */
 
 static void
 on_send(void *ctx UNUSED, const struct claim_msg *m)
@@ -138,7 +139,7 @@ static const struct desk_ops ops = {
 	.merge = on_merge,
 };
 
-/* --- What we have ------------------------------------------------------------- */
+/* --- What we have --------------------------------------------------------- */
 
 static uint8_t
 flags_of(const struct store *st, const struct slice *id)
@@ -171,8 +172,9 @@ claims_have(struct store *st, const struct slice *id, uint64_t time)
 	if (!cl.on)
 		return;
 	x = hash_of(id->data, id->len);
-	if (!desk_holds(&cl.desk, x, &h) && desk_restore(&cl.desk, x,
-	    MIN(time, (uint64_t)CLAIM_EPOCH_MAX / 2)) < 0)
+	time = MIN(time, (uint64_t)CLAIM_EPOCH_MAX / 2);
+	if ((!desk_holds(&cl.desk, x, &h) || h.epoch < time) &&
+	    desk_restore(&cl.desk, x, time) < 0)
 		return;			/* others do not hear of it */
 	desk_state(&cl.desk, x, flags_of(st, id));
 }
@@ -210,9 +212,9 @@ have_all(struct store *st)
 	shard_each(st->state, have_session, st);
 }
 
-/* --- To other nodes ------------------------------------------------------------ */
+/* --- To other nodes ------------------------------------------------------- */
 
-/* m: a grant, or a rival's. began: when the one here did so clean, 0: not so. */
+/* m: a grant, or a rival's. began: when ours did so clean; 0: it did not. */
 static void
 release_all(const struct claim_msg *m, uint64_t x, const struct slice *id,
     uint64_t began)
@@ -305,7 +307,7 @@ released(struct store *st, const struct claim_msg *m)
 	desk_release(st, &m->id, m->flags & CLAIM_CLEAN);
 }
 
-/* --- Attaches ------------------------------------------------------------------- */
+/* --- Attaches ------------------------------------------------------------- */
 
 /* One that was served before we heard of it: did another node have it later? */
 static bool
@@ -452,7 +454,7 @@ claims_detach(struct store *st UNUSED, uint32_t listener,
 	return true;
 }
 
-/* --- The router ------------------------------------------------------------------ */
+/* --- The router ----------------------------------------------------------- */
 
 static void
 forget_out(void)

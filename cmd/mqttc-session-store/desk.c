@@ -371,6 +371,7 @@ grant(struct store *st, struct holder *d, uint32_t listener,
 	d->window = (uint16_t)MIN(MAX(e->receive_maximum, 1),
 	    st->conf->mqtt_max_inflight);
 	metric_inc(&m_grants);
+	state_of(st, d);
 	if (e->opened)
 		return;
 	if (present || !e->durable || d->session == NULL ||

@@ -351,9 +351,9 @@ void desk_rest(struct store *st, struct session *s);
  * goes out. ERR_NOTFOUND; ERR_FULL: the log takes no more. */
 int desk_expire(struct store *st, const void *id, size_t len);
 
-/* For claims.c: what a listener said of a client that has it now over all nodes;
- * of one that came too late; and to let go of an identifier, and if `clean` of
- * its session. */
+/* For claims.c: what a listener said of a client that has it now over all
+ * nodes; of one that came too late; and to let go of an identifier, and if
+ * `clean` of its session. */
 void desk_attach_now(struct store *st, uint32_t listener,
     const struct session_msg *e);
 void desk_detach_now(struct store *st, uint32_t listener,

@@ -24,8 +24,8 @@ int claim_msg_put(struct wire_out *w, const struct claim_msg *m);
 int claim_msg_next(struct wire_in *in, struct claim_msg *m);
 
 /*
- * Bodies that wait to leave, one after the other: entries are appended as long as
- * the last one has room. All zero is an empty one.
+ * Bodies that wait to leave, one after the other: entries are appended as long
+ * as the last one has room. All zero is an empty one.
  */
 enum { CLAIM_BODY = 16384, CLAIM_OUT_MAX = 256 << 20 };
 
@@ -34,10 +34,10 @@ struct claim_out {
 	size_t		   bytes;
 };
 
-/* ERR_FULL: CLAIM_OUT_MAX bytes wait, who is to get them is given up; ERR_NOMEM.
- * m was not taken then. */
+/* ERR_FULL: CLAIM_OUT_MAX bytes wait, who is to get them is given up;
+ * ERR_NOMEM. m was not taken then. */
 int claim_out_put(struct claim_out *q, const struct claim_msg *m);
-struct slice claim_out_first(const struct claim_out *q);	/* len 0: none */
+struct slice claim_out_first(const struct claim_out *q);	/* or empty */
 void claim_out_shift(struct claim_out *q);	/* there is one */
 void claim_out_clear(struct claim_out *q);
 

@@ -3,10 +3,10 @@
  * client identifier, and the keyed hash by which they name it.
  *
  * A node is named by its join id (random at each join, never 0), a desk by that
- * of its node with the number of its shard in the low byte (claim_desk()); what
- * is said of nodes here holds for each desk. An epoch is
- * a time of the hybrid clock raised above whatever it replaces; of two holders
- * the higher (connected, epoch, node) keeps the identifier.
+ * of its node with the number of its shard in the low byte (claim_desk()), and
+ * what is said of nodes here holds for each desk. An epoch is a time of the
+ * hybrid clock raised above whatever it replaces; of two holders the higher
+ * (connected, epoch, node) keeps the identifier.
  */
 #ifndef REGISTRAR_CLAIM_H
 #define REGISTRAR_CLAIM_H
@@ -45,8 +45,9 @@ enum claim_kind {
 				 * key of claim_hash(), epoch says how many
 				 * other members there are; CLAIM_CONNECTED: a
 				 * registrar is in reach, upload */
-	CLAIM_RELEASE		/* node is to let go of id: asked, a desk, has it
-				 * under epoch; CLAIM_CLEAN: with its session */
+	CLAIM_RELEASE		/* node is to let go of id: asked, a desk, has
+				 * it under epoch; CLAIM_CLEAN: and of its
+				 * session */
 };
 
 enum {
@@ -72,7 +73,7 @@ struct claim_msg {
 	uint64_t	asked;		/* the epoch of the attach or claim
 					 * answered; of marks the number */
 	struct claim_holder holders[CLAIM_HOLDERS];
-	struct slice	id;		/* of RELEASE: the identifier; borrowed */
+	struct slice	id;		/* of RELEASE, borrowed */
 };
 
 /* Add a holder unless its node is there or there is no room: who is left out

@@ -81,7 +81,7 @@ def test_a_clean_start_elsewhere_discards(trio, topic):
 def test_one_that_is_connected_too(trio, topic):
     one = trio[2].client(topic, clean=False, props=KEPT)
     one.subscribe(topic, qos=1)
-    trio.wait_match(0, topic, [trio.names[2] + "/durable"])
+    trio.wait_match(0, topic, [trio.names[2], trio.names[2] + "/durable"])
     trio[0].client(topic, clean=True)
     one.expect_disconnect(wire.SESSION_TAKEN_OVER)
     trio.wait_match(0, topic, [])
