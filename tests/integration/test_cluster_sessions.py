@@ -154,6 +154,25 @@ def test_a_hundred_at_once(trio, topic, opts):
     at_once(trio, topic, 100, **opts)
 
 
+def test_one_that_was_served_at_once_is_the_older(topic):
+    """A clean start that its store hears of after a later one was granted."""
+    with start(2) as c:
+        wait_known(c)
+        pids = [c[0].pid("session_store.%d" % i) for i in range(SHARDS)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        one = c[0].client(topic)
+        two = c[1].client(topic)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        one.expect_disconnect(wire.SESSION_TAKEN_OVER)
+        two.fence()
+        # Nor is the later one taken for something to be let go of.
+        three = c[0].client(topic)
+        two.expect_disconnect(wire.SESSION_TAKEN_OVER)
+        three.fence()
+
+
 def test_many_at_once(trio, topic):
     """Each of many at one node, then each at the next."""
     n = 200
