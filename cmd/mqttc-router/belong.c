@@ -281,7 +281,7 @@ belong_link(struct nodeset *ns, struct node *n)
 		return 0;
 	if (!parked)
 		return node_link(ns, n);
-	node_unlink(n, false);
+	node_unlink(ns, n, false);
 	return 0;
 }
 

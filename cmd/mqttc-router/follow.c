@@ -115,7 +115,7 @@ follow_turn(struct nodeset *ns)
 	if (n == NULL || ns->follows->link == NULL ||
 	    !rlog_link_settled(ns->follows->link) || !node_flush(ns, n))
 		return;
-	node_unlink(n, true);
+	node_unlink(ns, n, true);
 	say_follow(n, false);
 	ns->leaving = NULL;
 }
@@ -127,6 +127,6 @@ follow_asked(struct nodeset *ns, struct node *n, const void *body, size_t len)
 		return ERR_PROTO;
 	if (*(const uint8_t *)body != 0)
 		return node_link(ns, n);
-	node_unlink(n, false);
+	node_unlink(ns, n, false);
 	return 0;
 }

@@ -202,6 +202,7 @@ peer_seen(struct router *r, const struct proc_peer *p)
 		return;
 	m->listed = m->seen = true;
 	nodes_link_seen(r, p);
+	claims_store_seen(r, p);
 	/* Never started as far as the supervisor knows; or it said hello to
 	 * us before PEERS came. */
 	if (p->incarnation == 0 || p->incarnation < m->incarnation)
@@ -235,6 +236,7 @@ on_peers(void *ctx, const struct proc_peer *peers, size_t n)
 			if (m->owner != NULL)
 				owner_gone(r, m->owner);
 			nodes_link_gone(r, m->name);
+			claims_store_gone(r, m->name);
 		}
 	r->peers_seen = true;
 	phase_check(r);
@@ -443,6 +445,7 @@ static const struct bus_rule router_accepts[] = {
 	/* kind			from		while	handler */
 	{ KIND_ROUTES,		PEER_OWNERS,	0,	on_routes },
 	{ KIND_FIB_CONFIRM,	PEER_READERS,	0,	on_confirm },
+	{ KIND_CLAIM,		PEER_STORE,	0,	on_claim },
 	{ KIND_LINK_STATE,	PEER_LINK,	0,	on_link_state },
 	{ KIND_QUERY,		PEER_TOOL,	0,	on_query },
 };

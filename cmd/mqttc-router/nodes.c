@@ -178,14 +178,18 @@ node_link(struct nodeset *ns, struct node *n)
 	rlog_tick(ns->rlog, now_ms());
 	rc = rlog_link_open(ns->rlog, n->id, n->incarnation, n, &n->link);
 	ns->state_due = true;
+	if (rc == 0)
+		claims_link(ns, n);
 	return rc;
 }
 
 void
-node_unlink(struct node *n, bool left)
+node_unlink(struct nodeset *ns, struct node *n, bool left)
 {
-	if (n->link != NULL)
+	if (n->link != NULL) {
 		rlog_link_close(&n->link, left);
+		claims_unlink(ns, n);
+	}
 	n->dirty = false;
 }
 
@@ -318,6 +322,8 @@ node_judge(struct nodeset *ns, struct node *n)
 		belong_reach(ns, n);
 		nodes_changed(ns);
 	}
+	if (state == NODE_DOWN && fib == FIB_DOWN)
+		claims_down(ns, n);
 	/* Each setting is a new version of the index to all readers. */
 	if (n->owner[NODEROW_LIVE] < 0 || (fib == n->fib &&
 	    n->incarnation == n->fib_incarnation))
@@ -380,7 +386,9 @@ on_down(void *ctx, struct mesh_node *mn, enum mesh_status why UNUSED)
 	mesh_set_user(mn, NULL);
 	if (n == NULL)
 		return;
-	node_unlink(n, false);
+	node_unlink(ns, n, false);
+	claim_out_clear(&n->claims);
+	n->claims_short = false;
 	n->mesh = NULL;
 	ns->state_due = true;
 	follow_down(ns, n);
@@ -400,6 +408,8 @@ on_message(void *ctx, struct mesh_node *mn, unsigned kind, const void *body,
 		return follow_asked(ns, n, body, len);
 	if (kind == MESH_MEMBER)
 		return belong_message(ns, n, body, len);
+	if (kind == MESH_REGISTRAR)
+		return claims_message(ns, n, body, len);
 	if (kind != MESH_RLOG || n->link == NULL)
 		return 0;		/* of a later version; let go of */
 	rlog_tick(ns->rlog, now_ms());
@@ -827,6 +837,7 @@ nodes_bar(struct router *r, uint64_t id)
 	if ((n = node_by_id(ns, id)) == NULL)
 		return 0;
 	n->gone = n->barred = true;
+	claims_forget(ns, n);
 	if (n->mesh != NULL)
 		mesh_drop(n->mesh, MESH_NO_MEMBER, "it is no member any more");
 	nodes_changed(ns);
@@ -913,6 +924,7 @@ barred_go(struct nodeset *ns)
 		    n->id }) != NULL)
 			continue;	/* its rows are still going */
 		HASH_DEL(ns->all, n);
+		claim_out_clear(&n->claims);
 		free(n);
 	}
 }
@@ -964,6 +976,7 @@ nodes_flush(struct router *r)
 	follow_turn(ns);
 	LL_FOREACH(ns->links, p)
 		link_tell(ns, p);
+	claims_flush(ns);
 }
 
 static void
@@ -1098,6 +1111,7 @@ nodes_tick(struct router *r, uint64_t now)
 	rlog_tick(ns->rlog, now);
 	ns->state_due = true;
 	follow_tick(ns, now);
+	claims_tick(ns, now);
 	gauges(ns);
 }
 
@@ -1160,7 +1174,7 @@ nodes_open(struct router *r)
 		log_warn("router.ignored", "key=node.ssl_dist_optfile");
 	metric_register((struct metric **)metrics, NELEM(metrics));
 	r->nodes = ns;
-	if ((rc = rlog_begin(ns)) < 0)
+	if ((rc = claims_open(ns)) < 0 || (rc = rlog_begin(ns)) < 0)
 		return rc;
 	mesh_try(ns);
 	return 0;
@@ -1179,8 +1193,10 @@ nodes_close(struct router *r)
 	mesh_close(&ns->mesh);
 	rib_watch(r->rib, 0, NULL, NULL);
 	rlog_free(&ns->rlog);
+	claims_close(ns);
 	HASH_ITER(hh, ns->all, n, next) {
 		HASH_DEL(ns->all, n);
+		claim_out_clear(&n->claims);
 		free(n);
 	}
 	LL_FOREACH_SAFE(ns->links, p, pnext)

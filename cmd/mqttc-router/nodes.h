@@ -8,6 +8,7 @@
  *			out of theirs into the rib
  *	follow.c	a replicant: which core it follows
  *	belong.c	who belongs to the cluster (cluster.h), over these links
+ *	claims.c	one holder of a client identifier (lib/registrar)
  *
  * A node without a cluster has no struct nodeset: router.nodes is NULL, and
  * nothing of this costs anything.
@@ -17,6 +18,7 @@
 
 #include "cluster.h"
 #include "mesh/mesh.h"
+#include "proto/claim.h"
 #include "proto/noderow.h"
 #include "proto/nodes.h"
 #include "rlog/message.h"
@@ -32,6 +34,7 @@ enum {
 	NODES_STILL_MS	= 5000,		/* nothing flows: it is given up */
 	NODES_TIDY	= 512,		/* rows, between two looks at the clock */
 	NODES_FOLLOW_MS	= 60000,	/* with one core, then look for a better */
+	NODES_DESKS	= 64,		/* session-stores of a node */
 	NODES_LINKS	= 64,		/* cluster-links heard of their flow */
 };
 
@@ -61,6 +64,11 @@ struct node {
 	bool		 barred;	/* its routes go, then it */
 	uint64_t	 still_ms;	/* nothing flows since; 0: it does */
 	uint64_t	 flows, told;	/* bits by cluster-link: what it says */
+	struct claim_out claims;	/* about identifiers, for it */
+	uint64_t	 desks;		/* bits: its stores heard of */
+	bool		 claims_short;	/* ... which were too many */
+	bool		 claims_up;	/* the registrar there is in reach */
+	bool		 claims_down;	/* ours was told that it is down */
 	uint64_t	 boot_ms;	/* a scan began then; 0: none under way */
 };
 
@@ -114,6 +122,7 @@ struct nodeset {
 	uint8_t		*answer;	/* to a join, told last */
 	char		 joining[MEMBER_NAME_MAX];	/* whom we asked */
 
+	struct claims	*claims;
 	struct linkproc	*links;
 	uint64_t	 version;	/* of NODES */
 
@@ -144,7 +153,7 @@ void node_ports(struct nodeset *ns, struct node *n,
 void nodes_changed(struct nodeset *ns);
 /* rlog begins, or ends, to use the connection with n. 0 or ERR_NOMEM. */
 int node_link(struct nodeset *ns, struct node *n);
-void node_unlink(struct node *n, bool left);
+void node_unlink(struct nodeset *ns, struct node *n, bool left);
 /* Say to n what rlog has to say. True: nothing is left. */
 bool node_flush(struct nodeset *ns, struct node *n);
 
@@ -191,6 +200,22 @@ int belong_message(struct nodeset *ns, struct node *n, const void *body,
 int belong_link(struct nodeset *ns, struct node *n);
 bool belong_is_saved(struct nodeset *ns);
 void belong_turn(struct nodeset *ns);
+
+/* --- claims.c --- */
+
+int claims_open(struct nodeset *ns);
+void claims_close(struct nodeset *ns);
+/* rlog begins, or ends, to use the connection with n. */
+void claims_link(struct nodeset *ns, struct node *n);
+void claims_unlink(struct nodeset *ns, struct node *n);
+/* Its router is down, and nothing flows there. */
+void claims_down(struct nodeset *ns, struct node *n);
+/* It is no member any more. */
+void claims_forget(struct nodeset *ns, struct node *n);
+int claims_message(struct nodeset *ns, struct node *n, const void *body,
+    size_t len);
+void claims_flush(struct nodeset *ns);
+void claims_tick(struct nodeset *ns, uint64_t now);
 
 extern struct metric m_node_rows, m_node_rows_refused;
 

@@ -237,6 +237,10 @@ void nodes_confirm(struct router *r);
 void nodes_link_seen(struct router *r, const struct proc_peer *peer);
 void nodes_link_gone(struct router *r, const char *name);
 int on_link_state(void *ctx, struct bus_frame *f);
+/* claims.c, likewise: the session-stores of this node. */
+void claims_store_seen(struct router *r, const struct proc_peer *peer);
+void claims_store_gone(struct router *r, const char *name);
+int on_claim(void *ctx, struct bus_frame *f);
 
 /* --- metrics, in main.c --- */
 

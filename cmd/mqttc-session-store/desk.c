@@ -178,14 +178,26 @@ fire_will(struct store *st, struct session *s)
 	    send_will(st, &session_here(s)->will, &from);
 }
 
+/* What claims.c speaks of. */
+static void
+state_of(struct store *st, const struct holder *d)
+{
+	struct slice id = { (const uint8_t *)d->client_id, d->len };
+
+	claims_state(st, &id);
+}
+
 static int
 end_session(struct store *st, struct session *s)
 {
+	uint8_t		id[UINT16_MAX];
+	struct slice	at = { id, s->client_id_len };
 	struct op	o = { .kind = STORE_END, .handle = s->handle };
 	bool		was_set = wheel_is_set(&s->timer);
 	uint64_t	deadline_ms = s->timer.deadline_ms;
 	int		rc;
 
+	memcpy(id, s->client_id, s->client_id_len);
 	if ((rc = fire_will(st, s)) < 0 ||	/* [MQTT-3.1.2-8] */
 	    (rc = groups_leave(st, s, true)) < 0)
 		return rc;
@@ -196,6 +208,7 @@ end_session(struct store *st, struct session *s)
 		return rc;
 	}
 	metric_set(&m_sessions, shard_nsessions(st->state));
+	claims_state(st, &at);
 	return 0;
 }
 
@@ -223,19 +236,14 @@ on_rest(void *ctx, struct wheel_node *n)
 
 /* --- The end of a connection ---------------------------------------------- */
 
-/* d's connection is gone. Its session waits, or ends. */
 static void
-close_place(struct store *st, struct holder *d, bool graceful,
+close_session(struct store *st, struct holder *d, bool graceful,
     bool has_expiry, uint32_t expiry_s)
 {
 	struct session	*s = d->session;
 	struct op	 o = { .kind = STORE_CLOSE, .at_ms = st->now_ms };
 
-	serve_forget(d);
-	d->connected = d->leaving = false;
 	d->session = NULL;
-	if (s == NULL)
-		return;
 	s->user = NULL;
 	o.handle = s->handle;
 	o.offset = s->sent;
@@ -257,6 +265,18 @@ close_place(struct store *st, struct holder *d, bool graceful,
 	/* What the disk has no room for now is due, and tried again. */
 	if (session_ends_ms(s) > st->now_ms || end_session(st, s) < 0)
 		rest_begin(st, s);
+}
+
+/* d's connection is gone. Its session waits, or ends. */
+static void
+close_place(struct store *st, struct holder *d, bool graceful,
+    bool has_expiry, uint32_t expiry_s)
+{
+	serve_forget(d);
+	d->connected = d->leaving = false;
+	if (d->session != NULL)
+		close_session(st, d, graceful, has_expiry, expiry_s);
+	state_of(st, d);
 }
 
 /* --- A new one ------------------------------------------------------------ */
@@ -343,6 +363,7 @@ grant(struct store *st, struct holder *d, uint32_t listener,
 	d->connected = true;
 	d->leaving = false;
 	d->seen = true;
+	d->clean = e->clean_start;
 	d->listener = listener;
 	d->incarnation = st->peers[listener].incarnation;
 	d->serial = e->serial;
@@ -350,6 +371,7 @@ grant(struct store *st, struct holder *d, uint32_t listener,
 	d->window = (uint16_t)MIN(MAX(e->receive_maximum, 1),
 	    st->conf->mqtt_max_inflight);
 	metric_inc(&m_grants);
+	state_of(st, d);
 	if (e->opened)
 		return;
 	if (present || !e->durable || d->session == NULL ||
@@ -662,6 +684,7 @@ known(struct store *st, uint32_t listener, const struct session_msg *e)
 			reopen(st, d, s, listener);
 		serve_resume(st, d, &e->pids);
 	}
+	claims_have(st, &e->client_id, e->time);
 	if (d->waiting != NULL && d->waiting->listener == listener &&
 	    d->waiting->e.serial == e->serial) {
 		free(d->waiting);		/* it was granted before */
@@ -728,11 +751,12 @@ on_session(void *ctx, struct bus_frame *f)
 				return ERR_PROTO;
 			else if (e.present)
 				known(st, listener, &e);
-			else
+			else if (!claims_attach(st, listener, &e))
 				attach(st, listener, &e);
 			break;
 		case SESSION_DETACH:
-			detach(st, listener, &e);
+			if (!claims_detach(st, listener, &e))
+				detach(st, listener, &e);
 			break;
 		case SESSION_SUBSCRIBE:
 		case SESSION_UNSUBSCRIBE:
@@ -759,6 +783,56 @@ on_session(void *ctx, struct bus_frame *f)
 		}
 	}
 	return rc;
+}
+
+/* --- For claims.c ---------------------------------------------------------- */
+
+void
+desk_attach_now(struct store *st, uint32_t listener,
+    const struct session_msg *e)
+{
+	attach(st, listener, e);
+}
+
+void
+desk_detach_now(struct store *st, uint32_t listener,
+    const struct session_msg *e)
+{
+	detach(st, listener, e);
+}
+
+void
+desk_too_late(struct store *st, uint32_t listener, uint64_t incarnation,
+    uint64_t serial)
+{
+	if (st->peers[listener].incarnation == incarnation)
+		take_away(st, listener, serial, MQTT_SESSION_TAKEN_OVER);
+}
+
+void
+desk_release(struct store *st, const struct slice *id, bool clean)
+{
+	struct holder	*d = holder_of(st, id);
+	struct session	*s;
+
+	if (d != NULL && d->waiting != NULL) {
+		take_away(st, d->waiting->listener, d->waiting->e.serial,
+		    MQTT_SESSION_TAKEN_OVER);
+		free(d->waiting);
+		d->waiting = NULL;
+	}
+	if (d != NULL && d->connected) {
+		take_place(st, d);
+		d->leaving = true;
+		/* What is kept hears from its listener what was done. */
+		if (clean || d->session == NULL || !d->session->durable) {
+			close_place(st, d, false, false, 0);
+			next_one(st, d);
+		}
+	}
+	s = shard_find(st->state, id->data, id->len);
+	if (clean && s != NULL && !import_is_under_way(s))
+		(void)end_session(st, s);	/* or when it expires */
 }
 
 /* --- After a start -------------------------------------------------------- */
@@ -793,7 +867,7 @@ restore(void *ctx, struct session *s)
 }
 
 void
-desk_restore(struct store *st)
+desk_replayed(struct store *st)
 {
 	wheel_init(&st->wheel, clock_mono_ns() / 1000000);
 	shard_each(st->state, restore, st);
@@ -810,13 +884,13 @@ desk_peers(struct store *st)
 }
 
 void
-desk_tick(struct store *st)
+desk_timers(struct store *st)
 {
 	wheel_advance(&st->wheel, clock_mono_ns() / 1000000, on_rest, st);
 }
 
 void
-desk_fini(struct store *st)
+desk_close(struct store *st)
 {
 	struct holder	*d;
 	unsigned	 part = 0;
@@ -836,7 +910,11 @@ desk_fini(struct store *st)
 void
 desk_rest(struct store *st, struct session *s)
 {
+	struct slice	id = { (const uint8_t *)s->client_id,
+			       s->client_id_len };
+
 	rest_begin(st, s);
+	claims_have(st, &id, 0);
 }
 
 int

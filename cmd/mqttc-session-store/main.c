@@ -108,6 +108,12 @@ GAUGE(m_log_size, "store_log_bytes", "Bytes of log on the disk");
 COUNTER(m_moved, "store_moved_total",
     "Messages copied to the end of the log, so that its old part can go");
 
+GAUGE(m_claims_known, "store_claims_known",
+    "Shards whose client identifiers all cores in reach know; 0 without others");
+COUNTER(m_released, "store_claims_released_total",
+    "Times another node was told to let go of a client identifier");
+COUNTER(m_rivals, "store_claims_rivals_total",
+    "Times another node turned out to have a client identifier of ours");
 COUNTER(m_shared_redispatched, "shared_redispatched_total",
     "Messages for groups that another member got instead");
 COUNTER(m_shared_nobody, "shared_no_member_total",
@@ -125,7 +131,8 @@ static struct metric *const metrics[] = {
 	&m_ended_by_tool, &m_queue, &m_bodies, &m_body_bytes,
 	&m_suback_waiting, &m_attach_waits, &m_refused, &m_records_refused,
 	&m_serve_lost, &m_unreadable, &m_damaged, &m_replayed, &m_again,
-	&m_sessions_expired, &m_retained_expired,
+	&m_sessions_expired, &m_retained_expired, &m_rivals, &m_released,
+	&m_claims_known,
 };
 
 static uint64_t
@@ -189,6 +196,7 @@ on_turn(EV_P_ ev_prepare *w, int revents UNUSED)
 	if (st->subs_due)
 		serve_routes(st);
 	route_tell_flush(&st->tell);
+	claims_flush(st);
 	/* Neither does anything else leave that the log does not have. */
 	peers_flush(st);
 	roster_turn(st);
@@ -227,7 +235,8 @@ on_tick(EV_P_ ev_timer *w, int revents UNUSED)
 
 	(void)loop;
 	log_tick(st);
-	desk_tick(st);
+	desk_timers(st);
+	claims_tick(st);
 	retained_tick(st);
 	far_tick(st);
 	onward_tick(st);
@@ -333,9 +342,10 @@ init(struct store *st)
 	dir_open(st);
 	if (retained_open(st) < 0)
 		fatal(EX_OSERR, "store.nomem", "out of memory");
+	claims_open();
 	log_open(st);
 	metric_set(&m_replayed, st->replayed);
-	desk_restore(st);
+	desk_replayed(st);
 	onward_restore(st);
 	if (roster_open(st) < 0)
 		fatal(EX_OSERR, "store.nomem", "out of memory");
@@ -360,7 +370,8 @@ static void
 fini(struct store *st)
 {
 	roster_close();
-	desk_fini(st);
+	claims_close();
+	desk_close(st);
 	serve_fini(st);
 	onward_fini(st);
 	peers_close(st);

@@ -288,6 +288,7 @@ static const struct bus_rule accepts[] = {
 	{ KIND_RECORDS,		PEER_LISTENER | PEER_STORE | PEER_LINK, 0,
 							on_records },
 	{ KIND_SESSION,		PEER_LISTENER,	0,	on_session },
+	{ KIND_CLAIM,		PEER_ROUTER,	0,	on_claim },
 	{ KIND_ROUTE_ACK,	PEER_ROUTER,	0,	on_route_ack },
 	{ KIND_QUERY,		PEER_TOOL,	0,	on_query },
 };

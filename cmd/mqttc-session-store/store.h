@@ -9,6 +9,7 @@
  *	checkpoint.c	what is known, noted down; the log given back
  *	peers.c		streams to listeners and other stores, the router
  *	desk.c		one holder for each client id; wills
+ *	claims.c	... over all nodes of a cluster
  *	roster.c	which client ids listeners need not ask about
  *	serve.c		a session and the listener that has its client
  *	take.c		messages that come to be kept
@@ -131,6 +132,7 @@ struct holder {
 	bool		 connected;
 	bool		 leaving;	/* was told that it is taken */
 	bool		 seen;		/* its listener named it anew */
+	bool		 clean;		/* it began clean */
 	bool		 granting;	/* the listeners do not know it yet */
 	char		 client_id[];
 };
@@ -338,16 +340,45 @@ bool desk_is_lost(const struct store *st, const struct holder *d);
 /* A slice of that; true if there are more. */
 bool desk_turn(struct store *st);
 /* After a replay: who was connected, as far as we know. */
-void desk_restore(struct store *st);
+void desk_replayed(struct store *st);
 void desk_peers(struct store *st);
-void desk_tick(struct store *st);
-void desk_fini(struct store *st);
+void desk_timers(struct store *st);
+void desk_close(struct store *st);
 size_t desk_count(const struct store *st);
 /* s has no connection and was not ours to watch so far. */
 void desk_rest(struct store *st, struct session *s);
 /* End that client's connection (0x98), if it has one, and its session; the will
  * goes out. ERR_NOTFOUND; ERR_FULL: the log takes no more. */
 int desk_expire(struct store *st, const void *id, size_t len);
+
+/* For claims.c: what a listener said of a client that has it now over all
+ * nodes; of one that came too late; and to let go of an identifier, and if
+ * `clean` of its session. */
+void desk_attach_now(struct store *st, uint32_t listener,
+    const struct session_msg *e);
+void desk_detach_now(struct store *st, uint32_t listener,
+    const struct session_msg *e);
+void desk_too_late(struct store *st, uint32_t listener, uint64_t incarnation,
+    uint64_t serial);
+void desk_release(struct store *st, const struct slice *id, bool clean);
+
+/* --- claims.c --- */
+
+void claims_open(void);
+void claims_close(void);
+/* An attach, and its end before it was granted: true if claims.c goes on with
+ * it. */
+bool claims_attach(struct store *st, uint32_t listener,
+    const struct session_msg *e);
+bool claims_detach(struct store *st, uint32_t listener,
+    const struct session_msg *e);
+/* What there is of id may have changed; or it is here, of a CONNECT at `time`
+ * (0: a session), without having been granted. */
+void claims_state(struct store *st, const struct slice *id);
+void claims_have(struct store *st, const struct slice *id, uint64_t time);
+int on_claim(void *ctx, struct bus_frame *f);
+void claims_flush(struct store *st);
+void claims_tick(struct store *st);
 
 /* --- roster.c --- */
 
@@ -520,6 +551,7 @@ extern struct metric
     m_dropped_memory, m_wills, m_retained, m_retained_bytes, m_onward,
     m_onward_due, m_onward_lost, m_shared_redispatched, m_shared_nobody,
     m_retained_refused, m_checkpoints, m_checkpoint_failures, m_snapshots,
-    m_segments_dropped, m_log_size, m_moved;
+    m_segments_dropped, m_log_size, m_moved, m_rivals, m_released,
+    m_claims_known;
 
 #endif

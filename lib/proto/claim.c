@@ -1,5 +1,7 @@
 #include "proto/claim.h"
 
+#include <stdlib.h>
+
 #include "base/err.h"
 
 /* As they lie in an entry; flags are wider there. */
@@ -8,7 +10,7 @@ struct row {
 	uint32_t	flags;
 };
 
-enum { HOLDERS = 6, FLAGS = CLAIM_DURABLE | CLAIM_CONNECTED | CLAIM_MOVING |
+enum { HOLDERS = 6, ID = 7, FLAGS = CLAIM_DURABLE | CLAIM_CONNECTED | CLAIM_MOVING |
 	CLAIM_UNSURE | CLAIM_PROVISIONAL };
 
 /* Field numbers of claim.proto. */
@@ -41,6 +43,8 @@ claim_msg_put(struct wire_out *w, const struct claim_msg *m)
 		wire_put_cols(w, holder_cols, NELEM(holder_cols), &r);
 		wire_close(w, holder);
 	}
+	if (m->kind == CLAIM_RELEASE)
+		wire_put_bytes(w, ID, m->id);
 	wire_close(w, mark);
 	if (w->full) {
 		w->len = start;
@@ -76,6 +80,8 @@ get_holders(struct slice body, struct claim_msg *m)
 	while (wire_next(&in, &f) == 1) {
 		struct row	r = { .x = 0 };
 
+		if (f.number == ID && f.is_bytes && f.bytes.len <= UINT16_MAX)
+			m->id = f.bytes;
 		if (f.number != HOLDERS)
 			continue;
 		if (!f.is_bytes || get_cols(holder_cols, NELEM(holder_cols),
@@ -101,16 +107,79 @@ claim_msg_next(struct wire_in *in, struct claim_msg *out)
 	do {
 		if ((rc = wire_next(in, &f)) != 1)
 			return rc;
-	} while (f.number < CLAIM_UPLOAD || f.number > CLAIM_BRANCH);
+	} while (f.number < CLAIM_UPLOAD || f.number > CLAIM_RELEASE);
 	if (!f.is_bytes || get_cols(entry_cols, NELEM(entry_cols), f.bytes,
 	    &r) < 0 || get_holders(f.bytes, &m) < 0)
 		return ERR_PROTO;
 	m.kind = (uint8_t)f.number;
-	m.flags = (uint8_t)(r.flags & FLAGS);
+	m.flags = (uint8_t)(r.flags & (m.kind == CLAIM_RELEASE ?
+	    FLAGS | CLAIM_CLEAN : FLAGS));
+	if (m.kind != CLAIM_RELEASE)
+		m.id = (struct slice){ NULL, 0 };
 	m.x = r.x;
 	m.node = r.node;
 	m.epoch = r.epoch;
 	m.asked = r.asked;
 	*out = m;
 	return 1;
+}
+
+/* --- Bodies that wait ----------------------------------------------------- */
+
+struct claim_body {
+	struct claim_body *next;
+	struct wire_out	   w;
+	uint8_t		   bytes[];
+};
+
+int
+claim_out_put(struct claim_out *q, const struct claim_msg *m)
+{
+	size_t			 size = MAX((size_t)CLAIM_BODY,
+				    m->id.len + CLAIM_BYTES_MAX);
+	struct claim_body	*b = q->last;
+
+	if (b != NULL && claim_msg_put(&b->w, m) == 0)
+		return 0;
+	if (q->bytes >= CLAIM_OUT_MAX)
+		return ERR_FULL;
+	if ((b = malloc(sizeof(*b) + size)) == NULL)
+		return ERR_NOMEM;
+	b->next = NULL;
+	wire_out_init(&b->w, b->bytes, size);
+	(void)claim_msg_put(&b->w, m);		/* it fits */
+	if (q->last != NULL)
+		q->last->next = b;
+	else
+		q->first = b;
+	q->last = b;
+	q->bytes += size;
+	return 0;
+}
+
+struct slice
+claim_out_first(const struct claim_out *q)
+{
+	if (q->first == NULL)
+		return (struct slice){ NULL, 0 };
+	return (struct slice){ q->first->bytes, wire_out_len(&q->first->w) };
+}
+
+void
+claim_out_shift(struct claim_out *q)
+{
+	struct claim_body *b = q->first;
+
+	q->first = b->next;
+	if (q->first == NULL)
+		q->last = NULL;
+	q->bytes -= b->w.size;
+	free(b);
+}
+
+void
+claim_out_clear(struct claim_out *q)
+{
+	while (q->first != NULL)
+		claim_out_shift(q);
 }

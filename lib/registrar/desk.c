@@ -13,7 +13,8 @@ struct desk_attempt {
 	struct client		*client;
 	uint64_t		token, asked, deadline_ms;
 	uint64_t		told;		/* number of its row */
-	uint64_t		next;		/* token of who waits */
+	uint64_t		next;		/* token of who waits, */
+	uint64_t		next_time;	/* and when it connected */
 	bool			asking, waiting, provisional;
 };
 
@@ -63,9 +64,12 @@ desk_fini(struct desk *d)
 static struct client *
 find(const struct desk *d, uint64_t x)
 {
-	size_t	i = htab_first(&d->clients, x);
+	struct client	*c;
 
-	return htab_at(&d->clients, x, &i);
+	for (size_t i = htab_first(&d->clients, x);
+	    (c = htab_at(&d->clients, x, &i)) != NULL && c->x != x; i++)
+		;
+	return c;
 }
 
 static struct claim_holder
@@ -196,13 +200,16 @@ ask(struct desk *d, const struct client *c)
 }
 
 static void
-begin(struct desk *d, struct client *c, uint64_t token, uint64_t now_ms)
+begin(struct desk *d, struct client *c, uint64_t token, uint64_t time,
+    uint64_t now_ms)
 {
 	struct claim_msg	m = { .kind = CLAIM_ATTACH };
 
 	c->now->token = token;
-	d->clock = MAX(c->epoch, d->clock) + 1;
-	m.epoch = d->clock;
+	if (time == 0)
+		m.epoch = d->clock = MAX(c->epoch, d->clock) + 1;
+	else
+		m.epoch = MAX(time, MAX(c->epoch, c->now->asked) + 1);
 	if (c->flags != 0 && d->up && d->confirmed && !is_provisional(c)) {
 		grant(d, c, &m);
 		return;
@@ -234,6 +241,13 @@ desk_restore(struct desk *d, uint64_t x, uint64_t epoch)
 int
 desk_attach(struct desk *d, uint64_t x, uint64_t token, uint64_t now_ms)
 {
+	return desk_attach_at(d, x, token, 0, now_ms);
+}
+
+int
+desk_attach_at(struct desk *d, uint64_t x, uint64_t token, uint64_t time,
+    uint64_t now_ms)
+{
 	struct client	*c;
 
 	if ((c = find_or_make(d, x)) == NULL)
@@ -246,13 +260,14 @@ desk_attach(struct desk *d, uint64_t x, uint64_t token, uint64_t now_ms)
 		c->now->client = c;
 	}
 	if (!is_asking(c) && !(c->flags & CLAIM_MOVING)) {
-		begin(d, c, token, now_ms);
+		begin(d, c, token, time, now_ms);
 		return 0;
 	}
 	if (is_waiting(c))
 		d->ops->refuse(d->ctx, x, c->now->next);
 	c->now->waiting = true;
 	c->now->next = token;
+	c->now->next_time = time;
 	return 0;
 }
 
@@ -261,7 +276,7 @@ next_attach(struct desk *d, struct client *c, uint64_t now_ms)
 {
 	if (is_waiting(c)) {
 		c->now->waiting = false;
-		begin(d, c, c->now->next, now_ms);
+		begin(d, c, c->now->next, c->now->next_time, now_ms);
 	} else
 		tidy(d, c);
 }

@@ -61,6 +61,11 @@ int desk_restore(struct desk *d, uint64_t x, uint64_t epoch);
 /* A client wants in. token names the attempt. ERR_NOMEM. */
 int desk_attach(struct desk *d, uint64_t x, uint64_t token, uint64_t now_ms);
 
+/* The same under an epoch of at least `time`, if that is above those there are:
+ * when it connected, where that was before we hear of it. */
+int desk_attach_at(struct desk *d, uint64_t x, uint64_t token, uint64_t time,
+    uint64_t now_ms);
+
 /* The move that a grant began has ended (or there was none). */
 void desk_settled(struct desk *d, uint64_t x, uint64_t now_ms);
 

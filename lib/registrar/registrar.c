@@ -90,17 +90,23 @@ registrar_fini(struct registrar *r)
 static struct claim *
 claim_of(const struct registrar *r, uint64_t x)
 {
-	size_t	i = htab_first(&r->claims, x);
+	struct claim	*c;
 
-	return htab_at(&r->claims, x, &i);
+	for (size_t i = htab_first(&r->claims, x);
+	    (c = htab_at(&r->claims, x, &i)) != NULL && c->x != x; i++)
+		;
+	return c;
 }
 
 static struct registrar_member *
 member_of(const struct registrar *r, uint64_t node)
 {
-	size_t	i = htab_first(&r->nodes, node);
+	struct registrar_member	*n;
 
-	return htab_at(&r->nodes, node, &i);
+	for (size_t i = htab_first(&r->nodes, node);
+	    (n = htab_at(&r->nodes, node, &i)) != NULL && n->node != node; i++)
+		;
+	return n;
 }
 
 static void *
@@ -355,7 +361,9 @@ moved(struct registrar *r, uint64_t x, uint64_t now_ms)
 	for (;;) {
 		size_t	i = htab_first(&r->waiters, x);
 
-		if ((w = htab_at(&r->waiters, x, &i)) == NULL)
+		while ((w = htab_at(&r->waiters, x, &i)) != NULL && w->x != x)
+			i++;
+		if (w == NULL)
 			break;
 		htab_del(&r->waiters, x, w);
 		answer(r, w->core, x, w->node, w->serial);
@@ -406,6 +414,7 @@ tell_branch(struct registrar *r, uint8_t kind)
 
 	for (size_t i = 0; (n = walk(&r->nodes, &i)) != NULL;)
 		if (n->follows && !n->uploading) {
+			m.node = n->node;
 			m.asked = n->marked;
 			r->ops->desk(r->ctx, n->node, &m);
 		}
@@ -630,7 +639,7 @@ claimed(struct registrar *r, uint64_t core, const struct claim_msg *m)
 	/* One of each core: its newest. */
 	for (size_t i = htab_first(&r->waiters, m->x);
 	    (w = htab_at(&r->waiters, m->x, &i)) != NULL; i++)
-		if (w->core == core)
+		if (w->x == m->x && w->core == core)
 			break;
 	if (w == NULL &&
 	    (w = add(&r->waiters, m->x, sizeof(*w))) == NULL)

@@ -20,7 +20,7 @@ static unsigned said;
 static void
 again(const struct claim_msg *m)
 {
-	uint8_t			buf[CLAIM_BYTES_MAX];
+	static uint8_t		buf[CLAIM_BYTES_MAX + UINT16_MAX];
 	struct claim_msg	r;
 	struct wire_out		out;
 	struct wire_in		in;
@@ -32,7 +32,8 @@ again(const struct claim_msg *m)
 	if (claim_msg_next(&in, &r) != 1 || r.kind != m->kind ||
 	    r.flags != m->flags || r.x != m->x || r.node != m->node ||
 	    r.epoch != m->epoch || r.asked != m->asked ||
-	    r.nholders != m->nholders)
+	    r.nholders != m->nholders || r.id.len != m->id.len ||
+	    (r.id.len > 0 && memcmp(r.id.data, m->id.data, r.id.len) != 0))
 		abort();
 	for (unsigned i = 0; i < r.nholders; i++)
 		if (r.holders[i].node != m->holders[i].node ||

@@ -83,7 +83,7 @@ store_begin(void)
 	assert_int_equal(store_dir_open(&st.dir, dir, "session_store.0"), 0);
 	assert_int_equal(retained_open(&st), 0);
 	log_open(&st);
-	desk_restore(&st);
+	desk_replayed(&st);
 	onward_restore(&st);
 	assert_int_equal(roster_open(&st), 0);
 	snprintf(endpoint, sizeof(endpoint), "ipc://%s/store", dir);

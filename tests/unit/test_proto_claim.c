@@ -58,7 +58,7 @@ every_kind_comes_back_as_it_was(void **state UNUSED)
 	size_t			before;
 
 	wire_out_init(&w, buf, sizeof(buf));
-	for (uint8_t k = CLAIM_UPLOAD; k <= CLAIM_BRANCH; k++) {
+	for (uint8_t k = CLAIM_UPLOAD; k <= CLAIM_RELEASE; k++) {
 		m = extreme(k);
 		before = w.len;
 		assert_int_equal(claim_msg_put(&w, &m), 0);
@@ -67,7 +67,7 @@ every_kind_comes_back_as_it_was(void **state UNUSED)
 		assert_int_equal(claim_msg_put(&w, &m), 0);
 	}
 	wire_in_init(&in, buf, w.len);
-	for (uint8_t k = CLAIM_UPLOAD; k <= CLAIM_BRANCH; k++) {
+	for (uint8_t k = CLAIM_UPLOAD; k <= CLAIM_RELEASE; k++) {
 		m = extreme(k);
 		assert_int_equal(claim_msg_next(&in, &got), 1);
 		expect_same(&m, &got);
@@ -168,7 +168,7 @@ what_later_versions_add_is_skipped(void **state UNUSED)
 		wire_put_bytes(&f, 6, (struct slice){ holder, h.len });
 
 	wire_out_init(&w, buf, sizeof(buf));
-	put_entry(&w, CLAIM_BRANCH + 1, &f);
+	put_entry(&w, CLAIM_RELEASE + 1, &f);
 	wire_put_uint(&w, 500, 3);
 	put_entry(&w, CLAIM_ANSWER, &f);
 	put_entry(&w, 4000, &f);
@@ -233,6 +233,66 @@ refuses_fields_of_another_type(void **state UNUSED)
 	assert_int_equal(claim_msg_next(&in, &got), ERR_PROTO);
 }
 
+/* The identifier travels with a release, and with nothing else. */
+static void
+a_release_has_the_text(void **state UNUSED)
+{
+	uint8_t			buf[2 * CLAIM_BYTES_MAX];
+	struct claim_msg	m = extreme(CLAIM_RELEASE), got;
+	struct wire_out		w;
+	struct wire_in		in;
+
+	m.flags |= CLAIM_CLEAN;
+	m.id = (struct slice){ (const uint8_t *)"me", 2 };
+	wire_out_init(&w, buf, sizeof(buf));
+	assert_int_equal(claim_msg_put(&w, &m), 0);
+	m.kind = CLAIM_ROW;
+	assert_int_equal(claim_msg_put(&w, &m), 0);
+	wire_in_init(&in, buf, w.len);
+	assert_int_equal(claim_msg_next(&in, &got), 1);
+	assert_int_equal(got.flags, ALL_FLAGS | CLAIM_CLEAN);
+	assert_int_equal(got.id.len, 2);
+	assert_memory_equal(got.id.data, "me", 2);
+	assert_int_equal(claim_msg_next(&in, &got), 1);
+	assert_int_equal(got.flags, ALL_FLAGS);
+	assert_int_equal(got.id.len, 0);
+}
+
+/* What waits comes out as it went in, whatever its size. */
+static void
+bodies_wait_in_order(void **state UNUSED)
+{
+	static uint8_t		text[UINT16_MAX];
+	struct claim_msg	m = { .kind = CLAIM_ROW }, got;
+	struct claim_out	q = { .first = NULL };
+	struct wire_in		in;
+	struct slice		body;
+	uint64_t		at = 0;
+
+	for (uint64_t i = 0; i < 2000; i++) {
+		m.x = i;
+		m.kind = i % 500 == 7 ? CLAIM_RELEASE : CLAIM_ROW;
+		m.id = (struct slice){ text, i % 500 == 7 ? sizeof(text) : 0 };
+		assert_int_equal(claim_out_put(&q, &m), 0);
+	}
+	while ((body = claim_out_first(&q)).len > 0) {
+		wire_in_init(&in, body.data, body.len);
+		while (claim_msg_next(&in, &got) == 1) {
+			assert_true(got.x == at);
+			assert_int_equal(got.id.len,
+			    at++ % 500 == 7 ? sizeof(text) : 0);
+		}
+		claim_out_shift(&q);
+	}
+	assert_true(at == 2000 && q.bytes == 0);
+	m.kind = CLAIM_ROW;
+	while (claim_out_put(&q, &m) == 0)
+		assert_true(q.bytes <= CLAIM_OUT_MAX + CLAIM_BODY);
+	assert_true(q.bytes >= CLAIM_OUT_MAX);
+	claim_out_clear(&q);
+	assert_true(q.bytes == 0);
+}
+
 int
 main(void)
 {
@@ -240,6 +300,8 @@ main(void)
 		cmocka_unit_test(every_kind_comes_back_as_it_was),
 		cmocka_unit_test(what_does_not_fit_leaves_the_body_as_it_was),
 		cmocka_unit_test(cut_short_is_an_error),
+		cmocka_unit_test(a_release_has_the_text),
+		cmocka_unit_test(bodies_wait_in_order),
 		cmocka_unit_test(what_later_versions_add_is_skipped),
 		cmocka_unit_test(refuses_epochs_that_cannot_be_raised),
 		cmocka_unit_test(refuses_fields_of_another_type),

@@ -835,11 +835,130 @@ hash_is_siphash_2_4(void **state UNUSED)
 	assert_true(claim_hash(key, in, 15) == UINT64_C(0xa129ca6149be45e5));
 }
 
+/* --- Small ones ---------------------------------------------------------- */
+
+static struct claim_msg	 small[16];
+static unsigned		 nsmall;
+static uint64_t		 small_token;
+
+static void
+small_send(void *ctx UNUSED, const struct claim_msg *m)
+{
+	if (nsmall < NELEM(small))
+		small[nsmall++] = *m;
+}
+
+static void
+small_grant(void *ctx UNUSED, uint64_t token, const struct claim_msg *m)
+{
+	small_token = token;
+	small_send(NULL, m);
+}
+
+static void
+small_refuse(void *ctx UNUSED, uint64_t x UNUSED, uint64_t token UNUSED)
+{
+}
+
+static void
+small_merge(void *ctx UNUSED, const struct claim_msg *m UNUSED)
+{
+}
+
+static const struct desk_ops small_ops = {
+	.send = small_send, .grant = small_grant, .refuse = small_refuse,
+	.merge = small_merge,
+};
+
+static void
+small_peer(void *ctx UNUSED, uint64_t node UNUSED, const struct claim_msg *m)
+{
+	small_send(NULL, m);
+}
+
+/* Tables know the low half of a hash only; clients and desks are told apart by
+ * all of it. */
+static void
+those_of_half_a_hash_are_two(void **state UNUSED)
+{
+	static const struct registrar_ops rops = {
+		.peer = small_peer, .desk = small_peer,
+	};
+	const uint64_t		x = 7, y = 7 | UINT64_C(1) << 40;
+	struct claim_msg	m = { .kind = CLAIM_UPLOAD, .node = x };
+	struct claim_holder	h;
+	struct registrar	r;
+	struct desk		d;
+
+	desk_init(&d, 1, &small_ops, NULL);
+	assert_int_equal(desk_restore(&d, x, 5), 0);
+	assert_false(desk_holds(&d, y, &h));
+	assert_int_equal(desk_restore(&d, y, 6), 0);
+	assert_true(desk_holds(&d, x, &h));
+	assert_int_equal(h.epoch, 5);
+	desk_fini(&d);
+
+	/* Nodes x and y each have x, and y. */
+	registrar_init(&r, 1, &rops, NULL);
+	for (unsigned i = 0; i < 2; i++) {
+		m = (struct claim_msg){ .kind = CLAIM_UPLOAD };
+		m.node = i == 0 ? x : y;
+		registrar_from_desk(&r, m.node, &m, 0);
+		m.kind = CLAIM_ROW;
+		m.flags = CLAIM_DURABLE;
+		m.x = x;
+		m.epoch = 3 + i;
+		registrar_from_desk(&r, m.node, &m, 0);
+		m.kind = CLAIM_UPLOADED;
+		registrar_from_desk(&r, m.node, &m, 0);
+	}
+	assert_int_equal(r.rows.n, 2);
+	assert_int_equal(r.nmembers, 2);
+	nsmall = 0;
+	m = (struct claim_msg){ .kind = CLAIM_ATTACH, .x = y, .node = 99 };
+	m.epoch = 9;
+	registrar_from_desk(&r, 99, &m, 0);
+	assert_int_equal(small[0].kind, CLAIM_GRANT);
+	assert_int_equal(small[0].nholders, 0);
+	nsmall = 0;
+	m.x = x;
+	registrar_from_desk(&r, 99, &m, 0);
+	assert_int_equal(small[0].nholders, 2);
+	registrar_fini(&r);
+}
+
+/* An attach heard of late has the epoch of its CONNECT, above what is here. */
+static void
+an_epoch_begins_when_it_connected(void **state UNUSED)
+{
+	struct claim_holder	h;
+	struct desk		d;
+
+	desk_init(&d, 1, &small_ops, NULL);
+	desk_clock(&d, 1000);
+	desk_up(&d);
+	nsmall = 0;
+	assert_int_equal(desk_attach_at(&d, 5, 77, 500, 0), 0);
+	assert_int_equal(small[0].kind, CLAIM_ATTACH);
+	assert_int_equal(small[0].epoch, 500);
+	desk_tick(&d, DESK_WAIT_MS);
+	assert_int_equal(small_token, 77);
+	assert_true(desk_holds(&d, 5, &h));
+	desk_settled(&d, 5, 0);
+	nsmall = 0;
+	assert_int_equal(desk_attach_at(&d, 5, 78, 400, 0), 0);
+	assert_int_equal(small[0].kind, CLAIM_ATTACH);
+	assert_true(small[0].epoch > h.epoch);
+	desk_fini(&d);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(hash_is_siphash_2_4),
+		cmocka_unit_test(those_of_half_a_hash_are_two),
+		cmocka_unit_test(an_epoch_begins_when_it_connected),
 		cmocka_unit_test(one_holder_at_rest),
 	};
 
