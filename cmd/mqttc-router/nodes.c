@@ -735,6 +735,11 @@ nodes_owner_find(const struct router *r, struct slice name)
  * A router that takes the place of another one in a node that forwards: what
  * the old index knew of other nodes must not be missing in the new one. Who
  * does not answer is not waited for, nor anybody for long.
+ *
+ * CAVEAT: what nobody in reach can tell is missing until the node is back, and
+ * what is published meanwhile is acknowledged and not kept for its durable
+ * sessions. The index has no text that could be taken over, and to wait would
+ * keep those that are here from subscribing.
  */
 bool
 nodes_are_waited(const struct router *r)

@@ -1069,6 +1069,7 @@ onward_turn(struct store *st)
 {
 	if (st->onward_open) {
 		publish_safe(st);
+		onward_acked(st);	/* what nobody wanted is done */
 		return;
 	}
 	if (st->fib.now == NULL || !st->peers_known ||

@@ -202,3 +202,14 @@ def test_what_a_stopped_store_has_no_room_for_waits_in_the_log(make_node):
     assert [int(p.payload[:3]) for p in got] == list(range(n + 1))
     node.wait_metric("store_unacknowledged", lambda v: v == 0, "session_store.0")
     assert node.metric("store_unsent_total") == 0
+
+
+def test_what_nobody_wants_is_done_with_at_once(make_node):
+    """Not when something else is acknowledged, which may be never: until then
+    the log cannot be shortened past it."""
+    node = make_node(listeners=1)
+    pub = node.client()
+    for i in range(5):
+        pub.publish("nobody/%d" % i, b"x", qos=1, retain=True)
+    node.wait_metric("store_unacknowledged", lambda v: v == 0,
+                     "session_store.0")
