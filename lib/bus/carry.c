@@ -23,7 +23,8 @@ struct bus_row {
 struct stream_row {
 	struct slice	name, node;
 	uint64_t	incarnation, stream, seq, sent_seq, got, stored,
-			got_bytes, appended, sent, granted, base, id_hi, id_lo;
+			got_bytes, appended, sent, granted, base, id_hi, id_lo,
+			had_got, had_stored;
 	bool		was_blocked, was_full;
 };
 
@@ -65,6 +66,8 @@ static const struct wire_col stream_cols[] = {
 	{ 15, WIRE_BOOL, offsetof(struct stream_row, was_blocked) },
 	{ 16, WIRE_BOOL, offsetof(struct stream_row, was_full) },
 	{ 17, WIRE_SLICE, offsetof(struct stream_row, node) },
+	{ 18, WIRE_U64, offsetof(struct stream_row, had_got) },
+	{ 19, WIRE_U64, offsetof(struct stream_row, had_stored) },
 };
 
 static const struct wire_col frame_cols[] = {
@@ -173,6 +176,7 @@ tell_stream(const struct sink *s, const struct bus_peer *p)
 		.incarnation = p->incarnation, .stream = p->stream,
 		.seq = o->seq, .sent_seq = o->sent_seq, .got = o->got,
 		.stored = o->stored, .got_bytes = o->got_bytes,
+		.had_got = o->had_got, .had_stored = o->had_stored,
 		.appended = o->appended, .sent = o->sent,
 		.granted = o->granted, .base = o->base,
 		.id_hi = o->last_id.hi, .id_lo = o->last_id.lo,
@@ -317,6 +321,8 @@ take_stream(struct bus *b, const uint8_t *body, size_t len)
 	o->sent_seq = r.sent_seq;
 	o->got = r.got;
 	o->stored = r.stored;
+	o->had_got = r.had_got;
+	o->had_stored = r.had_stored;
 	o->got_bytes = r.got_bytes;
 	o->appended = r.appended;
 	o->sent = r.sent;

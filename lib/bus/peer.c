@@ -269,7 +269,7 @@ bus_peer_move(struct bus_peer *p, uint64_t incarnation, const char *endpoint,
 	if (p->link != NULL)
 		link_give_up(p);
 	if (resend)
-		stream_rewind(&p->out);
+		stream_rewind(&p->out, false);
 	else
 		stream_take_all(&p->out, b->credit);
 	queue_fini(&p->singles);
@@ -345,13 +345,13 @@ bus_peer_sent(const struct bus_peer *p)
 uint64_t
 bus_peer_got(const struct bus_peer *p)
 {
-	return p->out.got;
+	return stream_got(&p->out);
 }
 
 uint64_t
 bus_peer_stored(const struct bus_peer *p)
 {
-	return p->out.stored;
+	return stream_stored(&p->out);
 }
 
 void
@@ -620,7 +620,7 @@ take_welcome(struct bus_peer *p, const void *body, size_t len)
 	if (p->node != NULL && w.status == WELCOME_OK &&
 	    w.incarnation != p->incarnation) {
 		if (p->incarnation != 0)
-			stream_rewind(&p->out);
+			stream_rewind(&p->out, true);
 		p->incarnation = w.incarnation;
 	}
 	if (w.status != WELCOME_OK || w.version != PROTO_VERSION) {

@@ -456,8 +456,10 @@ stream_base(const struct stream_out *s)
 }
 
 void
-stream_rewind(struct stream_out *s)
+stream_rewind(struct stream_out *s, bool relayed)
 {
+	s->had_got = relayed ? stream_got(s) : 0;
+	s->had_stored = relayed ? stream_stored(s) : 0;
 	s->got = s->stored = stream_base(s);
 	s->sent_seq = MAX(s->sent_seq, s->got);
 	s->sent = s->got_bytes;
@@ -679,6 +681,20 @@ stream_in_check(struct stream_in *s, uint64_t seq)
 	return STREAM_GAP;
 }
 
+static void
+in_settle(struct stream_in *s)
+{
+	if (s->done_got > s->got && s->done_got <= s->seq) {
+		s->got = s->done_got;
+		s->got_bytes = MIN(MAX(s->done_bytes, s->got_bytes), s->taken);
+		s->urgent = true;
+	}
+	if (s->done_stored > s->stored && s->done_stored <= s->seq) {
+		s->stored = s->done_stored;
+		s->urgent = true;
+	}
+}
+
 void
 stream_in_taken(struct stream_in *s, size_t bytes, bool urgent)
 {
@@ -686,6 +702,7 @@ stream_in_taken(struct stream_in *s, size_t bytes, bool urgent)
 	s->taken += bytes;
 	s->frames++;
 	s->urgent |= urgent;
+	in_settle(s);
 }
 
 bool
@@ -702,16 +719,13 @@ void
 stream_in_done(struct stream_in *s, uint64_t got, uint64_t got_bytes,
     uint64_t stored)
 {
-	/* The frame that is being handled is not counted as taken yet. */
-	if (got > s->got && got <= s->seq + 1) {
-		s->got = got;
-		s->got_bytes = MAX(got_bytes, s->got_bytes);
-		s->urgent = true;
+	if (got <= s->seq + 1 && got > s->done_got) {
+		s->done_got = got;
+		s->done_bytes = got_bytes;
 	}
-	if (stored > s->stored && stored <= s->seq + 1) {
-		s->stored = stored;
-		s->urgent = true;
-	}
+	if (stored <= s->seq + 1 && stored > s->done_stored)
+		s->done_stored = stored;
+	in_settle(s);
 }
 
 bool

@@ -80,6 +80,7 @@ struct stream_out {
 	uint64_t	 seq;		/* last given to a frame */
 	uint64_t	 sent_seq;	/* last that ever left */
 	uint64_t	 got, stored;	/* acknowledged */
+	uint64_t	 had_got, had_stored;	/* ... before a rewind */
 	uint64_t	 got_bytes;	/* `upto` of frame got */
 	uint64_t	 appended, sent, granted;
 	uint64_t	 base;		/* what the receiver counts from */
@@ -157,8 +158,22 @@ int stream_resume(struct stream_out *s, uint64_t seq, uint64_t got,
 uint64_t stream_base(const struct stream_out *s);
 
 /* The receiver begins anew, with what it has on disk: all frames that are kept
- * go to it again, also those it had got. */
-void stream_rewind(struct stream_out *s);
+ * go to it again, also those it had got. Relayed: it had only spoken for others,
+ * and what these have they have still, so nobody is to wait for it again. */
+void stream_rewind(struct stream_out *s, bool relayed);
+
+/* Acknowledged up to there. */
+static inline uint64_t
+stream_got(const struct stream_out *s)
+{
+	return MAX(s->got, s->had_got);
+}
+
+static inline uint64_t
+stream_stored(const struct stream_out *s)
+{
+	return MAX(s->stored, s->had_stored);
+}
 
 /* Frames that wait for `got` alone are emptied, not to be sent any more: their
  * numbers stay, their bytes were never appended. Only while nobody is there: the
@@ -205,6 +220,7 @@ struct stream_in {
 	uint64_t	 got;		/* all of these did, */
 	uint64_t	 got_bytes;	/* taken up to there */
 	uint64_t	 granted;	/* was granted once */
+	uint64_t	 done_got, done_bytes, done_stored;	/* as was said */
 	void		*user;		/* who keeps the books of that */
 };
 
@@ -244,8 +260,8 @@ stream_in_mark(struct stream_in *s)
 
 bool stream_in_stored(struct stream_in *s);
 
-/* With `defers`: so far all is done. Never less than before, nor more than was
- * taken and is being handled. */
+/* With `defers`: so far all is done, which may be said while the last frame is
+ * being taken. Never less than before, nor more than was taken then. */
 void stream_in_done(struct stream_in *s, uint64_t got, uint64_t got_bytes,
     uint64_t stored);
 

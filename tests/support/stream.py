@@ -105,7 +105,9 @@ class Feed(threading.Thread):
         want = self.answered + n
         while self.answered < want:
             assert not self.failed, self.failed
-            assert time.monotonic() < end, "publishing stands still"
+            assert time.monotonic() < end, (
+                "publishing stands still", self.topic, self.sent,
+                self.answered)
             time.sleep(0.01)
 
     def finish(self):

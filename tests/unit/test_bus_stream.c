@@ -437,13 +437,39 @@ what_was_got_and_not_stored_goes_again(void **state)
 	}
 	assert_int_equal(stream_ack(s, 3, 1, 200000), STREAM_GOT_MORE |
 	    STREAM_STORED_MORE);
-	stream_rewind(s);
+	stream_rewind(s, true);
 	assert_int_equal(s->got, 1);
+	/* What it spoke of others have. */
+	assert_int_equal(stream_got(s), 3);
+	assert_int_equal(stream_stored(s), 1);
 	/* It says that it knows nothing of ours after what it was told. */
 	assert_int_equal(stream_resume(s, 1, 1, 1, 200000, 0, &resend), 0);
 	assert_int_equal(resend, 2);
 	assert_int_equal(stream_next(s, &f), 1);
 	assert_int_equal(f->seq, 2);
+	/* One that kept it itself has it no more. */
+	stream_rewind(s, false);
+	assert_int_equal(stream_got(s), 1);
+}
+
+static void
+what_is_done_while_it_is_taken_is_acknowledged(void **state UNUSED)
+{
+	struct stream_in s = { .defers = true };
+
+	stream_in_open(&s, 1, 10, 1000);
+	stream_in_done(&s, 11, 100, 11);	/* within the handler */
+	assert_int_equal(stream_in_got(&s), 10);
+	assert_int_equal(s.stored, 10);
+	stream_in_taken(&s, 100, false);
+	assert_int_equal(stream_in_got(&s), 11);
+	assert_int_equal(s.stored, 11);
+	assert_true(stream_in_ack_due(&s));
+	assert_int_equal(stream_in_credit(&s), 1100);
+	stream_in_done(&s, 13, 300, 13);	/* beyond what there is */
+	stream_in_taken(&s, 100, false);
+	assert_int_equal(stream_in_got(&s), 11);
+	assert_int_equal(s.stored, 11);
 }
 
 /* --- Receiving --------------------------------------------------------- */
@@ -584,6 +610,7 @@ main(void)
 		WITH_STREAM(a_late_ack_may_free_what_was_to_be_sent_again),
 		WITH_STREAM(a_new_receiver_counts_bytes_from_nothing),
 		WITH_STREAM(who_is_blocked_hears_when_it_is_over),
+		cmocka_unit_test(what_is_done_while_it_is_taken_is_acknowledged),
 		WITH_STREAM(publishers_rest_before_there_is_no_room),
 		WITH_STREAM(what_is_not_acknowledged_can_be_walked),
 		WITH_STREAM(ids_must_rise),
